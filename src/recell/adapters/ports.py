@@ -1,0 +1,286 @@
+"""What the layers above may ask of the outside world.
+
+Three implementations answer: the real one (SSH, MySQL, rabbitmqctl, HAProxy's socket), the dry one
+(reads for real, writes nothing) and the simulated one of the tests, in which whole conversions are
+killed at every point. All errors are :mod:`recell.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """A regular file on a host. ``mtime`` in seconds since 1970; ``mode`` the permission bits."""
+
+    sha256: str
+    mode: int
+    owner: str
+    group: str
+    size: int
+    mtime: float
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """A systemd unit as ``systemctl show`` tells it.
+
+    ``started_at``: seconds since 1970 at which the main process began, 0.0 when it does not run.
+    ``exec_start``: the argv of the effective ``ExecStart=``. ``enabled``: starts at boot.
+    """
+
+    name: str
+    exists: bool
+    active: str  # active, activating, deactivating, inactive, failed
+    enabled: bool
+    main_pid: int
+    started_at: float
+    fragment: str
+    dropins: tuple[str, ...]
+    exec_start: tuple[str, ...]
+    needs_reload: bool
+    user: str = ""
+    environment: tuple[str, ...] = ()
+    environment_files: tuple[str, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        return self.active == "active"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended on a host."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """A process on a host. ``started_at`` in seconds since 1970; ``start_ticks`` is /proc's own."""
+
+    pid: int
+    ppid: int
+    argv: tuple[str, ...]
+    user: str
+    started_at: float
+    start_ticks: int
+    cgroup: str
+
+
+@dataclass(frozen=True)
+class SocketInfo:
+    """An established TCP connection of a process on a host."""
+
+    pid: int
+    local_ip: str
+    local_port: int
+    remote_ip: str
+    remote_port: int
+
+
+class HostPort(Protocol):
+    """One host. Reads first, then what changes it; a change is atomic and durable, or did not happen."""
+
+    name: str
+
+    def query(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None,
+    ) -> Finished: ...
+    def read(self, path: str) -> bytes | None: ...
+    def stat(self, path: str) -> FileStat | None: ...
+    def glob(self, pattern: str) -> tuple[str, ...]: ...
+    def unit(self, name: str) -> UnitState: ...
+    def units(self) -> tuple[str, ...]: ...
+    def processes(self) -> tuple[ProcessInfo, ...]: ...
+    def sockets(self, pids: Sequence[int]) -> tuple[SocketInfo, ...]: ...
+    def http_status(self, url: str, timeout: float = 30) -> int:
+        """GET from the host itself; the status, 0 when nothing answered."""
+        ...
+
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None,
+    ) -> Finished: ...
+    def write(
+        self, path: str, content: bytes, *, mode: int, owner: str, group: str, expect: str | None,
+    ) -> None:
+        """Replace or create a file (temporary file, fsync, rename, fsync of the directory).
+
+        ``expect``: sha256 that the file must have now, None when it must not exist; otherwise
+        :class:`recell.errors.StalePlan`. Missing parent directories are made, 0755 root.
+        """
+        ...
+
+    def remove(self, path: str, *, expect: str) -> None: ...
+    def keep(self, plan: str, content: bytes) -> str:
+        """Put an old value aside on its own host, root-only, named by its hash, which is returned.
+
+        Lives in /var/lib/recell/<plan>/<sha256>; durable before it returns.
+        """
+        ...
+
+    def kept(self, plan: str, sha256: str) -> bytes: ...
+    def forget(self, plan: str) -> None: ...
+    def systemctl(self, verb: UnitVerb, unit: str = "", *, timeout: float = 180) -> None: ...
+
+
+UnitVerb = Literal[
+    "start", "stop", "stop-later", "restart", "enable", "disable", "daemon-reload", "kill",
+    "reset-failed",
+]
+"""``stop-later`` asks for a stop and does not wait; ``kill`` sends SIGKILL to the whole unit."""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A consumer on a queue and the connection it came by, as the broker sees it."""
+
+    queue: str
+    connection: str
+    peer_host: str
+    peer_port: int
+    client_name: str  # oslo.messaging: "<program>:<pid>:<uuid>"
+
+
+@dataclass(frozen=True)
+class QueueInfo:
+    name: str
+    messages_ready: int
+    messages_unacknowledged: int
+    consumers: int
+    durable: bool
+
+
+@dataclass(frozen=True)
+class ConnectionInfo:
+    """A client's connection. ``program`` and ``pid`` are empty/0 when the client doesn't say."""
+
+    name: str
+    user: str
+    vhost: str
+    peer_host: str
+    peer_port: int
+    node: str
+    client_name: str
+    program: str
+    pid: int
+
+
+class BrokerPort(Protocol):
+    """One RabbitMQ cluster, asked through rabbitmqctl on one of its hosts."""
+
+    name: str
+
+    def version(self) -> str: ...
+    def running_nodes(self) -> tuple[str, ...]: ...
+    def vhosts(self) -> tuple[str, ...]: ...
+    def users(self) -> tuple[str, ...]: ...
+    def queues(self, vhost: str) -> tuple[QueueInfo, ...]: ...
+    def consumers(self, vhost: str) -> tuple[Consumer, ...]: ...
+    def connections(self) -> tuple[ConnectionInfo, ...]: ...
+    def alarms(self) -> tuple[str, ...]: ...
+    def password_works(self, user: str, password: str) -> bool: ...
+    def permissions(self, vhost: str) -> Mapping[str, tuple[str, str, str]]: ...
+    def add_vhost(self, vhost: str) -> None: ...
+    def add_user(self, user: str, password: str) -> None: ...
+    def permit(self, vhost: str, user: str) -> None: ...
+    def delete_vhost(self, vhost: str) -> None: ...
+    def delete_user(self, user: str) -> None: ...
+    def revoke(self, vhost: str, user: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class ProxyServer:
+    """A server line of HAProxy's. ``sessions``: requests in it now. ``state``: as ``show stat`` says."""
+
+    backend: str
+    server: str
+    address: str
+    state: str  # UP, DOWN, DRAIN, MAINT, "no check"
+    sessions: int
+    queued: int = 0
+
+
+class ProxyPort(Protocol):
+    """One HAProxy, through its admin socket. Runtime states end with its next reload or restart."""
+
+    host: str
+
+    def servers(self) -> tuple[ProxyServer, ...]: ...
+    def set_state(self, backend: str, server: str, state: Literal["ready", "drain", "maint"]) -> None: ...
+
+
+@dataclass(frozen=True)
+class RawMapping:
+    """A row of nova_api.cell_mappings, as stored: URLs may be templates and hold passwords."""
+
+    uuid: str
+    name: str
+    transport_url: str
+    database_connection: str
+    disabled: bool
+
+
+@dataclass(frozen=True)
+class ServiceRow:
+    """A live row of a cell database's services table."""
+
+    id: int
+    uuid: str
+    host: str
+    binary: str
+    version: int
+    disabled: bool
+    seconds_since_report: float
+
+
+class NovaPort(Protocol):
+    """Nova's own databases: the API database and those of the cells, by cell uuid."""
+
+    def mappings(self) -> tuple[RawMapping, ...]: ...
+    def set_mapping(self, old: RawMapping, new: RawMapping) -> None:
+        """Compare-and-set in one transaction; StalePlan when the row is not ``old``."""
+        ...
+
+    def services(self, cell: str) -> tuple[ServiceRow, ...]: ...
+    def retire_service(self, cell: str, row: ServiceRow) -> None:
+        """What ``nova-manage`` does when a service is deleted: soft-delete exactly this row."""
+        ...
+
+    def restore_service(self, cell: str, row_id: int) -> None: ...
+    def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
+        """Work begun through the API in [since, before) (seconds since 1970) and not yet ended:
+        build requests and unfinished conductor_* action events. One short text each."""
+        ...
+
+    def now(self) -> float:
+        """The database server's clock, seconds since 1970: what rows are stamped against."""
+        ...
+
+    def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
+        """A read-only statement on a cell's database ("" is the API database)."""
+        ...
+
+
+class World(Protocol):
+    """Everything that exists outside, reached by the names that the plan uses."""
+
+    def host(self, name: str) -> HostPort: ...
+    def broker(self, name: str) -> BrokerPort: ...
+    def proxy(self, host: str) -> ProxyPort: ...
+    def nova(self) -> NovaPort: ...
+    def stop_rpc_server(self, host: str, unit: str, broker: str, vhost: str, limit: float) -> None:
+        """End a unit that serves RPC without losing what its senders are sending meanwhile.
+
+        Deliveries to it are held off, it finishes what it has begun, then it is killed; what it had
+        not taken goes back to the broker. At the end the unit is inactive and nothing is held off.
+        """
+        ...
+
+    def wait(self, seconds: float) -> None: ...
+    def clock(self) -> float: ...

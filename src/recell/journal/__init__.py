@@ -1,0 +1,5 @@
+"""What was begun, what came of it, and who may write: an SQLite file beside the plan."""
+
+from recell.journal.journal import Entry, Journal, Run
+
+__all__ = ["Entry", "Journal", "Run"]

@@ -1,0 +1,1 @@
+"""Nouns: what a deployment is, what the operator wants, what a plan is. No I/O here."""

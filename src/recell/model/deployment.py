@@ -1,0 +1,247 @@
+"""A deployment as ``recell scan`` found it: deployment.json. Holds no secret, ever.
+
+URLs are kept with passwords hidden; a file is known by its sha256. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from recell.errors import BadInput
+
+Role = Literal[
+    "api", "metadata", "scheduler", "conductor", "compute", "novncproxy", "spicehtml5proxy",
+    "serialproxy", "cells", "consoleauth",
+]
+CONSOLES: tuple[Role, ...] = ("novncproxy", "spicehtml5proxy", "serialproxy")
+
+
+@dataclass(frozen=True)
+class Address:
+    """How recell reaches a host by SSH; ``key_file`` is a path, never a key."""
+
+    host: str
+    port: int = 22
+    user: str = "root"
+    key_file: str = ""
+    known_hosts: str = ""
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A file that a service reads its options from."""
+
+    path: str
+    sha256: str
+    mode: int
+    owner: str
+    group: str
+
+
+@dataclass(frozen=True)
+class NovaService:
+    """One unit that runs a Nova service on one host.
+
+    ``config_files``: in the order in which oslo.config reads them, later ones win.
+    ``explicit_config``: whether the command line names them (else they are the defaults).
+    ``transport_url``, ``notification_url``, ``database``, ``api_database``: shown URLs, "" when unset.
+    ``options``: "section/option" -> value, of those that matter and hold no secret; ``origins``:
+    "section/option" -> the file that sets it, secrets' included. ``port``: where a WSGI service listens.
+    """
+
+    host: str
+    unit: str
+    role: Role
+    argv: tuple[str, ...]
+    user: str
+    active: bool
+    enabled: bool
+    started_at: float
+    main_pid: int
+    config_files: tuple[str, ...]
+    explicit_config: bool
+    nova_host: str
+    transport_url: str
+    notification_url: str
+    database: str
+    api_database: str
+    port: int = 0
+    fragment: str = ""
+    dropins: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A RabbitMQ cluster. ``name``: its first node's host; ``hosts``: inventory names of its nodes."""
+
+    name: str
+    hosts: tuple[str, ...]
+    node_names: tuple[str, ...]
+    version: str
+    vhosts: tuple[str, ...]
+    port: int = 5672
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Client:
+    """A connection to a broker that is not Nova's own RPC of a known unit, grouped by program."""
+
+    broker: str
+    vhost: str
+    user: str
+    host: str
+    program: str
+    connections: int
+    queues: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CellMapping:
+    """A row of cell_mappings, shown. ``*_raw``: as stored (templates visible, passwords hidden);
+    ``*_resolved``: what nova-api makes of it today. ``templated``: at least one is a template."""
+
+    uuid: str
+    name: str
+    transport_raw: str
+    transport_resolved: str
+    database_raw: str
+    database_resolved: str
+    templated: bool
+    disabled: bool
+    digest: str
+
+
+@dataclass(frozen=True)
+class ProxyBackendServer:
+    """A server in an HAProxy backend and, where known, the unit that it leads to."""
+
+    proxy: str
+    backend: str
+    server: str
+    address: str
+    state: str
+    host: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class OtherWriter:
+    """Something that writes to Nova's databases or files beside Nova's services."""
+
+    host: str
+    kind: str  # cron, timer, puppet, kolla, option
+    where: str
+    what: str
+
+
+@dataclass(frozen=True)
+class ServiceRecord:
+    """A row of a cell's services table."""
+
+    cell: str
+    id: int
+    uuid: str
+    host: str
+    binary: str
+    version: int
+    disabled: bool
+    seconds_since_report: float
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """A host and what was found on it that matters."""
+
+    name: str
+    address: Address
+    ips: tuple[str, ...]
+    hostname: str
+    os: str
+    firewall: str  # nft, iptables or empty
+    config_files: tuple[ConfigFile, ...] = ()
+    nova_manage: str = ""
+    clock_offset_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Everything that planning needs to know, and nothing that it must not."""
+
+    format: int
+    generation: str
+    made_at: float
+    nova_version: str
+    hosts: tuple[HostFacts, ...]
+    services: tuple[NovaService, ...]
+    brokers: tuple[Broker, ...]
+    clients: tuple[Client, ...]
+    mappings: tuple[CellMapping, ...]
+    records: tuple[ServiceRecord, ...]
+    proxies: tuple[ProxyBackendServer, ...]
+    writers: tuple[OtherWriter, ...]
+    instances: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    def host(self, name: str) -> HostFacts:
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise BadInput(f"{name} is not a host of this deployment", "Name a host of the inventory")
+
+    def role(self, *roles: Role) -> tuple[NovaService, ...]:
+        return tuple(s for s in self.services if s.role in roles)
+
+    def broker_of(self, transport_url: str) -> Broker | None:
+        """The broker that a shown transport URL leads to: the one that has one of its hosts."""
+        from recell.model.urls import parse_url
+
+        wanted = set(parse_url(transport_url).hosts) if transport_url else set()
+        for broker in self.brokers:
+            names = set(broker.hosts)
+            for name in broker.hosts:
+                facts = self.host(name)
+                names |= {facts.hostname, facts.address.host, *facts.ips}
+            if wanted & names:
+                return broker
+        return None
+
+    def state_digest(self) -> str:
+        """Identifies the state that a plan depends on: what is configured, not what is busy now."""
+        lines = [self.generation, self.nova_version]
+        for host in self.hosts:
+            lines += [f"{host.name} {f.path} {f.sha256} {f.mode:o}" for f in host.config_files]
+        for s in self.services:
+            lines.append(f"{s.host} {s.unit} {s.role} {' '.join(s.argv)} {s.fragment} {s.dropins}")
+        lines += [f"{m.uuid} {m.name} {m.digest} {m.disabled}" for m in self.mappings]
+        lines += [f"{b.name} {b.hosts}" for b in self.brokers]
+        lines += [f"{p.proxy} {p.backend} {p.server} {p.address}" for p in self.proxies]
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+_ADAPTER = TypeAdapter(Deployment)
+
+
+def dump_deployment(deployment: Deployment) -> bytes:
+    return _ADAPTER.dump_json(deployment, indent=1) + b"\n"
+
+
+def load_deployment(data: bytes, where: str) -> Deployment:
+    """:raises BadInput: not a deployment file of this format."""
+    try:
+        deployment = _ADAPTER.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"])
+        raise BadInput(f"{where} is not a deployment file ({place}: {first['msg']})",
+                       "Make it again with: recell scan") from None
+    if deployment.format != 1:
+        raise BadInput(f"{where} has format {deployment.format}, this recell reads 1",
+                       "Make it again with: recell scan")
+    return deployment

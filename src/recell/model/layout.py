@@ -1,0 +1,140 @@
+"""layout.yaml: the cells that the operator wants. Read strictly: an unknown word is an error."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recell.errors import BadInput
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ApiBroker(_Strict):
+    """The API level's own RabbitMQ: inventory names of its hosts, port, vhost.
+
+    The account is the one that Nova uses today; recell makes it there when it is missing.
+    """
+
+    nodes: Annotated[tuple[str, ...], Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 5672
+    vhost: str = ""  # empty: the same as today's
+
+
+class ApiLevel(_Strict):
+    """nova-api, scheduler, super-conductor."""
+
+    broker: ApiBroker
+    super_conductor_unit: str = "nova-super-conductor"
+    hosts: tuple[str, ...] = ()  # of the super-conductor; empty: where nova-conductor runs today
+
+
+class Cell(_Strict):
+    """cell1, the deployment that is there today.
+
+    ``api_database``: ``keep`` lets its conductor go on reading the API database (group policy
+    upcalls); ``remove`` sets [workarounds] disable_group_policy_check_upcall on every compute first.
+    """
+
+    broker: Literal["keep"] = "keep"
+    database: Literal["keep"] = "keep"
+    api_database: Literal["keep", "remove"] = "keep"
+    config: str = ""  # path of its conductor's own nova.conf; empty: nova-<cell>.conf beside nova.conf
+
+
+class Placement(_Strict):
+    """Where the services go that belong to neither side by nature.
+
+    ``metadata``: ``api`` serves all cells from the API level, ``cell`` leaves it with cell1.
+    ``consoles``: they read their tokens in a cell's database, so they go with cell1.
+    ``notifications``: ``keep`` goes on sending them to the broker where today's consumers listen,
+    ``follow`` lets every service send to its own broker.
+    """
+
+    metadata: Literal["api", "cell"] = "api"
+    consoles: Literal["cell"] = "cell"
+    notifications: Literal["keep", "follow"] = "keep"
+
+
+class Limits(_Strict):
+    """How long to wait before a step gives up (seconds). Nothing is lost when one does."""
+
+    drain_s: Annotated[float, Field(gt=0)] = 120
+    quiet_s: Annotated[float, Field(gt=0)] = 300
+    stop_s: Annotated[float, Field(gt=0)] = 120
+    start_s: Annotated[float, Field(gt=0)] = 180
+
+
+class Layout(_Strict):
+    """The whole file. ``acknowledge`` names findings of `recell check` that the operator has read
+    and accepts, by the id that check prints."""
+
+    generation: Literal["v2"] = "v2"
+    api: ApiLevel
+    cells: dict[str, Cell]
+    services: Placement = Placement()
+    limits: Limits = Limits()
+    acknowledge: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """YAML lets a key stand twice and keeps the last; an operator's slip must not pass so."""
+
+
+def _mapping(loader: _OneOfEach, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.MarkedYAMLError(problem=f"{key} stands twice", problem_mark=key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_OneOfEach.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_layout(text: str, where: str) -> Layout:
+    """:raises BadInput: not YAML, an unknown or missing word, a wrong value; says where."""
+    try:
+        data = yaml.load(text, Loader=_OneOfEach)  # noqa: S506 (a SafeLoader with one more check)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise BadInput(f"{where}{line}: {problem}", "Correct the layout") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{where} is not a mapping of words to values",
+                       "Begin from the example that recell plan --example prints")
+    try:
+        return Layout.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"]) or "top"
+        raise BadInput(f"{where}: {place}: {first['msg']}", "Correct the layout") from None
+
+
+EXAMPLE = """\
+# The cells you want. Everything not said stays as it is; recell plan shows what that means.
+generation: v2
+api:
+  broker:
+    nodes: [mq4]          # inventory names of the API level's own RabbitMQ
+cells:
+  cell1:                  # the deployment as it runs today
+    broker: keep
+    database: keep
+    api_database: keep    # or remove: then no compute may need an upcall any more
+services:
+  metadata: api           # or cell
+  consoles: cell
+  notifications: keep     # go on where today's consumers listen; or follow
+"""

@@ -1,0 +1,56 @@
+"""Command lines: a service's own with other configuration files, and those that prove a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recell.model.deployment import Deployment, NovaService
+from recell.planning import unitfile
+
+
+def with_config(service: NovaService, moved: Mapping[str, str]) -> list[str]:
+    """The service's argv, reading other files: ``moved`` maps old paths to new ones.
+
+    Files that it reads by default must be named once one of them is (oslo.config reads its defaults
+    only when none is named); configuration directories stay as they are.
+    """
+    argv = list(service.argv)
+    if not moved:
+        return argv
+    if service.explicit_config:
+        out = []
+        for word in argv:
+            option, equals, value = word.partition("=")
+            if equals and option == "--config-file" and value in moved:
+                word = f"{option}={moved[value]}"
+            out.append(moved.get(word, word))
+        return out
+    for path in service.config_files:
+        argv += ["--config-file", moved.get(path, path)]
+    return argv
+
+
+def renamed_log(argv: list[str], old: str, new: str) -> list[str]:
+    """The same command line, logging to a file of its own where it names one."""
+    out: list[str] = []
+    for index, word in enumerate(argv):
+        is_log = word.startswith("--log-file=") or (index > 0 and argv[index - 1] == "--log-file")
+        out.append(word.replace(f"{old}.log", f"{new}.log") if is_log else word)
+    return out
+
+
+def dropin(argv: list[str], cell: str) -> str:
+    return unitfile.dropin(argv, f"Made by recell: this service belongs to {cell}.")
+
+
+def proofs(deployment: Deployment, host: str) -> list[dict[str, Any]]:
+    """nova-manage and nova-status where they are on ``host``; read-only, no secret in their argv."""
+    manage = deployment.host(host).nova_manage
+    if not manage:
+        return []
+    status = manage.removesuffix("nova-manage") + "nova-status"
+    return [
+        {"host": host, "argv": [manage, "cell_v2", "list_hosts"], "fine": [0]},
+        {"host": host, "argv": [status, "upgrade", "check"], "fine": [0, 1]},
+    ]

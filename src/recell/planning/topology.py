@@ -1,0 +1,42 @@
+"""Who talks to which broker and database, before and after: plain data for pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recell.model.deployment import Deployment
+from recell.model.layout import Layout
+
+
+def before(deployment: Deployment) -> dict[str, Any]:
+    """``{"groups": [{"name", "broker", "database", "services": {role: [host, ...]}}]}``."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for service in deployment.services:
+        if not service.active:
+            continue
+        broker = deployment.broker_of(service.transport_url)
+        key = (", ".join(broker.hosts) if broker else service.transport_url, "")
+        group = groups.setdefault(key, {"name": "Nova", "broker": key[0], "database": "", "services": {}})
+        group["database"] = group["database"] or service.database
+        group["services"].setdefault(service.role, []).append(service.host)
+    return {"groups": list(groups.values())}
+
+
+def after_split(deployment: Deployment, layout: Layout, cell: str) -> dict[str, Any]:
+    """The same shape: an API level and one cell."""
+    roles: dict[str, list[str]] = {}
+    for service in deployment.services:
+        if service.active:
+            roles.setdefault(service.role, []).append(service.host)
+    api_roles = {"api", "scheduler"} | ({"metadata"} if layout.services.metadata == "api" else set())
+    super_hosts = list(layout.api.hosts) or roles.get("conductor", [])
+    api = {r: h for r, h in roles.items() if r in api_roles} | {"super-conductor": super_hosts}
+    inner = {r: h for r, h in roles.items() if r not in api_roles}
+    mapping = {m.name: m for m in deployment.mappings}
+    now = before(deployment)["groups"]
+    return {"groups": [
+        {"name": "API level", "broker": ", ".join(layout.api.broker.nodes),
+         "database": mapping["cell0"].database_resolved if "cell0" in mapping else "cell0", "services": api},
+        {"name": cell, "broker": now[0]["broker"] if now else "",
+         "database": mapping[cell].database_resolved if cell in mapping else "", "services": inner},
+    ]}

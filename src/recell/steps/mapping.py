@@ -1,0 +1,80 @@
+"""Make a cell's mapping literal, so that no process resolves it from its own configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from recell.adapters.ports import RawMapping
+from recell.engine.step import Direction, Finding
+from recell.errors import Unknowable, Unsupported
+from recell.planning.changes import MappingUrl
+from recell.planning.ini import get
+from recell.planning.templates import resolve_template
+from recell.steps.base import BaseStep
+
+__all__ = ["LiteralMapping", "MappingUrl"]
+
+
+class LiteralMapping(BaseStep):
+    """Both URLs at once, compare-and-set, read back: nova-manage with one URL would take the other
+    from nova.conf. Running processes see no difference: the text resolves to what they have."""
+
+    kind: ClassVar[str] = "literal-mapping"
+
+    def look(self, toward: Direction) -> Finding:
+        old, new = self._both()
+        if old is None or new is None:
+            return Finding.not_done("not begun") if toward == "forward" else Finding.done("not begun")
+        now = self._now()
+        target, origin = (new, old) if toward == "forward" else (old, new)
+        if now == target:
+            return Finding.done("read back: both URLs as they should be")
+        if now == origin:
+            return Finding.not_done("as it was")
+        return Finding.unknown(f"the mapping of {now.name} is neither what it was nor what recell wrote")
+
+    def act(self, toward: Direction) -> None:
+        if toward == "forward" and self.recall("old") is None:
+            now = self._now()
+            self.remember("new", self._keep(self._resolved(now)))
+            self.remember("old", self._keep(now))
+        old, new = self._both()
+        if old is None or new is None:
+            return
+        source, target = (old, new) if toward == "forward" else (new, old)
+        if self._now() != target:
+            self.world.nova().set_mapping(source, target)
+
+    def _now(self) -> RawMapping:
+        for mapping in self.world.nova().mappings():
+            if mapping.uuid == self.param("cell"):
+                return mapping
+        raise Unknowable(f"cell {self.param('cell')} has no mapping any more",
+                         "See nova-manage cell_v2 list_cells")
+
+    def _resolved(self, raw: RawMapping) -> RawMapping:
+        text = (self.host.read(str(self.param("config"))) or b"").decode()
+        transport = get(text, "DEFAULT", "transport_url")
+        database = get(text, "database", "connection")
+        if transport is None or database is None:
+            raise Unsupported(f"{self.param('config')} on {self.spec.where} lacks a URL that a mapping uses",
+                              "Write both URLs into the mapping by hand, then scan again")
+        return replace(raw, transport_url=resolve_template(raw.transport_url, transport),
+                       database_connection=resolve_template(raw.database_connection, database))
+
+    def _keep(self, mapping: RawMapping) -> str:
+        """On the host whose nova.conf the URLs come from: they hold passwords."""
+        text = "\0".join((mapping.uuid, mapping.name, mapping.transport_url,
+                          mapping.database_connection, "1" if mapping.disabled else ""))
+        return self.host.keep(self.context.keep, text.encode())
+
+    def _both(self) -> tuple[RawMapping | None, RawMapping | None]:
+        return self._load(self.recall("old")), self._load(self.recall("new"))
+
+    def _load(self, sha256: str | None) -> RawMapping | None:
+        if sha256 is None:
+            return None
+        uuid, name, transport, database, disabled = \
+            self.host.kept(self.context.keep, sha256).decode().split("\0")
+        return RawMapping(uuid, name, transport, database, bool(disabled))

@@ -1,0 +1,78 @@
+"""Take a server out of its HAProxy backends, or put it back."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from recell.adapters.ports import ProxyServer
+from recell.engine.step import Direction, Finding
+from recell.errors import StepFailed, Unsupported
+from recell.steps.base import BaseStep
+
+POLL_S = 0.2
+
+
+def _up(server: ProxyServer) -> bool:
+    return server.state.split()[0] in ("UP", "no")  # "no check": HAProxy doesn't look, it just sends
+
+
+class Proxied(BaseStep):
+    """``forward``: ``drain`` or ``ready``; the way back is the other one.
+
+    Drained means: no new request is sent there, and those inside have been answered. A pair of
+    these steps brackets a restart, so that undo, walking backward, meets them as a pair too.
+    """
+
+    kind: ClassVar[str] = "proxied"
+
+    @property
+    def lasting(self) -> bool:
+        return str(self.param("forward")) == "ready"
+
+    def _wanted(self, toward: Direction) -> Literal["drain", "ready"]:
+        forward = str(self.param("forward"))
+        ready = (forward == "ready") == (toward == "forward")
+        return "ready" if ready else "drain"
+
+    def _servers(self) -> list[tuple[str, ProxyServer]]:
+        found: list[tuple[str, ProxyServer]] = []
+        for target in self.param("servers"):
+            mine = [s for s in self.world.proxy(target["proxy"]).servers()
+                    if (s.backend, s.server) == (target["backend"], target["server"])]
+            if not mine:
+                raise Unsupported(f"{target['backend']}/{target['server']} is not in the HAProxy on"
+                                  f" {target['proxy']} any more", "Scan and plan again")
+            found.append((target["proxy"], mine[0]))
+        return found
+
+    def look(self, toward: Direction) -> Finding:
+        servers = [s for _, s in self._servers()]
+        states = ", ".join(f"{s.backend}/{s.server} {s.state}, {s.sessions} inside" for s in servers)
+        if self._wanted(toward) == "ready":
+            done = all(_up(s) for s in servers)
+        else:
+            done = all(s.state.split()[0] != "UP" and s.sessions == 0 for s in servers)
+            done = done and not any(s.state.startswith("no") for s in servers)
+        return Finding.done(states) if done else Finding.not_done(states)
+
+    def act(self, toward: Direction) -> None:
+        wanted = self._wanted(toward)
+        for proxy, server in self._servers():
+            if wanted == "drain":
+                self._others_serve(proxy, server)
+            self.world.proxy(proxy).set_state(server.backend, server.server, wanted)
+        limit = self.limit("drain_s")
+        began = self.world.clock()
+        while self.look(toward).truth.value != "done":
+            if self.world.clock() - began > limit:
+                states = self.look(toward).why
+                raise StepFailed(f"after {limit:.0f} s: {states}",
+                                 "Look at these servers, then: recell resume, or recell undo")
+            self.world.wait(POLL_S)
+
+    def _others_serve(self, proxy: str, server: ProxyServer) -> None:
+        others = [s for s in self.world.proxy(proxy).servers()
+                  if s.backend == server.backend and s.server != server.server and _up(s)]
+        if not others:
+            raise StepFailed(f"{server.backend} on {proxy} has no server that is up but {server.server}",
+                             "Bring another one up, then: recell resume")

@@ -1,0 +1,34 @@
+"""Which module serves which kind of step."""
+
+from __future__ import annotations
+
+from recell.errors import BadInput
+from recell.model.plan import Plan
+from recell.steps.base import BaseStep, Context
+from recell.steps.broker_account import BrokerAccount
+from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
+from recell.steps.mapping import LiteralMapping
+from recell.steps.prove import Prove
+from recell.steps.proxied import Proxied
+from recell.steps.quiet import Quiet
+from recell.steps.records import RetireRecords
+from recell.steps.units import RestartApi, RestartRpc, StartUnit
+
+KINDS: dict[str, type[BaseStep]] = {
+    step.kind: step
+    for step in (
+        BrokerAccount, CopyConfig, DropIn, EditConfig, LiteralMapping, Prove, Proxied, Quiet,
+        RestartApi, RestartRpc, RetireRecords, SiblingUnit, StartUnit,
+    )
+}
+
+
+def bind(plan: Plan, context: Context) -> tuple[BaseStep, ...]:
+    """The plan's steps, ready to run. :raises BadInput: a kind that this recell doesn't have."""
+    steps = []
+    for spec in plan.steps:
+        if spec.kind not in KINDS:
+            raise BadInput(f"the plan has a step of kind {spec.kind}, which this recell doesn't know",
+                           "Use the recell that made the plan")
+        steps.append(KINDS[spec.kind](spec, context))
+    return tuple(steps)

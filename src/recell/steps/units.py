@@ -1,0 +1,175 @@
+"""Start, stop and restart units; a restart is done when the process is newer than what it reads."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from recell.adapters.ports import UnitState
+from recell.engine.step import Direction, Finding
+from recell.errors import StepFailed
+from recell.steps.base import BaseStep
+
+POLL_S = 0.5
+
+
+class UnitStep(BaseStep):
+    """Shared: which unit, what it reads, when it last began."""
+
+    def unit(self) -> UnitState:
+        return self.host.unit(str(self.param("unit")))
+
+    def newest_input(self) -> float:
+        """When the newest file that the unit reads at its start was written (seconds since 1970)."""
+        unit = self.unit()
+        paths = [*self.param("reads", []), unit.fragment, *unit.dropins]
+        stats = [self.host.stat(p) for p in paths if p]
+        return max((s.mtime for s in stats if s), default=0.0)
+
+    def fresh(self) -> bool:
+        """The main process began after everything it reads was written."""
+        unit = self.unit()
+        return unit.running and unit.started_at > self.newest_input()
+
+    def consuming(self, broker: str, vhost: str, topics: list[str]) -> bool:
+        """This unit's own processes take from every one of ``topics`` on that broker."""
+        unit = self.unit()
+        if not unit.running:
+            return False
+        pids = {p.pid for p in self.host.processes() if p.cgroup.endswith(f"/{unit.name}.service")
+                or p.pid == unit.main_pid or p.ppid == unit.main_pid}
+        ports = {s.local_port for s in self.host.sockets(sorted(pids))}
+        taken = set()
+        for consumer in self.world.broker(broker).consumers(vhost):
+            client_pid = consumer.client_name.split(":")[1:2]
+            by_pid = bool(client_pid) and client_pid[0].isdigit() and int(client_pid[0]) in pids
+            if consumer.peer_port in ports or by_pid:
+                taken.add(consumer.queue)
+        return set(topics) <= taken
+
+    def await_consuming(self, broker: str, vhost: str, topics: list[str]) -> None:
+        limit = self.limit("start_s")
+        began = self.world.clock()
+        while not self.consuming(broker, vhost, topics):
+            unit = self.unit()
+            if unit.active == "failed":
+                raise StepFailed(f"{unit.name} on {self.spec.where} failed to start",
+                                 f"See journalctl -u {unit.name} there, then: recell resume, or recell undo")
+            if self.world.clock() - began > limit:
+                raise StepFailed(
+                    f"{unit.name} on {self.spec.where} does not serve {', '.join(topics)} on {broker}"
+                    f" after {limit:.0f} s", f"See journalctl -u {unit.name} there, then: recell resume")
+            self.world.wait(POLL_S)
+
+
+class StartUnit(UnitStep):
+    """Start (and enable) a new RPC server beside the old ones; undo ends it without losing a message."""
+
+    kind: ClassVar[str] = "start-unit"
+
+    def look(self, toward: Direction) -> Finding:
+        unit = self.unit()
+        if toward == "backward":
+            if not unit.exists or (unit.active in ("inactive", "failed") and not unit.enabled):
+                return Finding.done(f"{unit.name} does not run")
+            return Finding.not_done(f"{unit.name} is {unit.active}")
+        if unit.enabled and self.fresh() and self._consumes():
+            return Finding.done(f"{unit.name} serves {', '.join(self.param('topics'))}"
+                                f" on {self.param('broker')}")
+        return Finding.partial(f"{unit.name} is {unit.active}") if unit.running else Finding.not_done()
+
+    def _consumes(self) -> bool:
+        return self.consuming(str(self.param("broker")), str(self.param("vhost")), self.param("topics"))
+
+    def act(self, toward: Direction) -> None:
+        name = str(self.param("unit"))
+        unit = self.unit()
+        if toward == "forward":
+            if not unit.enabled:
+                self.host.systemctl("enable", name)
+            if not self.fresh():
+                self.host.systemctl("restart" if unit.running else "start", name)
+            self.await_consuming(str(self.param("broker")), str(self.param("vhost")), self.param("topics"))
+            return
+        if unit.active not in ("inactive", "failed"):
+            self.world.stop_rpc_server(self.spec.where, name, str(self.param("broker")),
+                                       str(self.param("vhost")), self.limit("stop_s"))
+        if unit.enabled:
+            self.host.systemctl("disable", name)
+
+
+class RestartRpc(UnitStep):
+    """Restart an RPC server onto another broker: what its senders send meanwhile is not lost.
+
+    ``old`` and ``new``: ``{broker, vhost}`` on the way forward; the way back goes from new to old.
+    """
+
+    kind: ClassVar[str] = "restart-rpc"
+
+    def _ends(self, toward: Direction) -> tuple[dict[str, str], dict[str, str]]:
+        old, new = self.param("old"), self.param("new")
+        return (old, new) if toward == "forward" else (new, old)
+
+    def look(self, toward: Direction) -> Finding:
+        # Where it takes its messages from tells which configuration it runs with; the file's age
+        # does not: put back by undo, it is younger than a process that never read the other one.
+        _, target = self._ends(toward)
+        unit = self.unit()
+        topics = self.param("topics")
+        if self.consuming(target["broker"], target["vhost"], topics):
+            return Finding.done(f"{unit.name} serves {', '.join(topics)} on {target['broker']}")
+        if unit.running:
+            return Finding.not_done(f"{unit.name} does not serve {', '.join(topics)} on {target['broker']}")
+        return Finding.partial(f"{unit.name} is {unit.active}")
+
+    def act(self, toward: Direction) -> None:
+        source, target = self._ends(toward)
+        name = str(self.param("unit"))
+        unit = self.unit()
+        if unit.active not in ("inactive", "failed") and not self._just_begun():
+            self.world.stop_rpc_server(self.spec.where, name, source["broker"], source["vhost"],
+                                       self.limit("stop_s"))
+        self.host.systemctl("start", name)
+        self.await_consuming(target["broker"], target["vhost"], self.param("topics"))
+
+    def _just_begun(self) -> bool:
+        """Begun by a run that was killed before it saw the unit serve: it reads the new file already."""
+        source = self.param("old"), self.param("new")
+        serves = any(self.consuming(e["broker"], e["vhost"], self.param("topics")) for e in source)
+        return self.fresh() and not serves
+
+
+class RestartApi(UnitStep):
+    """Restart a WSGI service (nova-api, metadata) that takes no requests now; wait until it answers."""
+
+    kind: ClassVar[str] = "restart-api"
+
+    def look(self, toward: Direction) -> Finding:
+        unit = self.unit()
+        if not self.fresh():
+            return Finding.not_done(f"{unit.name} is {unit.active}, older than its configuration")
+        status = self.host.http_status(str(self.param("url")), timeout=10)
+        if 0 < status < 500:
+            return Finding.done(f"{unit.name} answers {status}, newer than its configuration")
+        return Finding.partial(f"{unit.name} runs and answers {status or 'nothing'} yet")
+
+    def act(self, toward: Direction) -> None:
+        self._nobody_is_served()
+        if not self.fresh():
+            self.host.systemctl("restart", str(self.param("unit")))
+        began = self.world.clock()
+        while not 0 < self.host.http_status(str(self.param("url")), timeout=30) < 500:
+            if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
+                raise StepFailed(
+                    f"{self.param('unit')} on {self.spec.where} does not answer at {self.param('url')}",
+                    f"See journalctl -u {self.param('unit')} there, then: recell resume, or recell undo")
+            self.world.wait(POLL_S)
+
+    def _nobody_is_served(self) -> None:
+        """A proxy that was reloaded meanwhile has forgotten the drain: don't restart under users."""
+        for target in self.param("servers", []):
+            for server in self.world.proxy(target["proxy"]).servers():
+                if (server.backend, server.server) == (target["backend"], target["server"]) \
+                        and server.state.split()[0] == "UP":
+                    raise StepFailed(
+                        f"{server.backend}/{server.server} on {target['proxy']} takes requests again",
+                        "Somebody reloaded HAProxy or set it ready; then: recell resume drains it again")

@@ -1,0 +1,488 @@
+"""A whole deployment in memory: hosts, units, brokers, HAProxy, databases, users and time.
+
+It knows what happens when a unit starts (it reads its files then, not later), which broker it takes
+from, and what users would notice at every moment; and it can kill recell before or after any change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from recell.adapters.ports import (
+    ConnectionInfo, Consumer, FileStat, Finished, ProcessInfo, ProxyServer, QueueInfo, RawMapping,
+    ServiceRow, SocketInfo, UnitState,
+)
+from recell.errors import Locked, StalePlan
+from recell.model.urls import parse_url
+from recell.planning.ini import get
+from recell.planning.templates import resolve_template
+
+CELL0 = "00000000-0000-0000-0000-000000000000"
+CELL1 = "11111111-1111-4111-8111-111111111111"
+START_S = 2.0
+API_START_S = 3.0
+
+
+class Killed(BaseException):
+    """recell's process is gone; not an Exception, as SIGKILL is none."""
+
+
+@dataclass
+class SimFile:
+    content: bytes
+    mode: int
+    owner: str
+    group: str
+    mtime: float
+
+
+@dataclass
+class SimUnit:
+    name: str
+    active: bool = False
+    enabled: bool = False
+    pid: int = 0
+    started_at: float = 0.0
+    loaded: tuple[str, ...] = ()  # argv that systemd knows
+    config: dict[str, str] = field(default_factory=dict)  # what the process read when it began
+
+    @property
+    def role(self) -> str:
+        for word in self.loaded:
+            for role in ("scheduler", "conductor", "novncproxy", "compute", "api"):
+                if word.endswith(f"nova-{role}"):
+                    return role
+        return ""
+
+
+@dataclass
+class Task:
+    """A boot: taken by a conductor of its broker at once, needing a scheduler there later."""
+
+    broker: str
+    born: float
+    scheduled: bool = False
+
+
+class SimWorld:
+    """Everything; also the World that steps see."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+        self.hosts: dict[str, SimHost] = {}
+        self.brokers: dict[str, SimBroker] = {}
+        self.proxies: dict[str, SimProxy] = {}
+        self.database = SimNova(self)
+        self.broker_of_host: dict[str, str] = {}
+        self.tasks: list[Task] = []
+        self.complaints: list[str] = []
+        self.points = 0
+        self.kill_at = -1
+        self.changes: list[str] = []
+        self._pid = 1000
+
+    # -- World ------------------------------------------------------------------------------------
+
+    def host(self, name: str) -> SimHost:
+        return self.hosts[name]
+
+    def broker(self, name: str) -> SimBroker:
+        return self.brokers[name]
+
+    def proxy(self, host: str) -> SimProxy:
+        return self.proxies[host]
+
+    def nova(self) -> SimNova:
+        return self.database
+
+    def wait(self, seconds: float) -> None:
+        self.time += seconds
+        self.observe()
+
+    def clock(self) -> float:
+        return self.time
+
+    def stop_rpc_server(self, host: str, unit: str, broker: str, vhost: str, limit: float) -> None:
+        self.point(f"hold off {unit}")
+        target = self.hosts[host].units_[unit]
+        if target.active:
+            target.active = False
+            target.pid = 0
+        self.time += 0.5
+        self.point(f"{unit} ended")
+        self.observe()
+
+    # -- killing ----------------------------------------------------------------------------------
+
+    def point(self, what: str) -> None:
+        """A moment at which recell can die."""
+        self.points += 1
+        if self.points == self.kill_at:
+            raise Killed(what)
+
+    def next_pid(self) -> int:
+        self._pid += 1
+        return self._pid
+
+    # -- what users notice ------------------------------------------------------------------------
+
+    def observe(self) -> None:
+        for proxy in self.proxies.values():
+            serving = [s for s in proxy.table if proxy.takes(s)]
+            if not serving:
+                self._complain(f"{proxy.host}: no nova-api takes requests")
+            for server in serving:
+                unit = self.hosts[server.server].units_["nova-api"]
+                broker = self.broker_named(unit.config["transport_url"])
+                if not self.takers(broker, "conductor"):
+                    self._complain(f"{server.server} publishes to {broker}, where no conductor takes")
+                if unit.config["cell1"] != self.database.cell1_truth:
+                    self._complain(f"{server.server} believes cell1 to be elsewhere")
+                self.tasks.append(Task(broker, self.time))
+        if not self.takers("mq1", "conductor"):
+            self._complain("computes have no conductor")
+        for task in self.tasks:
+            if not task.scheduled and self.time - task.born >= 1.0:
+                task.scheduled = True
+                if not self.takers(task.broker, "scheduler"):
+                    self._complain(f"a boot needs a scheduler on {task.broker}, where none takes")
+        self.tasks = [t for t in self.tasks if self.time - t.born < 1.5]
+
+    def _complain(self, what: str) -> None:
+        self.complaints.append(f"{self.time:.1f} {what}")
+
+    def takers(self, broker: str, topic: str) -> int:
+        """A unit that was just begun will take what waits in the queue: it counts after START_S."""
+        return sum(
+            1 for host in self.hosts.values() for unit in host.units_.values()
+            if unit.active and unit.role == topic and self.time >= unit.started_at + START_S
+            and self.broker_named(unit.config["transport_url"]) == broker)
+
+    def broker_named(self, url: str) -> str:
+        return self.broker_of_host[parse_url(url).hosts[0]]
+
+    def picture(self) -> dict[str, Any]:
+        """The state that must be equal, however one got there: no times, no process ids."""
+        return {
+            "files": {f"{h}:{p}": (f.content, f.mode, f.owner, f.group)
+                      for h, host in self.hosts.items() for p, f in host.files.items()},
+            "units": {f"{h}:{u.name}": (u.active, u.enabled, u.loaded, tuple(sorted(u.config.items())))
+                      for h, host in self.hosts.items() for u in host.units_.values()
+                      if host.exists(u.name)},
+            "proxies": {(s.server, s.backend): s.state for p in self.proxies.values() for s in p.servers()},
+            "mappings": self.database.rows,
+            "services": {c: sorted((r.host, r.binary) for r in rows)
+                         for c, rows in self.database.records.items()},
+            "brokers": {b.name: (sorted(b.vhost_set), dict(b.user_map), dict(b.permits))
+                        for b in self.brokers.values()},
+        }
+
+
+class SimHost:
+    def __init__(self, world: SimWorld, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.files: dict[str, SimFile] = {}
+        self.kept_: dict[str, bytes] = {}
+        self.units_: dict[str, SimUnit] = {}
+
+    # reads
+
+    def query(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
+              user: str | None = None) -> Finished:
+        return Finished(0, b"", b"")
+
+    def read(self, path: str) -> bytes | None:
+        file = self.files.get(path)
+        return None if file is None else file.content
+
+    def stat(self, path: str) -> FileStat | None:
+        file = self.files.get(path)
+        if file is None:
+            return None
+        return FileStat(hashlib.sha256(file.content).hexdigest(), file.mode, file.owner, file.group,
+                        len(file.content), file.mtime)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return ()
+
+    def _fragment(self, unit: str) -> str:
+        return next((p for p in (f"/etc/systemd/system/{unit}.service",
+                                 f"/lib/systemd/system/{unit}.service") if p in self.files), "")
+
+    def _dropins(self, unit: str) -> tuple[str, ...]:
+        return tuple(sorted(p for p in self.files if f"/{unit}.service.d/" in p))
+
+    def exists(self, unit: str) -> bool:
+        return bool(self._fragment(unit))
+
+    def _written_argv(self, unit: str) -> tuple[str, ...]:
+        argv: tuple[str, ...] = ()
+        for path in (self._fragment(unit), *self._dropins(unit)):
+            if path:
+                for line in self.files[path].content.decode().splitlines():
+                    if line.startswith("ExecStart="):
+                        argv = tuple(shlex.split(line.removeprefix("ExecStart=")))
+        return argv
+
+    def unit(self, name: str) -> UnitState:
+        known = self.units_.get(name, SimUnit(name))
+        return UnitState(
+            name=name, exists=self.exists(name), active="active" if known.active else "inactive",
+            enabled=known.enabled, main_pid=known.pid, started_at=known.started_at if known.active else 0.0,
+            fragment=self._fragment(name), dropins=self._dropins(name), exec_start=known.loaded,
+            needs_reload=self.exists(name) and known.loaded != self._written_argv(name))
+
+    def units(self) -> tuple[str, ...]:
+        return tuple(self.units_)
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        return tuple(
+            ProcessInfo(u.pid, 1, u.loaded, "nova", u.started_at, 0, f"/system.slice/{u.name}.service")
+            for u in self.units_.values() if u.active)
+
+    def sockets(self, pids: Sequence[int]) -> tuple[SocketInfo, ...]:
+        return tuple(SocketInfo(p, self.name, 10_000 + p, "mq", 5672) for p in pids)
+
+    def http_status(self, url: str, timeout: float = 30) -> int:
+        unit = self.units_.get("nova-api")
+        ready = unit is not None and unit.active and self.world.time >= unit.started_at + API_START_S
+        return 200 if ready else 0
+
+    # changes
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
+            user: str | None = None) -> Finished:
+        raise AssertionError("steps have verbs for what they change")
+
+    def write(self, path: str, content: bytes, *, mode: int, owner: str, group: str,
+              expect: str | None) -> None:
+        self.world.point(f"before writing {path}")
+        now = self.stat(path)
+        if (now.sha256 if now else None) != expect:
+            raise StalePlan(f"{path} is not what it was")
+        self.world.changes.append(f"{self.name} write {path}")
+        self.world.time += 0.01
+        self.files[path] = SimFile(content, mode, owner, group, self.world.time)
+        self.world.time += 0.01
+        self.world.point(f"wrote {path}")
+
+    def remove(self, path: str, *, expect: str) -> None:
+        self.world.point(f"before removing {path}")
+        now = self.stat(path)
+        if now is None or now.sha256 != expect:
+            raise StalePlan(f"{path} is not what it was")
+        self.world.changes.append(f"{self.name} remove {path}")
+        del self.files[path]
+        self.world.point(f"removed {path}")
+
+    def keep(self, plan: str, content: bytes) -> str:
+        sha = hashlib.sha256(content).hexdigest()
+        self.kept_[sha] = content
+        return sha
+
+    def kept(self, plan: str, sha256: str) -> bytes:
+        return self.kept_[sha256]
+
+    def forget(self, plan: str) -> None:
+        self.kept_.clear()
+
+    def systemctl(self, verb: str, unit: str = "", *, timeout: float = 180) -> None:
+        self.world.point(f"before {verb} {unit}")
+        self.world.changes.append(f"{self.name} {verb} {unit}")
+        if verb == "daemon-reload":
+            for path in self.files:
+                if path.endswith(".service") and "/systemd/system/" in path:
+                    name = path.rpartition("/")[2].removesuffix(".service")
+                    self.units_.setdefault(name, SimUnit(name))
+            for known in self.units_.values():
+                known.loaded = self._written_argv(known.name)
+        else:
+            target = self.units_[unit]
+            if verb in ("enable", "disable"):
+                target.enabled = verb == "enable"
+            elif verb in ("start", "restart") and not (verb == "start" and target.active):
+                self.begin(target)
+            elif verb in ("stop", "kill"):
+                target.active = False
+        self.world.time += 0.2
+        self.world.observe()
+        self.world.point(f"{verb} {unit}")
+
+    def begin(self, unit: SimUnit) -> None:
+        """A process begins: it reads its files now."""
+        argv = list(unit.loaded)
+        named = [argv[i + 1] for i, w in enumerate(argv) if w == "--config-file"] or ["/etc/nova/nova.conf"]
+        text = "\n".join((self.read(p) or b"").decode() for p in named)
+        transport, connection = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
+        unit.active, unit.pid, unit.started_at = True, self.world.next_pid(), self.world.time
+        unit.config = {"transport_url": transport or "", "connection": connection or "",
+                       "notify": get(text, "oslo_messaging_notifications", "transport_url") or transport or ""}
+        if unit.role == "api":
+            mapping = next(m for m in self.world.database.rows if m.uuid == CELL1)
+            unit.config["cell1"] = "|".join((resolve_template(mapping.transport_url, transport or ""),
+                                             resolve_template(mapping.database_connection, connection or "")))
+        if unit.role in ("scheduler", "conductor", "compute"):
+            cell = CELL0 if (connection or "").endswith("nova_cell0") else CELL1
+            self.world.database.report(cell, self.name, f"nova-{unit.role}")
+
+
+class SimBroker:
+    def __init__(self, world: SimWorld, name: str, hosts: Sequence[str]) -> None:
+        self.world = world
+        self.name = name
+        self.vhost_set = {"/"}
+        self.user_map: dict[str, str] = {}
+        self.permits: dict[tuple[str, str], tuple[str, str, str]] = {}
+        for host in hosts:
+            world.broker_of_host[host] = name
+
+    def version(self) -> str:
+        return "3.10.8"
+
+    def running_nodes(self) -> tuple[str, ...]:
+        return tuple(f"rabbit@{h}" for h, b in self.world.broker_of_host.items() if b == self.name)
+
+    def vhosts(self) -> tuple[str, ...]:
+        return tuple(self.vhost_set)
+
+    def users(self) -> tuple[str, ...]:
+        return tuple(self.user_map)
+
+    def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
+        return tuple(QueueInfo(t, 0, 0, self.world.takers(self.name, t), False)
+                     for t in ("conductor", "scheduler"))
+
+    def consumers(self, vhost: str) -> tuple[Consumer, ...]:
+        return tuple(
+            Consumer(u.role, f"c{u.pid}", h.name, 10_000 + u.pid, f"nova-{u.role}:{u.pid}:x")
+            for h in self.world.hosts.values() for u in h.units_.values()
+            if u.active and u.role in ("conductor", "scheduler")
+            and self.world.time >= u.started_at + START_S
+            and self.world.broker_named(u.config["transport_url"]) == self.name)
+
+    def connections(self) -> tuple[ConnectionInfo, ...]:
+        return ()
+
+    def alarms(self) -> tuple[str, ...]:
+        return ()
+
+    def password_works(self, user: str, password: str) -> bool:
+        return self.user_map.get(user) == password
+
+    def permissions(self, vhost: str) -> Mapping[str, tuple[str, str, str]]:
+        return {u: p for (v, u), p in self.permits.items() if v == vhost}
+
+    def _change(self, what: str) -> None:
+        self.world.changes.append(f"{self.name} {what}")
+        self.world.point(what)
+
+    def add_vhost(self, vhost: str) -> None:
+        self.vhost_set.add(vhost)
+        self._change("add vhost")
+
+    def add_user(self, user: str, password: str) -> None:
+        self.user_map[user] = password
+        self._change("add user")
+
+    def permit(self, vhost: str, user: str) -> None:
+        self.permits[vhost, user] = (".*", ".*", ".*")
+        self._change("permit")
+
+    def delete_vhost(self, vhost: str) -> None:
+        self.vhost_set.discard(vhost)
+        self._change("delete vhost")
+
+    def delete_user(self, user: str) -> None:
+        del self.user_map[user]
+        for key in [k for k in self.permits if k[1] == user]:
+            del self.permits[key]
+        self._change("delete user")
+
+    def revoke(self, vhost: str, user: str) -> None:
+        self.permits.pop((vhost, user), None)
+        self._change("revoke")
+
+
+class SimProxy:
+    def __init__(self, world: SimWorld, host: str, backends: Mapping[str, Sequence[str]]) -> None:
+        self.world = world
+        self.host = host
+        self.table = [ProxyServer(b, s, f"{s}:8774", "UP", 0) for b, ss in backends.items() for s in ss]
+
+    def _answers(self, server: ProxyServer) -> bool:
+        unit = self.world.hosts[server.server].units_["nova-api"]
+        return unit.active and self.world.time >= unit.started_at + API_START_S
+
+    def takes(self, server: ProxyServer) -> bool:
+        return server.state == "UP" and self._answers(server)
+
+    def servers(self) -> tuple[ProxyServer, ...]:
+        return tuple(replace(s, state="DOWN") if s.state == "UP" and not self._answers(s) else s
+                     for s in self.table)
+
+    def set_state(self, backend: str, server: str, state: Literal["ready", "drain", "maint"]) -> None:
+        self.world.point(f"before {state} {server}")
+        self.world.changes.append(f"{self.host} {state} {server}")
+        shown = {"ready": "UP", "drain": "DRAIN", "maint": "MAINT"}[state]
+        self.table = [replace(s, state=shown) if (s.backend, s.server) == (backend, server) else s
+                      for s in self.table]
+        self.world.observe()
+        self.world.point(f"{state} {server}")
+
+
+class SimNova:
+    def __init__(self, world: SimWorld) -> None:
+        self.world = world
+        self.rows: tuple[RawMapping, ...] = ()
+        self.records: dict[str, list[ServiceRow]] = {CELL0: [], CELL1: []}
+        self.retired: dict[int, tuple[str, ServiceRow]] = {}
+        self.cell1_truth = ""
+        self._id = 0
+
+    def mappings(self) -> tuple[RawMapping, ...]:
+        return self.rows
+
+    def set_mapping(self, old: RawMapping, new: RawMapping) -> None:
+        self.world.point("before the mapping is set")
+        if old not in self.rows:
+            raise StalePlan("the mapping is not what it was")
+        self.world.changes.append(f"mapping {new.name}")
+        self.rows = tuple(new if m == old else m for m in self.rows)
+        self.world.point("the mapping is set")
+
+    def report(self, cell: str, host: str, binary: str) -> None:
+        if not any((r.host, r.binary) == (host, binary) for r in self.records[cell]):
+            self._id += 1
+            self.records[cell].append(ServiceRow(self._id, f"u{self._id}", host, binary, 70, False, 1.0))
+
+    def services(self, cell: str) -> tuple[ServiceRow, ...]:
+        return tuple(self.records[cell])
+
+    def retire_service(self, cell: str, row: ServiceRow) -> None:
+        self.world.changes.append(f"retire {row.host} {row.binary}")
+        self.records[cell].remove(row)
+        self.retired[row.id] = (cell, row)
+        self.world.point(f"retired {row.host} {row.binary}")
+
+    def restore_service(self, cell: str, row_id: int) -> None:
+        _, row = self.retired.pop(row_id)
+        if any((r.host, r.binary) == (row.host, row.binary) for r in self.records[cell]):
+            raise Locked("duplicate key: a new record stands where the old one goes")
+        self.world.changes.append(f"restore {row.host} {row.binary}")
+        self.records[cell].append(row)
+        self.world.point(f"restored {row.host} {row.binary}")
+
+    def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
+        return tuple(f"boot of {t.born:.1f}" for t in self.world.tasks
+                     if since <= t.born <= before and not t.scheduled)
+
+    def now(self) -> float:
+        return self.world.time
+
+    def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
+        return ()
