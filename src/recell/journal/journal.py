@@ -79,23 +79,30 @@ class Journal:
         """A new journal for a plan. :raises BadInput: the file is there already."""
         if path.exists():
             raise BadInput(f"{path} is there already", "Use recell resume or recell undo, or move it away")
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        os.close(descriptor)
-        db = _connect(path)
+        # Whole or not at all: a journal without its tables would be nobody's.
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        try:
+            os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise BadInput(f"{path} can't be made: {error.strerror}", "Choose another --dir") from None
+        db = _connect(new)
         with _full_disk(path), db:
             db.executescript(_SCHEMA)
             db.executemany("INSERT INTO meta VALUES (?, ?)", [
                 ("format", FORMAT), ("id", str(uuid.uuid4())), ("plan", plan_digest), ("epoch", "0"),
             ])
-        return cls(path, db)
+        db.close()
+        new.rename(path)
+        return cls(path, _connect(path))
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Journal:
         """:raises BadInput: there is none, or the file is no journal of this format."""
         if not path.exists():
             raise BadInput(f"there is no journal at {path}", "Begin with: recell apply")
-        db = _connect(path, read_only=read_only)
         try:
+            db = _connect(path, read_only=read_only)
             row = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         except sqlite3.DatabaseError:
             row = None

@@ -1,0 +1,166 @@
+"""The operator's desk: one directory with the files of one conversion, and how to open them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from recell.adapters.ssh import Fence
+from recell.adapters.world import RealWorld
+from recell.engine import Engine
+from recell.engine.run import Observer
+from recell.errors import BadInput, Locked, StalePlan
+from recell.journal import Journal
+from recell.model.deployment import Deployment, load_deployment
+from recell.model.layout import Layout, load_layout
+from recell.model.plan import Plan, load_plan
+from recell.steps import Context, bind
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LIMITS = {"drain_s": 120.0, "quiet_s": 300.0, "stop_s": 120.0, "start_s": 180.0}
+
+
+def options(command: F) -> F:
+    """--dir and --json, the same for every command."""
+    command = click.option(
+        "--dir", "directory", type=click.Path(file_okay=False, path_type=Path), default=Path(),
+        envvar="RECELL_DIR", show_default="this directory", help="Where the conversion's files are.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+class Desk:
+    """Paths and loaders. Loaders raise BadInput with the command that makes the missing file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.deployment_path = directory / "deployment.json"
+        self.layout_path = directory / "layout.yaml"
+        self.plan_path = directory / "plan.json"
+        self.journal_path = directory / "journal.sqlite"
+        self.measure_path = directory / "measure"
+
+    def _read(self, path: Path, make: str) -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise BadInput(f"there is no {path}", make) from None
+        except OSError as error:
+            raise BadInput(f"{path} can't be read: {error.strerror}", "See its owner and mode") from None
+
+    def deployment(self) -> Deployment:
+        return load_deployment(self._read(self.deployment_path, "Make it with: recell scan"),
+                               str(self.deployment_path))
+
+    def layout(self) -> Layout:
+        data = self._read(self.layout_path, "Write it: recell plan --example prints one to begin with")
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise BadInput(f"{self.layout_path} is not UTF-8", "Correct its encoding") from None
+        return load_layout(text, str(self.layout_path))
+
+    def plan(self) -> Plan:
+        return load_plan(self._read(self.plan_path, "Make it with: recell plan"), str(self.plan_path))
+
+    def journal(self, *, read_only: bool = False) -> Journal:
+        journal = Journal.open(self.journal_path, read_only=read_only)
+        return journal
+
+    def limits(self) -> dict[str, float]:
+        return {**LIMITS, **self.layout().limits.model_dump()} if self.layout_path.exists() else LIMITS
+
+    def save(self, path: Path, data: bytes) -> None:
+        """Whole or not at all."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise BadInput(f"{path} can't be written: {error.strerror}", "Make room or choose another --dir") from None
+
+
+@contextlib.contextmanager
+def world_of(deployment: Deployment, fence: Fence | None = None) -> Iterator[RealWorld]:
+    """The real world, closed again at the end."""
+    world = RealWorld(deployment, fence=fence)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def engine_for(desk: Desk, plan: Plan, journal: Journal, world: Any, **more: Any) -> Engine:
+    context = Context(world, journal, plan.id, plan.fingerprints, desk.limits())
+    return Engine(bind(plan, context), journal, wait=world.wait, **more)
+
+
+def drive(
+    desk: Desk, plan: Plan, journal: Journal, verb: str, direction: Any, observer: Observer,
+    pause_before: tuple[str, ...] = (),
+) -> None:
+    """Be the one writer, take the hosts, and run in one direction."""
+    with journal.writing(verb, direction) as epoch:
+        fence = Fence(journal.id, epoch)
+        with world_of(desk.deployment(), fence) as world:
+            for name in hosts_of(plan):
+                world.host(name).claim(fence)
+            engine = engine_for(desk, plan, journal, world, observer=observer, pause_before=pause_before)
+            if direction == "forward":
+                engine.forward()
+            else:
+                engine.backward()
+                for name in hosts_of(plan):
+                    world.host(name).release()
+
+
+def hosts_of(plan: Plan) -> list[str]:
+    """Hosts that steps act on or keep things on."""
+    return sorted({s.where for s in plan.steps}
+                  | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", [])})
+
+
+def position(plan: Plan, journal: Journal) -> str:
+    """new, applying, applied, undoing, undone or finished."""
+    if journal.finished:
+        return "finished"
+    last = [journal.last(s.id) for s in plan.steps]
+    if all(e is None for e in last):
+        return "new"
+    settled = {e.direction for e in last if e is not None and e.phase in ("finished", "found")}
+    open_ = [e for e in last if e is not None and e.phase not in ("finished", "found")]
+    runs = journal.runs()
+    direction = runs[-1].direction if runs else "forward"
+    if not open_ and None not in last and settled == {"forward"}:
+        return "applied"
+    if not open_ and settled == {"backward"}:
+        return "undone"
+    return "applying" if direction == "forward" else "undoing"
+
+
+def must_be_todays(plan: Plan, now: Deployment) -> None:
+    """:raises StalePlan: the deployment is not in the state that the plan was made for."""
+    if now.state_digest() != plan.state:
+        raise StalePlan("the deployment is not as it was when the plan was made",
+                        "Scan and plan again, and read what changed")
+
+
+def refuse_if(where: str, states: tuple[str, ...], verb: str) -> None:
+    """:raises Locked: ``verb`` makes no sense where the journal stands."""
+    words = {"undoing": "an undo is under way", "finished": "this conversion was finished",
+             "new": "nothing was applied yet"}
+    remedies = {"undoing": "Bring it to its end with: recell resume",
+                "finished": "There is no way back and nothing more to do; plan anew for more",
+                "new": "Begin with: recell apply"}
+    if where in states:
+        raise Locked(f"recell {verb} can't go on: {words[where]}", remedies[where])

@@ -1,0 +1,39 @@
+"""recell finish"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from recell.adapters.ssh import Fence
+from recell.cli.desk import Desk, hosts_of, options, position, world_of
+from recell.errors import Locked
+
+
+@click.command("finish")
+@options
+@click.confirmation_option(prompt="The way back ends here: old values are removed from the hosts. Finish?")
+def command(directory: Path, as_json: bool) -> None:
+    """Close the way back: remove the old values that were kept on the hosts, and let the hosts go."""
+    desk = Desk(directory)
+    plan = desk.plan()
+    journal = desk.journal()
+    try:
+        journal.belongs_to(plan.digest)
+        where = position(plan, journal)
+        if where not in ("applied", "undone", "finished"):
+            raise Locked(f"recell finish can't go on: the conversion is {where}",
+                         "Bring it to an end first with: recell resume, or recell undo")
+        with journal.writing("finish", "forward") as epoch:
+            journal.finish()
+            fence = Fence(journal.id, epoch)
+            with world_of(desk.deployment(), fence) as world:
+                for name in hosts_of(plan):
+                    host = world.host(name)
+                    host.claim(fence)
+                    host.forget(plan.id)
+                    host.release()
+    finally:
+        journal.close()
+    click.echo("{\"finished\": true}" if as_json else "Finished: nothing of recell's is left on the hosts but what the plan built.")

@@ -1,0 +1,49 @@
+"""recell plan"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from recell.cli.desk import Desk, options
+from recell.model.layout import EXAMPLE
+from recell.model.plan import Plan, dump_plan
+from recell.planning.split import plan_split
+
+
+@click.command("plan")
+@options
+@click.option("--example", is_flag=True, help="Print a layout.yaml to begin with, and stop.")
+def command(directory: Path, as_json: bool, example: bool) -> None:
+    """Make plan.json out of deployment.json and layout.yaml, and print it in words.
+
+    For every step: what, where, what users notice, how it is undone, until when. Nothing is touched.
+    """
+    if example:
+        click.echo(EXAMPLE, nl=False)
+        return
+    desk = Desk(directory)
+    plan = plan_split(desk.deployment(), desk.layout(), time.time())
+    desk.save(desk.plan_path, dump_plan(plan))
+    click.echo(dump_plan(plan).decode() if as_json else text(plan), nl=False)
+
+
+def text(plan: Plan) -> str:
+    """A plan in words."""
+    lines = [f"Plan {plan.id}: {plan.kind}, {len(plan.steps)} steps,"
+             f" about {sum(s.estimate_s for s in plan.steps if s.acts != 'backward') / 60:.0f} min", ""]
+    number = 0
+    for step in plan.steps:
+        if step.acts == "backward":
+            continue
+        number += 1
+        lines += [f"{number:3}. {step.id}  (on {step.where})", f"     what:    {step.title}",
+                  f"     users:   {step.notice}", f"     undone:  {step.undone}, until recell {step.until}"]
+    backward = [s for s in plan.steps if s.acts == "backward"]
+    if backward:
+        lines += ["", "Only on the way back (recell undo walks the list from its end):"]
+        lines += [f"     {s.id}: {s.title}" for s in backward]
+    lines += ["", "Know before you begin:"] + [f"  - {r}" for r in plan.remarks]
+    return "\n".join(lines) + "\n"

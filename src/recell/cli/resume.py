@@ -1,0 +1,34 @@
+"""recell resume"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from recell.cli import apply, undo
+from recell.cli.desk import Desk, options, position, refuse_if
+
+
+@click.command("resume")
+@options
+@click.option("--pause-before", multiple=True, metavar="STEP", help="Stop before this step.")
+def command(directory: Path, as_json: bool, pause_before: tuple[str, ...]) -> None:
+    """Go on where an apply or an undo stopped, was paused or was killed, in its direction.
+
+    A step without an outcome is looked at first: not done, done, partial; or unknown, then recell
+    stops and says what to look at.
+    """
+    desk = Desk(directory)
+    plan = desk.plan()
+    journal = desk.journal()
+    try:
+        journal.belongs_to(plan.digest)
+        where = position(plan, journal)
+    finally:
+        journal.close()
+    refuse_if(where, ("finished",), "resume")
+    if where in ("undoing", "undone"):
+        undo.run(desk, plan, "resume", as_json, measure=True)
+    else:
+        apply.run(desk, plan, "resume", as_json, pause_before, measure=True)

@@ -1,0 +1,44 @@
+"""recell scan"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from recell.adapters.inventory import read_inventory
+from recell.cli.desk import Desk, options
+from recell.discovery import scan
+from recell.model.deployment import Deployment, dump_deployment
+
+
+@click.command("scan")
+@options
+@click.option("--inventory", type=click.Path(path_type=Path), required=True,
+              help="Ansible inventory (INI or YAML) that names every host of the deployment.")
+def command(directory: Path, as_json: bool, inventory: Path) -> None:
+    """Discover what runs and write it to deployment.json. Changes nothing, keeps no secret."""
+    desk = Desk(directory)
+    deployment = scan(read_inventory(inventory), time.time())
+    desk.save(desk.deployment_path, dump_deployment(deployment))
+    click.echo(dump_deployment(deployment).decode() if as_json else text(deployment), nl=False)
+
+
+def text(d: Deployment) -> str:
+    """A deployment in words."""
+    lines = [f"Nova {d.nova_version}, {len(d.hosts)} hosts, {sum(d.instances.values())} instances"]
+    for role in dict.fromkeys(s.role for s in d.services):
+        hosts = [s.host + ("" if s.active else " (down)") for s in d.role(role)]
+        lines.append(f"  {role:<12} {', '.join(hosts)}")
+    for b in d.brokers:
+        lines.append(f"  broker       {b.name}: RabbitMQ {b.version} on {', '.join(b.hosts)}")
+    for m in d.mappings:
+        lines.append(f"  cell         {m.name or m.uuid}{' (a template)' if m.templated else ''}:"
+                     f" {m.transport_resolved}  {m.database_resolved}")
+    for p in d.proxies:
+        if p.unit:
+            lines.append(f"  proxy        {p.proxy} {p.backend}/{p.server} -> {p.host} {p.unit}: {p.state}")
+    for w in d.writers:
+        lines.append(f"  also writes  {w.host} {w.where}: {w.what}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,46 @@
+"""recell status"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recell.cli.desk import Desk, options, position
+
+
+@click.command("status")
+@options
+def command(directory: Path, as_json: bool) -> None:
+    """Where a conversion stands, out of plan.json and the journal. Reaches no host."""
+    desk = Desk(directory)
+    plan = desk.plan()
+    if not desk.journal_path.exists():
+        state: dict[str, Any] = {"position": "new", "steps": [], "runs": []}
+    else:
+        journal = desk.journal(read_only=True)
+        journal.belongs_to(plan.digest)
+        entries = {s.id: journal.last(s.id) for s in plan.steps}
+        state = {
+            "position": position(plan, journal),
+            "steps": [{"id": s.id, "title": s.title, "where": s.where,
+                       "direction": e.direction if e else None, "phase": e.phase if e else None,
+                       "at": e.at if e else None, "detail": e.detail if e else {}}
+                      for s in plan.steps for e in [entries[s.id]]],
+            "runs": [{"verb": r.verb, "began": r.began, "ended": r.ended, "outcome": r.outcome,
+                      "machine": r.machine, "pid": r.pid} for r in journal.runs()],
+        }
+    if as_json:
+        click.echo(json.dumps(state, indent=1))
+        return
+    click.echo(f"{plan.kind} {plan.id}: {state['position']}")
+    for step in state["steps"]:
+        when = time.strftime("%H:%M:%S", time.localtime(step["at"])) if step["at"] else ""
+        phase = f"{step['direction']} {step['phase']}" if step["phase"] else "not begun"
+        click.echo(f"  {step['id']:<40} {phase:<20} {when}  {step['detail'].get('why', '')}".rstrip())
+    for run in state["runs"][-3:]:
+        click.echo(f"  run: recell {run['verb']} by pid {run['pid']} on {run['machine']}:"
+                   f" {run['outcome'] or 'no end written (running, or killed)'}")

@@ -1,0 +1,47 @@
+"""recell undo"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from recell.cli import measuring
+from recell.cli.desk import Desk, drive, options, position, refuse_if
+from recell.cli.output import observer
+from recell.model.plan import Plan
+
+
+@click.command("undo")
+@options
+@click.option("--no-measure", is_flag=True, help="Take no snapshots of guests and rows for the report.")
+def command(directory: Path, as_json: bool, no_measure: bool) -> None:
+    """Go back to the former deployment, last step first, while users keep working.
+
+    From the middle of an apply as well as after its success, until `recell finish`.
+    """
+    desk = Desk(directory)
+    plan = desk.plan()
+    journal = desk.journal()
+    try:
+        journal.belongs_to(plan.digest)
+        where = position(plan, journal)
+    finally:
+        journal.close()
+    refuse_if(where, ("finished", "new"), "undo")
+    run(desk, plan, "undo", as_json, measure=not no_measure)
+
+
+def run(desk: Desk, plan: Plan, verb: str, as_json: bool, *, measure: bool) -> None:
+    """Backward, with measurements around it."""
+    journal = desk.journal()
+    try:
+        if measure:
+            measuring.before(desk, plan, journal, "backward")
+        drive(desk, plan, journal, verb, "backward", observer(as_json))
+        if measure:
+            measuring.after(desk, plan, journal, "backward")
+    finally:
+        journal.close()
+    if not as_json:
+        click.echo("Undone: the deployment is as it was. recell apply would do it again.")

@@ -1,0 +1,5 @@
+"""From hosts that can be reached to a Deployment: what runs, what it reads, whom it talks to."""
+
+from recell.discovery.scan import scan
+
+__all__ = ["scan"]

@@ -1,0 +1,240 @@
+"""The scan: all hosts at once, then what needs several of them: brokers, proxies, databases."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from recell.adapters.broker import RabbitCluster
+from recell.adapters.conf import Config
+from recell.adapters.ports import BrokerPort, HostPort, NovaPort
+from recell.adapters.proxy import HaproxySocket
+from recell.adapters.ssh import SshHost
+from recell.adapters.world import nova_databases
+from recell.discovery.services import Found, find_services
+from recell.discovery.writers import find_writers, from_options
+from recell.errors import RecellError, Unsupported
+from recell.model.deployment import (
+    Address, Broker, CellMapping, Client, Deployment, HostFacts, NovaService, OtherWriter,
+    ProxyBackendServer, ServiceRecord,
+)
+from recell.model.urls import is_template, parse_url
+from recell.planning.templates import resolve_template
+
+NOVA_PROGRAMS = ("nova-conductor", "nova-scheduler", "nova-compute", "nova-api", "uwsgi", "mod_wsgi")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One host, looked at."""
+
+    facts: HostFacts
+    found: Found
+    writers: tuple[OtherWriter, ...]
+    has_rabbit: bool
+    has_haproxy: bool
+    nova_version: str
+
+
+def scan(inventory: Sequence[tuple[str, Address]], at: float) -> Deployment:
+    """Look at every host of the inventory. Changes nothing.
+
+    :raises Unreachable, Denied: a host, naming it. :raises Unsupported: no Nova is there.
+    """
+    hosts = {name: SshHost(name, address) for name, address in inventory}
+    try:
+        with ThreadPoolExecutor(max_workers=min(16, max(1, len(hosts)))) as pool:
+            seen = list(pool.map(lambda item: _look(hosts[item[0]], item[1]), inventory))
+        return _assemble(hosts, seen, at)
+    finally:
+        for host in hosts.values():
+            host.close()
+
+
+def _look(host: SshHost, address: Address) -> _Seen:
+    hello = host.hello()
+    hostname = str(hello["hostname"])
+    processes = host.processes()
+    names = {p.argv[0].rpartition("/")[2] for p in processes if p.argv}
+    found = find_services(host, hostname)
+    manage = _which(host, "nova-manage")
+    facts = HostFacts(
+        name=host.name, address=address, ips=_ips(host), hostname=hostname, os=_os(host),
+        firewall=_which(host, "nft") and "nft" or (_which(host, "iptables") and "iptables"),
+        config_files=found.files, nova_manage=manage, clock_offset_s=float(hello.get("offset", 0.0)))
+    rabbit = any(p.argv and p.argv[0].endswith(("beam.smp", "beam")) and "rabbit" in " ".join(p.argv)
+                 for p in processes)
+    version = _nova_version(host, manage) if manage and found.services else ""
+    return _Seen(facts, found, find_writers(host) if found.services else (), rabbit,
+                 "haproxy" in names, version)
+
+
+def _which(host: HostPort, program: str) -> str:
+    for directory in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"):
+        if host.stat(f"{directory}/{program}"):
+            return f"{directory}/{program}"
+    return ""
+
+
+def _ips(host: HostPort) -> tuple[str, ...]:
+    words = host.query(["hostname", "-I"]).stdout.decode(errors="replace").split()
+    return tuple(w for w in words if _is_ip(w))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _os(host: HostPort) -> str:
+    text = (host.read("/etc/os-release") or b"").decode(errors="replace")
+    match = re.search(r'^PRETTY_NAME="?([^"\n]*)', text, re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _nova_version(host: HostPort, manage: str) -> str:
+    ended = host.query([manage, "--version"], timeout=120)
+    words = (ended.stdout + b" " + ended.stderr).decode(errors="replace").split()
+    return next((w for w in reversed(words) if re.fullmatch(r"\d+\.\d+(\.\d+)*.*", w)), "")
+
+
+def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float) -> Deployment:
+    services = tuple(s for one in seen for s in one.found.services)
+    if not services:
+        raise Unsupported("no host of the inventory runs a Nova service", "Name the controllers and computes in it")
+    ports = _clusters(hosts, seen)
+    brokers = tuple(b for b, _ in ports)
+    first = _controller(services)
+    config = next(one.found.configs[first.unit] for one in seen if one.facts.name == first.host)
+    nova = nova_databases(hosts[first.host], config)
+    try:
+        mappings = _mappings(nova, config)
+        records = tuple(
+            ServiceRecord(m.uuid, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report)
+            for m in mappings for r in nova.services(m.uuid))
+        instances = {m.name or m.uuid: _count(nova, m.uuid) for m in mappings}
+    finally:
+        nova.close()
+    clients = _clients(ports, seen)
+    proxies = tuple(p for one in seen if one.has_haproxy for p in _proxied(hosts[one.facts.name], seen))
+    generation = "v1" if any(s.role == "cells" for s in services) else "v2"
+    return Deployment(
+        format=1, generation=generation, made_at=at,
+        nova_version=next((one.nova_version for one in seen if one.nova_version), ""),
+        hosts=tuple(one.facts for one in seen), services=services, brokers=brokers, clients=clients,
+        mappings=mappings, records=records, proxies=proxies,
+        writers=tuple(w for one in seen for w in one.writers) + from_options(services),
+        instances=instances, remarks=_stale(hosts, services))
+
+
+def _controller(services: Sequence[NovaService]) -> NovaService:
+    for role in ("api", "conductor", "scheduler"):
+        for s in services:
+            if s.role == role and s.active and s.api_database and s.database:
+                return s
+    raise Unsupported("no running Nova service of the inventory has [api_database] and [database]",
+                      "Name a controller with nova-api in the inventory")
+
+
+def _mappings(nova: NovaPort, config: Config) -> tuple[CellMapping, ...]:
+    own_transport = config.get("DEFAULT", "transport_url")
+    own_database = config.get("database", "connection")
+    # Keyed with something an outsider doesn't have: a bare hash of a URL would let a weak password
+    # be guessed out of deployment.json.
+    key = hashlib.sha256(repr(sorted(config.values.items(), key=str)).encode()).digest()
+    out = []
+    for raw in nova.mappings():
+        urls = (raw.transport_url, raw.database_connection)
+        resolved = (resolve_template(raw.transport_url, own_transport),
+                    resolve_template(raw.database_connection, own_database))
+        out.append(CellMapping(
+            uuid=raw.uuid, name=raw.name, transport_raw=_shown(urls[0]), database_raw=_shown(urls[1]),
+            transport_resolved=_shown(resolved[0]), database_resolved=_shown(resolved[1]),
+            templated=any(is_template(u) for u in urls), disabled=raw.disabled,
+            digest=hmac.new(key, "\0".join(urls).encode(), hashlib.sha256).hexdigest()))
+    return tuple(out)
+
+
+def _shown(url: str) -> str:
+    """Templates can't be parsed as URLs (a port is a word there); what they hold openly is hidden."""
+    if is_template(url):
+        return re.sub(r":(?!//)(?!\{)[^:@/{},]+@", ":***@", url)
+    return parse_url(url).shown()
+
+
+def _count(nova: NovaPort, cell: str) -> int:
+    return int(nova.query(cell, "SELECT count(*) AS n FROM instances WHERE deleted = 0")[0]["n"])
+
+
+def _clusters(hosts: dict[str, SshHost], seen: Sequence[_Seen]) -> list[tuple[Broker, BrokerPort]]:
+    """One Broker per set of nodes that know each other."""
+    out: list[tuple[Broker, BrokerPort]] = []
+    done: set[str] = set()
+    by_hostname = {one.facts.hostname: one.facts.name for one in seen}
+    for one in seen:
+        if not one.has_rabbit or one.facts.name in done:
+            continue
+        cluster = RabbitCluster(one.facts.name, (hosts[one.facts.name],))
+        nodes = cluster.running_nodes()
+        members = [by_hostname[n.partition("@")[2].partition(".")[0]] for n in nodes
+                   if n.partition("@")[2].partition(".")[0] in by_hostname]
+        members = sorted({*members, one.facts.name})
+        done |= set(members)
+        port = RabbitCluster(members[0], tuple(hosts[m] for m in members))
+        out.append((Broker(members[0], tuple(members), nodes, port.version(), port.vhosts(),
+                           alarms=port.alarms()), port))
+    return out
+
+
+def _clients(ports: list[tuple[Broker, BrokerPort]], seen: Sequence[_Seen]) -> tuple[Client, ...]:
+    by_ip = {ip: one.facts.name for one in seen for ip in one.facts.ips}
+    groups: dict[tuple[str, str, str, str, str], tuple[int, set[str]]] = {}
+    for broker, port in ports:
+        queues: dict[str, set[str]] = {}
+        for vhost in broker.vhosts:
+            for consumer in port.consumers(vhost):
+                queues.setdefault(consumer.connection, set()).add(consumer.queue)
+        for c in port.connections():
+            key = (broker.name, c.vhost, c.user, by_ip.get(c.peer_host, c.peer_host), c.program)
+            number, names = groups.get(key, (0, set()))
+            named = {q for q in queues.get(c.name, set()) if not q.startswith(("reply_", "amq."))
+                     and "_fanout_" not in q}
+            groups[key] = (number + 1, names | named)
+    return tuple(Client(*key, connections=n, queues=tuple(sorted(q))[:20])
+                 for key, (n, q) in sorted(groups.items()))
+
+
+def _proxied(host: SshHost, seen: Sequence[_Seen]) -> list[ProxyBackendServer]:
+    out = []
+    for server in HaproxySocket(host).servers():
+        ip, _, port = server.address.rpartition(":")
+        entry = ProxyBackendServer(host.name, server.backend, server.server, server.address, server.state)
+        for one in seen:
+            names = {*one.facts.ips, one.facts.hostname, one.facts.name, one.facts.address.host}
+            for s in one.found.services:
+                if ip in names and port.isdigit() and s.port == int(port):
+                    entry = replace(entry, host=s.host, unit=s.unit)
+        out.append(entry)
+    return out
+
+
+def _stale(hosts: dict[str, SshHost], services: Sequence[NovaService]) -> tuple[str, ...]:
+    """Processes that began before a file that they read was last written."""
+    out = []
+    for s in services:
+        for path in s.config_files:
+            try:
+                stat = hosts[s.host].stat(path)
+            except RecellError:
+                continue
+            if s.active and stat and stat.mtime > s.started_at:
+                out.append(f"stale-process|{s.host}|{s.unit}|{path}")
+    return tuple(out)

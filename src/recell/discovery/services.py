@@ -1,0 +1,173 @@
+"""Which Nova services a host runs, and what they read."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from recell.adapters.conf import Config, parse_config
+from recell.adapters.ports import HostPort, ProcessInfo, UnitState
+from recell.errors import BadInput
+from recell.model.deployment import ConfigFile, NovaService, Role
+from recell.model.urls import parse_url
+
+PROGRAMS: dict[str, Role] = {
+    "nova-api": "api", "nova-api-os-compute": "api", "nova-api-wsgi": "api",
+    "nova.wsgi.osapi_compute": "api", "nova-api-metadata": "metadata",
+    "nova-metadata-wsgi": "metadata", "nova.wsgi.metadata": "metadata",
+    "nova-scheduler": "scheduler", "nova-conductor": "conductor", "nova-compute": "compute",
+    "nova-novncproxy": "novncproxy", "nova-spicehtml5proxy": "spicehtml5proxy",
+    "nova-serialproxy": "serialproxy", "nova-cells": "cells", "nova-consoleauth": "consoleauth",
+}
+OPTIONS = (
+    ("DEFAULT", "host"), ("DEFAULT", "manager_shutdown_timeout"), ("DEFAULT", "report_interval"),
+    ("DEFAULT", "service_down_time"), ("api", "local_metadata_per_cell"), ("cinder", "cross_az_attach"),
+    ("filter_scheduler", "track_instance_changes"), ("oslo_messaging_notifications", "driver"),
+    ("oslo_messaging_rabbit", "rabbit_stream_fanout"), ("oslo_messaging_rabbit", "rabbit_quorum_queue"),
+    ("scheduler", "discover_hosts_in_cells_interval"),
+    ("workarounds", "disable_group_policy_check_upcall"),
+)
+"""Options that a plan or a check looks at and that never hold a secret."""
+URLS = (("DEFAULT", "transport_url"), ("database", "connection"), ("api_database", "connection"),
+        ("oslo_messaging_notifications", "transport_url"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a host's services come to. ``configs``: per unit, secrets included; never written."""
+
+    services: tuple[NovaService, ...]
+    files: tuple[ConfigFile, ...]
+    configs: Mapping[str, Config]
+    remarks: tuple[str, ...] = ()
+
+
+def role_of(argv: tuple[str, ...], host: HostPort) -> Role | None:
+    """The Nova role that a command line runs; uwsgi's may stand in the file that it names."""
+    for word in argv:
+        for name in (posixpath.basename(word), word.partition("=")[2], word.partition(":")[0]):
+            if name in PROGRAMS:
+                return PROGRAMS[name]
+    if argv and "uwsgi" in posixpath.basename(argv[0]):
+        for word in argv[1:]:
+            path = word.rpartition("=")[2]
+            if path.startswith("/") and path.endswith((".ini", ".yaml", ".yml", ".xml")):
+                text = (host.read(path) or b"").decode(errors="replace")
+                for name in sorted(PROGRAMS, key=len, reverse=True):
+                    if name in text:
+                        return PROGRAMS[name]
+    return None
+
+
+def find_services(host: HostPort, hostname: str) -> Found:
+    """Every unit of the host that runs, or would run, a Nova service."""
+    processes = host.processes()
+    candidates = {_unit_of(p) for p in processes if "nova" in " ".join(p.argv)}
+    candidates |= {u for u in host.units() if "nova" in u}
+    services: list[NovaService] = []
+    configs: dict[str, Config] = {}
+    files: dict[str, ConfigFile] = {}
+    remarks: list[str] = []
+    listening = _listening(host)
+    for name in sorted(c for c in candidates if c):
+        unit = host.unit(name)
+        role = role_of(unit.exec_start, host) if unit.exists else None
+        if role is None:
+            continue
+        paths, explicit = config_paths(unit, host, role)
+        try:
+            contents = [(p, host.read(p) or b"") for p in paths]
+            config = parse_config(contents, _environment(unit, host))
+        except BadInput as error:
+            raise BadInput(f"{host.name}: {error.sentence}", error.remedy) from None
+        configs[unit.name] = config
+        for path in (*paths, unit.fragment, *unit.dropins):
+            stat = host.stat(path)
+            if stat and path not in files:
+                files[path] = ConfigFile(path, stat.sha256, stat.mode, stat.owner, stat.group)
+        pids = {p.pid for p in processes if _unit_of(p) == unit.name}
+        services.append(_service(host, unit, role, paths, explicit, contents, config, hostname,
+                                 next((port for port, owners in sorted(listening.items())
+                                       if owners & pids), 0)))
+    return Found(tuple(services), tuple(files.values()), configs, tuple(remarks))
+
+
+def _service(
+    host: HostPort, unit: UnitState, role: Role, paths: tuple[str, ...], explicit: bool,
+    contents: list[tuple[str, bytes]], config: Config, hostname: str, port: int,
+) -> NovaService:
+    origins = {}
+    for group, option in (*URLS, *OPTIONS):
+        for path, content in contents:
+            if parse_config([(path, content)]).has(group, option):
+                origins[f"{group}/{option}"] = path
+    shown = {f"{g}/{o}": parse_url(value).shown() if (value := config.get(g, o)) else "" for g, o in URLS}
+    return NovaService(
+        host=host.name, unit=unit.name, role=role, argv=unit.exec_start, user=unit.user or "root",
+        active=unit.running, enabled=unit.enabled, started_at=unit.started_at, main_pid=unit.main_pid,
+        config_files=paths, explicit_config=explicit, nova_host=config.get("DEFAULT", "host", hostname),
+        transport_url=shown["DEFAULT/transport_url"], database=shown["database/connection"],
+        api_database=shown["api_database/connection"],
+        notification_url=shown["oslo_messaging_notifications/transport_url"], port=port,
+        fragment=unit.fragment, dropins=unit.dropins, origins=origins,
+        options={f"{g}/{o}": config.get(g, o) for g, o in OPTIONS if config.has(g, o)})
+
+
+def config_paths(unit: UnitState, host: HostPort, role: Role) -> tuple[tuple[str, ...], bool]:
+    """The files a unit's service reads, in order, and whether its command line names them.
+
+    As oslo.config finds them: named ones, else nova.conf and <program>.conf in /etc/nova; then the
+    configuration directories. A WSGI application takes its list from the environment.
+    """
+    argv = unit.exec_start
+    named = _option_values(argv, "--config-file")
+    directories = _option_values(argv, "--config-dir")
+    explicit = bool(named)
+    if not named and role in ("api", "metadata") and not posixpath.basename(argv[0]).startswith("nova"):
+        environment = _environment(unit, host)
+        top = environment.get("OS_NOVA_CONFIG_DIR", "/etc/nova").strip()
+        listed = environment.get("OS_NOVA_CONFIG_FILES", "").split(";")
+        names = [n.strip() for n in listed if n.strip()] or ["api-paste.ini", "nova.conf"]
+        named = [posixpath.join(top, n) for n in names]
+    elif not named:
+        program = next((posixpath.basename(w) for w in argv if posixpath.basename(w) in PROGRAMS), "nova")
+        named = ["/etc/nova/nova.conf", f"/etc/nova/{program}.conf"]
+        directories = directories or ["/etc/nova/nova.conf.d", f"/etc/nova/{program}.conf.d"]
+    found = [p for p in named if host.stat(p)]
+    for directory in directories:
+        found += sorted(host.glob(posixpath.join(directory, "*.conf")))
+    # api-paste.ini holds filters and applications, none of the options that matter here.
+    return tuple(dict.fromkeys(p for p in found if not p.endswith("paste.ini"))), explicit
+
+
+def _option_values(argv: tuple[str, ...], option: str) -> list[str]:
+    out = [argv[i + 1] for i, w in enumerate(argv[:-1]) if w == option]
+    return out + [w.partition("=")[2] for w in argv if w.startswith(option + "=")]
+
+
+def _environment(unit: UnitState, host: HostPort) -> dict[str, str]:
+    lines = list(unit.environment)
+    for path in unit.environment_files:
+        lines += (host.read(path.lstrip("-")) or b"").decode(errors="replace").splitlines()
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.lstrip().startswith("#"))
+    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
+
+
+def _unit_of(process: ProcessInfo) -> str:
+    for part in reversed(process.cgroup.split("/")):
+        if part.endswith(".service"):
+            return part.removesuffix(".service")
+    return ""
+
+
+def _listening(host: HostPort) -> dict[int, set[int]]:
+    """port -> pids that listen there, from ``ss``; nothing when there is no ss."""
+    ended = host.query(["ss", "-Hltnp"], timeout=20)
+    out: dict[int, set[int]] = {}
+    for line in ended.stdout.decode(errors="replace").splitlines():
+        fields = line.split()
+        if len(fields) >= 4 and fields[3].rpartition(":")[2].isdigit():
+            pids = {int(p.partition(",")[0].partition(")")[0]) for p in line.split("pid=")[1:]}
+            out.setdefault(int(fields[3].rpartition(":")[2]), set()).update(pids)
+    return out

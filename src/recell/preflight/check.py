@@ -1,0 +1,49 @@
+"""`recell check`: what a deployment, a layout and a plan's targets must be before a step is taken.
+
+Rules look at the deployment as data; the few that need the live world (can the broker be used, is
+there room) stand in live.py. A rule yields violations and never stops another rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from recell.adapters.ports import World
+from recell.errors import RecellError
+from recell.model.deployment import Deployment
+from recell.model.layout import Layout
+from recell.model.plan import Plan
+from recell.model.violation import Violation
+from recell.planning.split import plan_split
+from recell.preflight import live, rules
+
+Rule = Callable[[Deployment, Layout], Iterator[Violation]]
+RULES: tuple[Rule, ...] = (
+    rules.versions, rules.services_run, rules.processes_are_current, rules.one_of_each_is_not_enough,
+    rules.proxies, rules.templates, rules.upcalls, rules.computes_with_api_database, rules.other_writers,
+    rules.notifications, rules.brokers, rules.firewalls, rules.clocks, rules.records, rules.strangers,
+)
+
+
+def check(
+    deployment: Deployment, layout: Layout, world: World | None = None, plan: Plan | None = None,
+) -> tuple[Violation, ...]:
+    """All violations, the ones that stop first. With a world, the live ones too."""
+    found: list[Violation] = []
+    for rule in RULES:
+        found += rule(deployment, layout)
+    try:
+        plan = plan or plan_split(deployment, layout, 0.0)
+    except RecellError as error:
+        found.append(Violation(f"plan:{error.word}", "stop", "layout", error.sentence, error.remedy))
+    if world is not None and plan is not None:
+        found += live.check(world, deployment, layout, plan)
+    accepted = set(layout.acknowledge)
+    found = [replace(v, severity="warning", what=f"{v.what} (acknowledged)")
+             if v.may_accept and v.id in accepted else v for v in found]
+    known = {v.id for v in found}
+    found += [Violation(f"acknowledge:{name}", "warning", "layout",
+                        f"the layout acknowledges {name}, which was not found", "Remove it from acknowledge")
+              for name in layout.acknowledge if name not in known]
+    return tuple(sorted(found, key=lambda v: (v.severity != "stop", v.id)))
