@@ -98,6 +98,12 @@ class VerifyFailed(RecellError):
     word = "verify-failed"
 
 
+class WouldWait(RecellError):
+    """A dry run came to a place where a real one would wait for what it set in motion."""
+
+    word = "would-wait"
+
+
 class Paused(RecellError):
     """The run stopped where the operator asked it to stop."""
 

@@ -28,9 +28,13 @@ debug = false
 [database]
 connection = {DB_URL}   
 
+[api_database]
+connection = mysql+pymysql://nova:dbpw@db1/nova_api
+
 [oslo_messaging_notifications]
 driver = messagingv2
 """
+COMPUTE_CONF = f"[DEFAULT]\ntransport_url = {BROKER_URL}\n"
 LAYOUT = """\
 generation: v2
 api:
@@ -39,7 +43,7 @@ api:
 cells:
   cell1: {}
 """
-ROLES = {"nova-api": "api", "nova-scheduler": "scheduler", "nova-conductor": "conductor",
+ROLES = {"nova-compute": "compute", "nova-api": "api", "nova-scheduler": "scheduler", "nova-conductor": "conductor",
          "nova-novncproxy": "novncproxy"}
 
 
@@ -50,10 +54,11 @@ def layout(text: str = LAYOUT) -> Layout:
 def build(controllers: int = 2, *, templated: bool = True) -> SimWorld:
     world = SimWorld()
     names = [f"ctl{n}" for n in range(1, controllers + 1)]
-    for name in names:
+    for name in (*names, "cmp1", "cmp2"):
         host = world.hosts[name] = SimHost(world, name)
-        host.files["/etc/nova/nova.conf"] = SimFile(NOVA_CONF.encode(), 0o640, "root", "nova", world.time - 1000)
-        for unit in ROLES:
+        conf, units = (NOVA_CONF, list(ROLES)[1:]) if name in names else (COMPUTE_CONF, ["nova-compute"])
+        host.files["/etc/nova/nova.conf"] = SimFile(conf.encode(), 0o640, "root", "nova", world.time - 1000)
+        for unit in units:
             text = f"[Unit]\nDescription={unit}\n\n[Service]\nUser=nova\nExecStart=/usr/bin/{unit}\n"
             host.files[f"/lib/systemd/system/{unit}.service"] = SimFile(
                 text.encode(), 0o644, "root", "root", world.time - 2000)
@@ -81,7 +86,7 @@ def build(controllers: int = 2, *, templated: bool = True) -> SimWorld:
 
 
 def _shown(raw: str, own: str) -> str:
-    return parse_url(resolve_template(raw, own)).shown()
+    return parse_url(resolve_template(raw, own)).shown() if raw else ""
 
 
 def scan(world: SimWorld) -> Deployment:
@@ -104,7 +109,7 @@ def scan(world: SimWorld) -> Deployment:
                 user="nova", active=unit.active, enabled=unit.enabled, started_at=unit.started_at,
                 main_pid=unit.pid, config_files=files_read, explicit_config=bool(named), nova_host=name,
                 transport_url=parse_url(unit.config["transport_url"]).shown(), notification_url="",
-                database=parse_url(unit.config["connection"]).shown(), api_database="", port=8774,
+                database=_shown(unit.config["connection"], ""), api_database=_shown(unit.config["api"], ""), port=8774,
                 fragment=state.fragment, dropins=state.dropins,
                 options={"oslo_messaging_notifications/driver": "messagingv2"},
                 origins=dict.fromkeys(("DEFAULT/transport_url", "database/connection"), files_read[0])))
@@ -124,3 +129,6 @@ def scan(world: SimWorld) -> Deployment:
         records=(), writers=(),
         proxies=tuple(ProxyBackendServer(p.host, s.backend, s.server, s.address, s.state, s.server, "nova-api")
                       for p in world.proxies.values() for s in p.table))
+
+
+REMOVE = LAYOUT.replace("cell1: {}", "cell1: {api_database: remove}")

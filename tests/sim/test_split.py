@@ -15,7 +15,7 @@ from recell.journal import Journal
 from recell.model.plan import Plan, dump_plan, load_plan
 from recell.planning.split import plan_split
 from recell.steps import Context, bind
-from tests.sim.cloud import build, layout, scan
+from tests.sim.cloud import LAYOUT, REMOVE, build, layout, scan
 from tests.sim.world import CELL1, Killed, SimFile, SimWorld
 
 LIMITS = {"drain_s": 60.0, "quiet_s": 60.0, "stop_s": 60.0, "start_s": 60.0}
@@ -103,19 +103,32 @@ def test_there_and_back_and_there_again(desks: Any, controllers: int, templated:
     assert world.picture() == after
 
 
+def test_the_api_database_goes_in_the_right_order(desks: Any) -> None:
+    world = build()
+    before = world.picture()
+    desk = desks(world, plan_split(scan(world), layout(REMOVE), 0.0))
+    desk.go("forward")
+    assert world.complaints == []
+    configs = {(h.name, u.name): u.config for h in world.hosts.values() for u in h.units_.values()}
+    assert configs["cmp1", "nova-compute"]["no_upcall"] == "true"
+    assert not configs["ctl2", "nova-conductor"]["api"] and configs["ctl2", "nova-super-conductor"]["api"]
+    desk.go("backward")
+    assert world.complaints == [] and world.picture() == before
+
+
 def test_a_conductor_that_restarts_at_any_time_stays_with_the_cell(desks: Any) -> None:
     world = build()
     desk = desks(world)
     desk.go("forward")
-    for host in world.hosts.values():
+    for host in (world.hosts["ctl1"], world.hosts["ctl2"]):
         unit = host.units_["nova-conductor"]
         host.begin(unit)
         assert "mq1" in unit.config["transport_url"] and unit.config["connection"].endswith("nova?charset=utf8mb4")
 
 
-def _points(desks: Any, directions: list[str]) -> int:
+def _points(desks: Any, directions: list[str], text: str) -> int:
     world = build()
-    desk = desks(world)
+    desk = desks(world, plan_split(scan(world), layout(text), 0.0))
     for direction in directions[:-1]:
         desk.go(direction)
     before = world.points
@@ -123,17 +136,17 @@ def _points(desks: Any, directions: list[str]) -> int:
     return world.points - before
 
 
-def _matrix(desks: Any, first: list[str], then: str, every: int = 1) -> None:
+def _matrix(desks: Any, first: list[str], then: str, *, text: str = LAYOUT, every: int = 1) -> None:
     """Kill the last of ``first`` at every point, then go ``then``; the end must be as undisturbed."""
     undisturbed = build()
-    calm = desks(undisturbed)
+    calm = desks(undisturbed, plan_split(scan(undisturbed), layout(text), 0.0))
     calm.go("forward")
     if then == "backward":
         calm.go("backward")
     want = undisturbed.picture()
-    for point in range(1, _points(desks, first) + 1, every):
+    for point in range(1, _points(desks, first, text) + 1, every):
         world = build()
-        desk = desks(world)
+        desk = desks(world, plan_split(scan(world), layout(text), 0.0))
         for direction in first[:-1]:
             desk.go(direction)
         world.kill_at = world.points + point
@@ -154,6 +167,11 @@ def test_killed_anywhere_then_undone(desks: Any) -> None:
 
 def test_undo_killed_anywhere_then_undone(desks: Any) -> None:
     _matrix(desks, ["forward", "backward"], "backward")
+
+
+@pytest.mark.parametrize("then", ["forward", "backward"])
+def test_killed_while_the_api_database_goes(desks: Any, then: str) -> None:
+    _matrix(desks, ["forward"], then, text=REMOVE, every=3)
 
 
 def test_somebody_elses_change_stops_it(desks: Any) -> None:

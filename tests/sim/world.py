@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -106,8 +106,12 @@ class SimWorld:
     def clock(self) -> float:
         return self.time
 
-    def stop_rpc_server(self, host: str, unit: str, broker: str, vhost: str, limit: float) -> None:
+    def stop_rpc_server(
+        self, host: str, unit: str, broker: str, vhost: str, limit: float,
+        idle: Callable[[], str] | None = None,
+    ) -> None:
         self.point(f"hold off {unit}")
+        assert idle is None or not idle()
         target = self.hosts[host].units_[unit]
         if target.active:
             target.active = False
@@ -143,6 +147,14 @@ class SimWorld:
                 if unit.config["cell1"] != self.database.cell1_truth:
                     self._complain(f"{server.server} believes cell1 to be elsewhere")
                 self.tasks.append(Task(broker, self.time))
+        running = [u for h in self.hosts.values() for u in h.units_.values() if u.active]
+        published = {self.broker_named(self.hosts[s.server].units_["nova-api"].config["transport_url"])
+                     for p in self.proxies.values() for s in p.table if p.takes(s)}
+        blind = [u for u in running if u.role == "conductor" and not u.config["api"]]
+        if {self.broker_named(u.config["transport_url"]) for u in blind} & published:
+            self._complain("a conductor without API database takes what nova-api publishes")
+        if blind and not all(u.config["no_upcall"] for u in running if u.role == "compute"):
+            self._complain("a compute may ask a conductor that has no API database")
         if not self.takers("mq1", "conductor"):
             self._complain("computes have no conductor")
         for task in self.tasks:
@@ -321,13 +333,15 @@ class SimHost:
         transport, connection = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
         unit.active, unit.pid, unit.started_at = True, self.world.next_pid(), self.world.time
         unit.config = {"transport_url": transport or "", "connection": connection or "",
+                       "api": get(text, "api_database", "connection") or "",
+                       "no_upcall": get(text, "workarounds", "disable_group_policy_check_upcall") or "",
                        "notify": get(text, "oslo_messaging_notifications", "transport_url") or transport or ""}
         if unit.role == "api":
             mapping = next(m for m in self.world.database.rows if m.uuid == CELL1)
             unit.config["cell1"] = "|".join((resolve_template(mapping.transport_url, transport or ""),
                                              resolve_template(mapping.database_connection, connection or "")))
         if unit.role in ("scheduler", "conductor", "compute"):
-            cell = CELL0 if (connection or "").endswith("nova_cell0") else CELL1
+            cell = CELL0 if "/nova_cell0" in (connection or "") else CELL1
             self.world.database.report(cell, self.name, f"nova-{unit.role}")
 
 
@@ -355,13 +369,13 @@ class SimBroker:
 
     def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
         return tuple(QueueInfo(t, 0, 0, self.world.takers(self.name, t), False)
-                     for t in ("conductor", "scheduler"))
+                     for t in ("conductor", "scheduler", "compute"))
 
     def consumers(self, vhost: str) -> tuple[Consumer, ...]:
         return tuple(
-            Consumer(u.role, f"c{u.pid}", h.name, 10_000 + u.pid, f"nova-{u.role}:{u.pid}:x")
+            Consumer(f"compute.{h.name}" if u.role == "compute" else u.role, f"c{u.pid}", h.name, 10_000 + u.pid, f"nova-{u.role}:{u.pid}:x")
             for h in self.world.hosts.values() for u in h.units_.values()
-            if u.active and u.role in ("conductor", "scheduler")
+            if u.active and u.role in ("conductor", "scheduler", "compute")
             and self.world.time >= u.started_at + START_S
             and self.world.broker_named(u.config["transport_url"]) == self.name)
 

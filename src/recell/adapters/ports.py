@@ -7,7 +7,7 @@ killed at every point. All errors are :mod:`recell.errors`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -75,13 +75,15 @@ class ProcessInfo:
 
 @dataclass(frozen=True)
 class SocketInfo:
-    """An established TCP connection of a process on a host."""
+    """An established TCP connection of a process on a host. ``unread``: bytes received that the
+    process has not read yet."""
 
     pid: int
     local_ip: str
     local_port: int
     remote_ip: str
     remote_port: int
+    unread: int = 0
 
 
 class HostPort(Protocol):
@@ -274,11 +276,17 @@ class World(Protocol):
     def broker(self, name: str) -> BrokerPort: ...
     def proxy(self, host: str) -> ProxyPort: ...
     def nova(self) -> NovaPort: ...
-    def stop_rpc_server(self, host: str, unit: str, broker: str, vhost: str, limit: float) -> None:
+    def stop_rpc_server(
+        self, host: str, unit: str, broker: str, vhost: str, limit: float,
+        idle: Callable[[], str] | None = None,
+    ) -> None:
         """End a unit that serves RPC without losing what its senders are sending meanwhile.
 
         Deliveries to it are held off, it finishes what it has begun, then it is killed; what it had
         not taken goes back to the broker. At the end the unit is inactive and nothing is held off.
+
+        :param idle: asked between holding off and ending, until it returns "": what the unit is
+            still at, of work that outlives its RPC threads (nova-compute's builds).
         """
         ...
 

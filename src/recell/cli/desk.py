@@ -91,9 +91,9 @@ class Desk:
 
 
 @contextlib.contextmanager
-def world_of(deployment: Deployment, fence: Fence | None = None) -> Iterator[RealWorld]:
+def world_of(deployment: Deployment) -> Iterator[RealWorld]:
     """The real world, closed again at the end."""
-    world = RealWorld(deployment, fence=fence)
+    world = RealWorld(deployment)
     try:
         yield world
     finally:
@@ -111,17 +111,14 @@ def drive(
 ) -> None:
     """Be the one writer, take the hosts, and run in one direction."""
     with journal.writing(verb, direction) as epoch:
-        fence = Fence(journal.id, epoch)
-        with world_of(desk.deployment(), fence) as world:
-            for name in hosts_of(plan):
-                world.host(name).claim(fence)
+        with world_of(desk.deployment()) as world:
+            world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts_of(plan))
             engine = engine_for(desk, plan, journal, world, observer=observer, pause_before=pause_before)
             if direction == "forward":
                 engine.forward()
             else:
                 engine.backward()
-                for name in hosts_of(plan):
-                    world.host(name).release()
+                world.release(*hosts_of(plan))
 
 
 def hosts_of(plan: Plan) -> list[str]:

@@ -27,13 +27,11 @@ def command(directory: Path, as_json: bool) -> None:
                          "Bring it to an end first with: recell resume, or recell undo")
         with journal.writing("finish", "forward") as epoch:
             journal.finish()
-            fence = Fence(journal.id, epoch)
-            with world_of(desk.deployment(), fence) as world:
+            with world_of(desk.deployment()) as world:
+                world.claim(Fence(journal.id, epoch, "recell finish"), *hosts_of(plan))
                 for name in hosts_of(plan):
-                    host = world.host(name)
-                    host.claim(fence)
-                    host.forget(plan.id)
-                    host.release()
+                    world.host(name).forget(plan.id)
+                world.release(*hosts_of(plan))
     finally:
         journal.close()
     click.echo("{\"finished\": true}" if as_json else "Finished: nothing of recell's is left on the hosts but what the plan built.")

@@ -15,7 +15,7 @@ from recell.adapters.conf import Config
 from recell.adapters.ports import BrokerPort, HostPort, NovaPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
-from recell.adapters.world import nova_databases
+from recell.adapters.nova_db import NovaDatabases
 from recell.discovery.services import Found, find_services
 from recell.discovery.writers import find_writers, from_options
 from recell.errors import RecellError, Unsupported
@@ -114,7 +114,8 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float) -> De
     brokers = tuple(b for b, _ in ports)
     first = _controller(services)
     config = next(one.found.configs[first.unit] for one in seen if one.facts.name == first.host)
-    nova = nova_databases(hosts[first.host], config)
+    nova = NovaDatabases(hosts[first.host], config.get("api_database", "connection"),
+                         config.get("DEFAULT", "transport_url"), config.get("database", "connection"))
     try:
         mappings = _mappings(nova, config)
         records = tuple(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from recell.engine.step import Direction, Finding, Step, Truth
-from recell.errors import Paused, RecellError, StepFailed, Unknowable, Unreachable, VerifyFailed
+from recell.errors import Paused, RecellError, StepFailed, Unknowable, Unreachable, VerifyFailed, WouldWait
 from recell.journal import Entry, Journal
 
 ATTEMPTS = 3
@@ -154,7 +155,8 @@ class Engine:
             finding = step.check("forward") if last is None or not self._settled(step, "forward") \
                 else Finding.done("applied before")
             if finding.truth in (Truth.NOT_DONE, Truth.PARTIAL):
-                step.do()
+                with contextlib.suppress(WouldWait):
+                    step.do()
             seen.append((step, finding))
         return tuple(seen)
 

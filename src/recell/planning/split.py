@@ -11,83 +11,31 @@ the list as a step that acts only backward, before the step whose undo it has to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from recell.errors import BadInput, Unsupported
-from recell.model.deployment import Broker, CellMapping, Deployment, NovaService
+from recell.model.deployment import Deployment, NovaService
 from recell.model.layout import Layout
-from recell.model.plan import Acts, ExpectedChange, Fingerprint, Plan, PlanStep
+from recell.model.plan import Acts, ExpectedChange, Fingerprint, Plan
 from recell.model.urls import parse_url
-from recell.planning import commands, topology
+from recell.planning import commands, topology, upcalls
 from recell.planning.changes import Change, describe
+from recell.planning.draft import Draft, Facts, cell_path, edited_file
 
 KIND = "split-super-conductor"
 CELL0 = "00000000-0000-0000-0000-000000000000"
-_NOTHING = "nothing"
-
-
-@dataclass
-class _Draft:
-    """Steps and files gathered on the way."""
-
-    steps: list[PlanStep] = field(default_factory=list)
-    new_files: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(
-        self, id: str, kind: str, where: str, title: str, *, undone: str, notice: str = _NOTHING,
-        acts: Acts = "both", estimate: float = 1.0, **params: Any,
-    ) -> None:
-        self.steps.append(PlanStep(id, kind, where, title, notice, undone, "finish", acts, estimate, params))
-
-    def add_file(
-        self, id: str, kind: str, where: str, title: str, path: str, *, undone: str, **params: Any,
-    ) -> None:
-        self.new_files.append((where, path))
-        self.add(id, kind, where, title, undone=undone, path=path, **params)
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the deployment and the layout come to, decided once."""
-
-    deployment: Deployment
-    layout: Layout
-    cell: CellMapping
-    cell_name: str
-    cell0: CellMapping
-    old: Broker
-    old_vhost: str
-    new_nodes: tuple[str, ...]
-    new_broker: str
-    new_vhost: str
-    account: str
-    conductors: tuple[NovaService, ...]
-    schedulers: tuple[NovaService, ...]
-    apis: tuple[NovaService, ...]
-    metadata: tuple[NovaService, ...]
-    consoles: tuple[NovaService, ...]
-    super_hosts: tuple[str, ...]
-
-    @property
-    def api_level(self) -> tuple[NovaService, ...]:
-        api_metadata = self.metadata if self.layout.services.metadata == "api" else ()
-        return (*self.apis, *self.schedulers, *api_metadata)
-
-    @property
-    def cell_level(self) -> tuple[NovaService, ...]:
-        cell_metadata = self.metadata if self.layout.services.metadata == "cell" else ()
-        return (*self.conductors, *self.consoles, *cell_metadata)
 
 
 def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
     """:raises BadInput: the layout contradicts the deployment or itself.
     :raises Unsupported: the deployment is of a shape that this plan can't take apart."""
     facts = _decide(deployment, layout)
-    draft = _Draft()
+    draft = Draft()
     _prepare(facts, draft)
     _undo_epilogue(facts, draft)
     _roll(facts, draft)
+    if layout.cells[facts.cell_name].api_database == "remove":
+        upcalls.remove_api_database(facts, draft)
     _conclude(facts, draft)
     touched = {s.where for s in draft.steps}
     known = [Fingerprint(h.name, f.path, f.sha256)
@@ -120,7 +68,7 @@ def _broker_name(deployment: Deployment, service: NovaService) -> str:
     return broker.name if broker else service.transport_url
 
 
-def _decide(deployment: Deployment, layout: Layout) -> _Facts:
+def _decide(deployment: Deployment, layout: Layout) -> Facts:
     mappings = {m.uuid: m for m in deployment.mappings}
     cells = [m for m in deployment.mappings if m.uuid != CELL0]
     if CELL0 not in mappings or len(cells) != 1:
@@ -172,10 +120,7 @@ def _decide(deployment: Deployment, layout: Layout) -> _Facts:
         if host not in {s.host for s in conductors}:
             raise BadInput(f"the layout wants a super-conductor on {host}, where no nova-conductor runs",
                            "Name hosts that have a nova-conductor to model it on")
-    if layout.cells[cell_name].api_database == "remove":
-        raise Unsupported("api_database: remove is not planned by this recell yet",
-                          "Write api_database: keep; the cell's conductor then goes on serving group policy upcalls")
-    return _Facts(
+    return Facts(
         deployment=deployment, layout=layout, cell=cell, cell_name=cell_name, cell0=mappings[CELL0],
         old=old, old_vhost=_rabbit_vhost(vhost), new_nodes=new_nodes, new_broker=new.name,
         new_vhost=_rabbit_vhost(new_vhost), account=url.endpoints[0].user,
@@ -193,7 +138,7 @@ def _rabbit_vhost(path: str) -> str:
 # -- what changes in files -------------------------------------------------------------------------
 
 
-def _api_changes(facts: _Facts, service: NovaService) -> list[Change]:
+def _api_changes(facts: Facts, service: NovaService) -> list[Change]:
     port = facts.layout.api.broker.port
     by_name = not parse_url(service.transport_url).hosts[0].replace(".", "").isdigit()
     hosts = [facts.deployment.host(n) for n in facts.new_nodes]
@@ -211,34 +156,10 @@ def _api_changes(facts: _Facts, service: NovaService) -> list[Change]:
     return changes
 
 
-def _edited_file(service: NovaService) -> str:
-    """The one file that sets both URLs of a service. :raises Unsupported: there is no such file."""
-    places = {service.origins.get(o, "") for o in ("DEFAULT/transport_url", "database/connection")}
-    if len(places) != 1 or "" in places:
-        raise Unsupported(
-            f"{service.unit} on {service.host} takes transport_url and [database] connection from"
-            f" {' and '.join(sorted(p or 'nowhere' for p in places))}",
-            "Set both in one configuration file, restart the service, and scan again")
-    path = places.pop()
-    if path not in service.config_files:
-        raise Unsupported(f"{service.unit} on {service.host} takes its URLs from {path}, a configuration"
-                          " directory that every service there reads",
-                          "Move them into nova.conf, restart the service, and scan again")
-    return path
-
-
-def _cell_path(facts: _Facts, path: str) -> str:
-    own = facts.layout.cells[facts.cell_name].config
-    if own:
-        return own
-    stem, dot, suffix = path.rpartition(".")
-    return f"{stem}-{facts.cell_name}.{suffix}" if dot else f"{path}-{facts.cell_name}"
-
-
 # -- phases ----------------------------------------------------------------------------------------
 
 
-def _prepare(facts: _Facts, draft: _Draft) -> None:
+def _prepare(facts: Facts, draft: Draft) -> None:
     first = facts.apis[0]
     for mapping in (facts.cell0, facts.cell):
         if mapping.templated:
@@ -246,15 +167,15 @@ def _prepare(facts: _Facts, draft: _Draft) -> None:
             draft.add(f"mapping/{name}", "literal-mapping", first.host,
                       f"write {name}'s mapping out: both URLs literal, as they resolve today",
                       undone="the templates are written back", cell=mapping.uuid,
-                      config=_edited_file(first))
+                      config=edited_file(first))
     draft.add("broker/account", "broker-account", facts.new_nodes[0],
               f"let Nova's account {facts.account} use vhost {facts.new_vhost} on {facts.new_broker}",
               undone="what was made is removed", broker=facts.new_broker, vhost=facts.new_vhost,
-              user=facts.account, host=facts.conductors[0].host, config=_edited_file(facts.conductors[0]))
-    edited = {(s.host, _edited_file(s)) for s in facts.api_level}
+              user=facts.account, host=facts.conductors[0].host, config=edited_file(facts.conductors[0]))
+    edited = {(s.host, edited_file(s)) for s in facts.api_level}
     copied: set[tuple[str, str]] = set()
     for service in facts.cell_level:
-        path = _edited_file(service)
+        path = edited_file(service)
         if (service.host, path) not in edited:
             continue
         if (service.host, path) not in copied:
@@ -264,34 +185,34 @@ def _prepare(facts: _Facts, draft: _Draft) -> None:
                 changes.append({"section": "api", "option": "local_metadata_per_cell", "op": "set",
                                 "value": "true"})
             draft.add_file(f"{service.host}/cell-config", "copy-config", service.host,
-                           f"copy {path} to {_cell_path(facts, path)}, {facts.cell_name}'s own configuration",
-                           _cell_path(facts, path), undone="the copy is removed", source=path,
+                           f"copy {path} to {cell_path(facts, path)}, {facts.cell_name}'s own configuration",
+                           cell_path(facts, path), undone="the copy is removed", source=path,
                            changes=changes)
     _super_units(facts, draft)
     for service in facts.cell_level:
-        path = _edited_file(service)
+        path = edited_file(service)
         if (service.host, path) not in edited:
             continue
-        argv = commands.with_config(service, {path: _cell_path(facts, path)})
+        argv = commands.with_config(service, {path: cell_path(facts, path)})
         target = f"/etc/systemd/system/{service.unit}.service.d/50-recell.conf"
         draft.add_file(f"{service.host}/{service.unit}-config", "drop-in", service.host,
-                       f"{service.unit} will read {_cell_path(facts, path)} at its next start"
+                       f"{service.unit} will read {cell_path(facts, path)} at its next start"
                        " (the process that runs has the same settings and goes on)",
                        target, undone="the drop-in is removed", unit=service.unit, argv=argv,
                        text=commands.dropin(argv, facts.cell_name))
 
 
-def _super_units(facts: _Facts, draft: _Draft) -> None:
+def _super_units(facts: Facts, draft: Draft) -> None:
     name = facts.layout.api.super_conductor_unit
     for service in facts.conductors:
         if service.host not in facts.super_hosts:
             continue
         replace_by = _super_files(facts, service)
-        own = replace_by.get(_edited_file(service), "")
+        own = replace_by.get(edited_file(service), "")
         if own:
             draft.add_file(f"{service.host}/super-config", "copy-config", service.host,
-                           f"copy {_edited_file(service)} to {own} for the super-conductor", own,
-                           undone="the copy is removed", source=_edited_file(service),
+                           f"copy {edited_file(service)} to {own} for the super-conductor", own,
+                           undone="the copy is removed", source=edited_file(service),
                            changes=_api_changes(facts, service))
         argv = commands.renamed_log(commands.with_config(service, replace_by), "nova-conductor", name)
         draft.add_file(f"{service.host}/super-unit", "sibling-unit", service.host,
@@ -300,18 +221,18 @@ def _super_units(facts: _Facts, draft: _Draft) -> None:
                        model=service.unit, argv=argv, description="Nova super-conductor (API level)")
 
 
-def _super_files(facts: _Facts, conductor: NovaService) -> dict[str, str]:
+def _super_files(facts: Facts, conductor: NovaService) -> dict[str, str]:
     """Where the super-conductor reads its options: the API level's file of its host, if there is
     one (the map is then empty or leads to it), else a copy of the conductor's own."""
-    here = [_edited_file(s) for s in facts.api_level if s.host == conductor.host]
-    path = _edited_file(conductor)
+    here = [edited_file(s) for s in facts.api_level if s.host == conductor.host]
+    path = edited_file(conductor)
     if path in here:
         return {}
     stem, _, suffix = path.rpartition(".")
     return {path: f"{stem}-super.{suffix}"}
 
 
-def _undo_epilogue(facts: _Facts, draft: _Draft) -> None:
+def _undo_epilogue(facts: Facts, draft: Draft) -> None:
     """Stands first, so that undo meets it last."""
     draft.add("undo/prove", "prove", facts.apis[0].host, "after undo: prove that all is as it was",
               undone="(acts on undo only)", acts="backward", estimate=20,
@@ -326,7 +247,7 @@ def _undo_epilogue(facts: _Facts, draft: _Draft) -> None:
               undone="(acts on undo only)", acts="backward", cell=CELL0, services=api_level)
 
 
-def _roll(facts: _Facts, draft: _Draft) -> None:
+def _roll(facts: Facts, draft: Draft) -> None:
     order = _host_order(facts)
     last_scheduler = facts.schedulers[-1].host if facts.schedulers else ""
     scheduler_hosts = [h for h in order if any(s.host == h for s in facts.schedulers)]
@@ -336,7 +257,7 @@ def _roll(facts: _Facts, draft: _Draft) -> None:
                    quiet_backward=host == scheduler_hosts[0])
 
 
-def _host_order(facts: _Facts) -> list[str]:
+def _host_order(facts: Facts) -> list[str]:
     """Supers and schedulers first, one host with a scheduler last, nova-api's own hosts between."""
     schedulers = list(dict.fromkeys(s.host for s in facts.schedulers))
     if len(schedulers) < 2:
@@ -352,7 +273,7 @@ def _host_order(facts: _Facts) -> list[str]:
 
 
 def _roll_host(
-    facts: _Facts, draft: _Draft, host: str, *, quiet_forward: bool, quiet_backward: bool,
+    facts: Facts, draft: Draft, host: str, *, quiet_forward: bool, quiet_backward: bool,
 ) -> None:
     webs = [s for s in (*facts.apis, *facts.metadata) if s.host == host and s in facts.api_level]
     schedulers = [s for s in facts.schedulers if s.host == host]
@@ -368,7 +289,7 @@ def _roll_host(
         _restart_web(draft, s, "backward", servers)
     for s in schedulers:
         _restart_scheduler(draft, s, "backward", old, new)
-    files = {_edited_file(s): s for s in (*webs, *schedulers)}
+    files = {edited_file(s): s for s in (*webs, *schedulers)}
     for number, (path, service) in enumerate(files.items()):
         changes = _api_changes(facts, service)
         draft.add(f"{host}/nova-conf{number or ''}", "edit-config", host,
@@ -398,14 +319,14 @@ def _roll_host(
                   undone=f"{host} is drained", estimate=3, forward="ready", servers=servers)
 
 
-def _super_reads(facts: _Facts, host: str) -> str:
+def _super_reads(facts: Facts, host: str) -> str:
     conductor = next(s for s in facts.conductors if s.host == host)
     files = _super_files(facts, conductor)
-    path = _edited_file(conductor)
+    path = edited_file(conductor)
     return files.get(path, path)
 
 
-def _restart_web(draft: _Draft, service: NovaService, acts: Acts, servers: list[dict[str, str]]) -> None:
+def _restart_web(draft: Draft, service: NovaService, acts: Acts, servers: list[dict[str, str]]) -> None:
     mark = "" if acts == "forward" else "undo-"
     draft.add(f"{service.host}/{mark}{service.unit}", "restart-api", service.host,
               f"restart {service.unit}" + ("" if acts == "forward" else " (on undo, after its file is put back)"),
@@ -415,7 +336,7 @@ def _restart_web(draft: _Draft, service: NovaService, acts: Acts, servers: list[
 
 
 def _restart_scheduler(
-    draft: _Draft, service: NovaService, acts: Acts, old: dict[str, str], new: dict[str, str],
+    draft: Draft, service: NovaService, acts: Acts, old: dict[str, str], new: dict[str, str],
 ) -> None:
     mark = "" if acts == "forward" else "undo-"
     draft.add(f"{service.host}/{mark}{service.unit}", "restart-rpc", service.host,
@@ -424,7 +345,7 @@ def _restart_scheduler(
               topics=["scheduler"], old=old, new=new, reads=list(service.config_files))
 
 
-def _conclude(facts: _Facts, draft: _Draft) -> None:
+def _conclude(facts: Facts, draft: Draft) -> None:
     draft.add(f"{facts.cell_name}/records", "retire-records", facts.apis[0].host,
               f"retire the schedulers' service records in {facts.cell_name}",
               undone="exactly those records are restored", cell=facts.cell.uuid,
@@ -444,13 +365,16 @@ def _conclude(facts: _Facts, draft: _Draft) -> None:
               commands=commands.proofs(facts.deployment, facts.apis[0].host))
 
 
-def _remarks(facts: _Facts) -> tuple[str, ...]:
+def _remarks(facts: Facts) -> tuple[str, ...]:
     unit = facts.layout.api.super_conductor_unit
+    kept = facts.layout.cells[facts.cell_name].api_database == "keep"
     return (
         f"{facts.cell_name}'s conductors keep [api_database]: live migration, resize, evacuate and"
-        " server-group boots ask it for group policy.",
+        " server-group boots ask it for group policy." if kept else
+        "Without the policy upcall, two racing boots of one server group may end on one host (anti-affinity)"
+        " or on two (affinity): nobody checks again on the compute.",
         f"nova-manage on the controllers works on cell0 from now on; for {facts.cell_name} give it"
-        f" --config-file {_cell_path(facts, _edited_file(facts.conductors[0]))} (db archive and purge:"
+        f" --config-file {cell_path(facts, edited_file(facts.conductors[0]))} (db archive and purge:"
         " --all-cells).",
         f"Puppet, Ansible or kolla must learn the new files and the unit {unit} before their next run.",
         "Console proxies go on unrestarted, so open consoles stay open; from their next start they read"

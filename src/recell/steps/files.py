@@ -41,6 +41,9 @@ class FileStep(BaseStep):
             return Finding.done(f"{self.path()} is {target[:12] or 'absent'}")
         if now == origin:
             return Finding.not_done(f"{self.path()} is {origin[:12] or 'absent'}")
+        if toward == "forward" and now in self.context.journal.recall(
+                f"file:{self.spec.where}:{self.path()}", "shas", []):
+            return Finding.done(f"{self.path()} was changed further by a later step")
         return Finding.unknown(
             f"{self.path()} on {self.spec.where} is neither what recell wrote nor what was there before")
 

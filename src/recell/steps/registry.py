@@ -6,6 +6,7 @@ from recell.errors import BadInput
 from recell.model.plan import Plan
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
+from recell.steps.compute import RecycleCompute
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
 from recell.steps.mapping import LiteralMapping
 from recell.steps.prove import Prove
@@ -18,7 +19,7 @@ KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
     for step in (
         BrokerAccount, CopyConfig, DropIn, EditConfig, LiteralMapping, Prove, Proxied, Quiet,
-        RestartApi, RestartRpc, RetireRecords, SiblingUnit, StartUnit,
+        RecycleCompute, RestartApi, RestartRpc, RetireRecords, SiblingUnit, StartUnit,
     )
 }
 

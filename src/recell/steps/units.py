@@ -98,9 +98,10 @@ class StartUnit(UnitStep):
 
 
 class RestartRpc(UnitStep):
-    """Restart an RPC server onto another broker: what its senders send meanwhile is not lost.
+    """Restart an RPC server, onto another broker or on its own: what is sent meanwhile is not lost.
 
     ``old`` and ``new``: ``{broker, vhost}`` on the way forward; the way back goes from new to old.
+    When both are the same, the restart is for the configuration's sake and its age counts.
     """
 
     kind: ClassVar[str] = "restart-rpc"
@@ -115,10 +116,12 @@ class RestartRpc(UnitStep):
         _, target = self._ends(toward)
         unit = self.unit()
         topics = self.param("topics")
-        if self.consuming(target["broker"], target["vhost"], topics):
+        stays = self.param("old") == self.param("new")
+        if (self.fresh() or not stays) and self.consuming(target["broker"], target["vhost"], topics):
             return Finding.done(f"{unit.name} serves {', '.join(topics)} on {target['broker']}")
         if unit.running:
-            return Finding.not_done(f"{unit.name} does not serve {', '.join(topics)} on {target['broker']}")
+            return Finding.not_done(f"{unit.name} is older than its configuration" if stays else
+                                    f"{unit.name} does not serve {', '.join(topics)} on {target['broker']}")
         return Finding.partial(f"{unit.name} is {unit.active}")
 
     def act(self, toward: Direction) -> None:

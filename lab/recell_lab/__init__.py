@@ -1,0 +1,1 @@
+"""recell-lab: a real OpenStack cloud of several hosts on one machine."""

@@ -1,0 +1,333 @@
+"""/etc/nova/nova.conf of a controller and of a compute host, as an operator would have them."""
+
+from __future__ import annotations
+
+from recell_lab.cloud import topology
+from recell_lab.cloud.conffile import Option, Section, option, render
+from recell_lab.cloud.passwords import Passwords
+from recell_lab.layer import HostSpec
+
+MEMCACHED = f"{topology.SERVICES.name}:{topology.MEMCACHED_PORT}"
+# Whose restart is watched gets a short goodbye; the controllers keep Nova's default of 160 s.
+COMPUTE_SHUTDOWN = 5
+
+
+def nova_conf(host: HostSpec, passwords: Passwords) -> str:
+    """The text of nova.conf of a host, which is a controller or a compute host."""
+    controller = host.role == "controllers"
+    sections = [Section("DEFAULT", _default(host, passwords, controller=controller))]
+    sections += _controller_sections(passwords) if controller else _compute_sections()
+    sections += _common_sections(passwords)
+    title = (
+        f"Configuration of Nova on {host.name}.\n\n"
+        "Each option below is explained in its comment; a line that begins with #name is its\n"
+        "default. Keep comments when you change values: the next operator needs them too."
+    )
+    return render(title, sections)
+
+
+def _default(host: HostSpec, passwords: Passwords, *, controller: bool) -> list[Option]:
+    options = [
+        option("my_ip", host.ip, "Address of this host on the management network.", "<own>"),
+        option("state_path", "/var/lib/nova", "Directory for what Nova keeps on this host."),
+        option("log_dir", "/var/log/nova", "Directory of the log files, one for each service."),
+        option("debug", None, "Log at level DEBUG. May be changed without a restart.", "false"),
+        option("use_journal", None, "Log to the journal of systemd as well.", "false"),
+        option(
+            "transport_url",
+            topology.transport_url("nova", passwords.mq_nova),
+            "Where the message brokers are and how to log in to them: "
+            "driver://user:password@host:port[,user:password@host:port...]/virtual_host. "
+            "All services of Nova in this deployment use the same brokers.",
+            "rabbit://",
+        ),
+        option("rpc_response_timeout", None, "Seconds to wait for the answer of a call.", "60"),
+        option("report_interval", None, "Seconds between two reports of a service.", "10"),
+        option("service_down_time", None, "A service silent for so long is down.", "60"),
+        option(
+            "instance_usage_audit_period",
+            None,
+            "Period of the usage notifications that billing is made from.",
+            "month",
+        ),
+    ]
+    if controller:
+        shutdown = option(
+            "manager_shutdown_timeout",
+            None,
+            "Seconds that a service may finish work after it was told to stop.",
+            "160",
+        )
+        return [*options, shutdown]
+    return [
+        *options,
+        option(
+            "compute_driver", "guests.GuestDriver", "Driver of the hypervisor, below nova.virt.", ""
+        ),
+        option(
+            "resume_guests_state_on_host_boot",
+            "true",
+            "Start the guests that ran before this host was rebooted.",
+            "false",
+        ),
+        option("vif_plugging_is_fatal", "false", "Fail when Neutron does not say plugged.", "true"),
+        option("vif_plugging_timeout", "0", "Seconds to wait for Neutron's word.", "300"),
+        option(
+            "manager_shutdown_timeout",
+            COMPUTE_SHUTDOWN,
+            "Seconds that a service may finish work after it was told to stop.",
+            "160",
+        ),
+        option("reserved_host_memory_mb", None, "Memory kept for the host itself, MiB.", "512"),
+        option("sync_power_state_interval", None, "Seconds between power state checks.", "600"),
+        option(
+            "running_deleted_instance_action",
+            None,
+            "What to do with a guest that runs although its instance was deleted.",
+            "reap",
+        ),
+    ]
+
+
+def _controller_sections(passwords: Passwords) -> list[Section]:
+    def url(name: str) -> str:
+        return topology.database_url("nova", passwords.db_nova, name)
+
+    retry = [
+        option("max_retries", "-1", "How often to try at the start; -1: for ever.", "10"),
+        option("retry_interval", "2", "Seconds between two tries.", "10"),
+        option("max_pool_size", None, "Connections to keep open, for each process.", "5"),
+    ]
+    return [
+        Section(
+            "api_database",
+            [
+                option("connection", url("nova_api"), "SQLAlchemy URL of the API database."),
+                *retry,
+            ],
+        ),
+        Section(
+            "database",
+            [
+                option(
+                    "connection",
+                    url("nova"),
+                    "SQLAlchemy URL of the database of this cell. Mappings of cells that are "
+                    "templates take their parts from here.",
+                ),
+                *retry,
+            ],
+        ),
+        Section(
+            "api",
+            [
+                option("max_limit", None, "Most entries of one answer to a list.", "1000"),
+                option(
+                    "list_records_by_skipping_down_cells",
+                    None,
+                    "Whether a list leaves out what is in a cell that does not answer.",
+                    "true",
+                ),
+                option("local_metadata_per_cell", None, "One metadata API in each cell.", "false"),
+            ],
+        ),
+        Section(
+            "scheduler",
+            [
+                option("workers", 1, "Number of scheduler processes.", "<number of cores>"),
+                option(
+                    "discover_hosts_in_cells_interval",
+                    None,
+                    "Seconds between searches for new compute hosts; -1: never.",
+                    "-1",
+                ),
+            ],
+        ),
+        Section(
+            "conductor",
+            [option("workers", 1, "Number of conductor processes.", "<number of cores>")],
+        ),
+        Section(
+            "quota",
+            [
+                option(name, -1, f"Quota of {what} of a project; -1: no limit.", default)
+                for name, what, default in (
+                    ("instances", "instances", "10"),
+                    ("cores", "virtual CPUs", "20"),
+                    ("ram", "memory in MiB", "51200"),
+                    ("metadata_items", "metadata items of an instance", "128"),
+                    ("server_groups", "server groups", "10"),
+                    ("server_group_members", "members of a server group", "10"),
+                )
+            ],
+        ),
+        Section(
+            "vnc",
+            [
+                option("enabled", None, "Whether guests have a VNC console.", "true"),
+                option("novncproxy_host", "0.0.0.0", "Address to listen on."),  # noqa: S104
+                option("novncproxy_port", None, "Port to listen on.", "6080"),
+            ],
+        ),
+        Section(
+            "wsgi",
+            [
+                option(
+                    "api_paste_config",
+                    "/etc/nova/api-paste.ini",
+                    "The pipelines of the API services.",
+                    "api-paste.ini",
+                )
+            ],
+        ),
+    ]
+
+
+def _compute_sections() -> list[Section]:
+    return [
+        Section(
+            "vnc",
+            [
+                option("enabled", None, "Whether guests have a VNC console.", "true"),
+                option(
+                    "novncproxy_base_url",
+                    topology.public_url("nova-novncproxy", "/vnc_lite.html"),
+                    "Where a browser finds the console proxy.",
+                    "http://127.0.0.1:6080/vnc_lite.html",
+                ),
+                option("server_listen", "$my_ip", "Where guests' consoles listen.", "127.0.0.1"),
+                option(
+                    "server_proxyclient_address",
+                    "$my_ip",
+                    "Where the console proxy connects to.",
+                    "127.0.0.1",
+                ),
+            ],
+        ),
+        Section(
+            "workarounds",
+            [
+                option(
+                    "disable_group_policy_check_upcall",
+                    None,
+                    "Don't check server group policy again on the compute host, which asks the "
+                    "API database through the conductor.",
+                    "false",
+                )
+            ],
+        ),
+    ]
+
+
+def credentials(user: str, password: str) -> list[Option]:
+    """The options of keystoneauth for a service user."""
+    return [
+        option("auth_type", "password", "How to authenticate."),
+        option("auth_url", topology.public_url("keystone", "/v3"), "Where Keystone is."),
+        option("username", user, "User name."),
+        option("password", password, "The user's password."),
+        option("user_domain_name", "Default", "Domain of the user."),
+        option("project_name", "service", "Project to scope to."),
+        option("project_domain_name", "Default", "Domain of the project."),
+    ]
+
+
+def authtoken(user: str, password: str) -> Section:
+    """[keystone_authtoken]: how a service checks its users' tokens."""
+    return Section(
+        "keystone_authtoken",
+        [
+            option("www_authenticate_uri", topology.public_url("keystone", "/v3")),
+            *credentials(user, password),
+            option(
+                "memcached_servers",
+                MEMCACHED,
+                "Servers of memcached that keep tokens that were checked already.",
+            ),
+            option("token_cache_time", None, "Seconds that a checked token is kept.", "300"),
+            option("service_token_roles_required", "true", "Check service tokens' roles.", "false"),
+            option("service_token_roles", None, "The roles of a service token.", "service"),
+        ],
+    )
+
+
+def _common_sections(passwords: Passwords) -> list[Section]:
+    user = credentials("nova", passwords.user_nova)
+    region = option("region_name", topology.REGION, "Region of the endpoint.")
+    return [
+        authtoken("nova", passwords.user_nova),
+        Section(
+            "service_user",
+            [
+                option("send_service_user_token", "true", "Send a service token too.", "false"),
+                *user,
+            ],
+        ),
+        Section("placement", [*user, region]),
+        Section(
+            "neutron",
+            [
+                *user,
+                region,
+                option(
+                    "service_metadata_proxy",
+                    "true",
+                    "Whether Neutron's metadata proxy asks on behalf of the guests.",
+                    "false",
+                ),
+                option(
+                    "metadata_proxy_shared_secret",
+                    passwords.metadata_secret,
+                    "What that proxy signs the instance's uuid with.",
+                ),
+            ],
+        ),
+        Section(
+            "glance",
+            [option("api_servers", topology.public_url("glance-api"), "Where Glance is.")],
+        ),
+        Section(
+            "cache",
+            [
+                option("enabled", "true", "Whether to cache.", "false"),
+                option("backend", "oslo_cache.memcache_pool", "Where.", "dogpile.cache.null"),
+                option("memcache_servers", MEMCACHED, "Servers of memcached.", "localhost:11211"),
+            ],
+        ),
+        Section(
+            "notifications",
+            [
+                option(
+                    "notify_on_state_change",
+                    "vm_and_task_state",
+                    "Send a notification whenever an instance's state changes.",
+                ),
+                option("notification_format", None, "Or versioned, or both.", "unversioned"),
+            ],
+        ),
+        Section(
+            "oslo_messaging_notifications",
+            [
+                option("driver", "messagingv2", "How notifications are sent."),
+                option(
+                    "transport_url",
+                    None,
+                    "Brokers of the notifications; without it, those of [DEFAULT].",
+                    "<None>",
+                ),
+                option("topics", None, "The topics (queues) they are sent to.", "notifications"),
+            ],
+        ),
+        Section(
+            "oslo_messaging_rabbit",
+            [
+                option("rabbit_quorum_queue", None, "Make queues quorum queues.", "false"),
+                option("amqp_durable_queues", None, "Make queues durable.", "false"),
+                option("heartbeat_timeout_threshold", None, "Seconds of silence.", "60"),
+            ],
+        ),
+        Section(
+            "oslo_concurrency",
+            [option("lock_path", "/var/lib/nova/lock", "Directory of lock files.")],
+        ),
+    ]

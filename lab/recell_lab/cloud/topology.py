@@ -1,0 +1,114 @@
+"""Which hosts the cloud has, and where on them its services are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recell_lab import packages
+from recell_lab.layer import HostSpec
+
+NETWORK = "10.77.0"
+REGION = "RegionOne"
+
+# Ports on their own host and, where HAProxy stands before them, on lb1 too.
+PORTS = {
+    "nova-api": 8774,
+    "nova-api-metadata": 8775,
+    "nova-novncproxy": 6080,
+    "keystone": 5000,
+    "placement-api": 8778,
+    "glance-api": 9292,
+    "neutron-server": 9696,
+}
+DATABASE_PORT = 3306
+BROKER_PORT = 5672
+MEMCACHED_PORT = 11211
+
+LOAD_BALANCER = HostSpec("lb1", f"{NETWORK}.5", "loadbalancer", 256)
+SERVICES = HostSpec("svc1", f"{NETWORK}.21", "services", 1024)
+DATABASE = HostSpec("db1", f"{NETWORK}.31", "database", 3072)
+BROKERS = tuple(HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq", 512) for n in (1, 2, 3))
+API_BROKER = HostSpec("mq4", f"{NETWORK}.44", "rabbitmq_api", 512)
+
+
+def controller(number: int) -> HostSpec:
+    """The controller of that number, from 1."""
+    return HostSpec(f"ctl{number}", f"{NETWORK}.{10 + number}", "controllers", 512)
+
+
+def compute(number: int) -> HostSpec:
+    """The compute host of that number, from 1."""
+    return HostSpec(f"cmp{number}", f"{NETWORK}.{50 + number}", "computes", 512)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The hosts of a cloud, and the Nova version on them."""
+
+    nova: str
+    controllers: tuple[HostSpec, ...]
+    computes: tuple[HostSpec, ...]
+
+    @classmethod
+    def of(cls, nova: str, controllers: int, computes: int) -> Cloud:
+        """A cloud of so many controllers (1 to 8) and compute hosts (1 to 16)."""
+        return cls(
+            nova,
+            tuple(controller(number) for number in range(1, controllers + 1)),
+            tuple(compute(number) for number in range(1, computes + 1)),
+        )
+
+    @property
+    def foundation(self) -> tuple[HostSpec, ...]:
+        """What Nova stands on: needs nothing of Nova to come up."""
+        return (DATABASE, *BROKERS, API_BROKER, LOAD_BALANCER, SERVICES)
+
+    @property
+    def hosts(self) -> tuple[HostSpec, ...]:
+        """All hosts, in the order of an operator's list."""
+        return (
+            LOAD_BALANCER,
+            *self.controllers,
+            SERVICES,
+            DATABASE,
+            *BROKERS,
+            API_BROKER,
+            *self.computes,
+        )
+
+    @property
+    def venv(self) -> Path:
+        """The environment of the services, at one path on the machine and in the hosts."""
+        return packages.venv_path(self.nova)
+
+
+def public_url(service: str, path: str = "") -> str:
+    """The URL of a service for everybody: through the load balancer."""
+    return f"http://{LOAD_BALANCER.ip}:{PORTS[service]}{path}"
+
+
+def transport_url(user: str, password: str, brokers: Sequence[HostSpec] = BROKERS) -> str:
+    """The oslo.messaging URL of a user on a set of brokers, virtual host /."""
+    hosts = ",".join(f"{user}:{password}@{broker.name}:{BROKER_PORT}" for broker in brokers)
+    return f"rabbit://{hosts}/"
+
+
+def database_url(user: str, password: str, database: str) -> str:
+    """The SQLAlchemy URL of a user's database."""
+    server = f"{DATABASE.name}:{DATABASE_PORT}"
+    return f"mysql+pymysql://{user}:{password}@{server}/{database}?charset=utf8mb3"
+
+
+# cell1 as `nova-manage cell_v2 simple_cell_setup` and deployment tools leave it: every process
+# fills these in from its own [database]connection and transport_url.
+CELL1_DATABASE = "{scheme}://{username}:{password}@{hostname}:{port}/{path}?{query}"
+CELL1_TRANSPORT = (
+    "{scheme}://"
+    + ",".join(
+        f"{{username{n}}}:{{password{n}}}@{{hostname{n}}}:{{port{n}}}"
+        for n in range(1, len(BROKERS) + 1)
+    )
+    + "/{path}"
+)

@@ -1,0 +1,40 @@
+"""recell-lab up."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from recell_lab import packages, state
+
+DEFAULT_NOVA = "33.0.2"
+
+
+@click.command()
+@click.option("--controllers", type=click.IntRange(1, 8), default=2, show_default=True)
+@click.option("--computes", type=click.IntRange(1, 16), default=4, show_default=True)
+@click.option("--nova", default=DEFAULT_NOVA, show_default=True, help="Nova's version on PyPI.")
+def command(controllers: int, computes: int, nova: str) -> None:
+    """Make the cloud and wait until it works."""
+    if state.exists():
+        if state.load().facts.get("ready"):
+            click.echo("the lab is up already; see `recell-lab status`")
+            return
+        raise click.ClickException(
+            "a lab was begun here and not finished; run `recell-lab down`, then up again"
+        )
+    from recell_lab import cloud  # only now: it brings many imports along
+
+    began = time.monotonic()
+
+    def progress(line: str) -> None:
+        click.echo(f"{time.monotonic() - began:6.1f} s  {line}")
+
+    packages.pins_file(nova)
+    packages.ensure_debian(progress)
+    packages.ensure_venv(nova, progress)
+    cloud.up(controllers=controllers, computes=computes, nova=nova, progress=progress)
+    topology = state.load()
+    state.save(topology.hosts, {**topology.facts, "ready": True})
+    progress("the lab is up")

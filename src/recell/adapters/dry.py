@@ -1,0 +1,345 @@
+"""Hosts, brokers, proxies and databases that are read for real and never changed.
+
+What would be changed is recorded and, as far as it goes, shown as done to later reads.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from recell.adapters.ports import (
+    BrokerPort,
+    FileStat,
+    Finished,
+    HostPort,
+    NovaPort,
+    ProcessInfo,
+    ProxyPort,
+    ProxyServer,
+    RawMapping,
+    ServiceRow,
+    SocketInfo,
+    UnitState,
+    UnitVerb,
+    World,
+)
+from recell.errors import StalePlan, WouldWait
+
+
+@dataclass
+class Record:
+    """What would have been changed, in order: (host or other place, what). Thread-safe."""
+
+    changes: list[tuple[str, str]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, where: str, what: str) -> None:
+        with self._lock:
+            self.changes.append((where, what))
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes | None
+    stat: FileStat | None
+
+
+class DryHost:
+    """:class:`~recell.adapters.ports.HostPort` that reads through another and writes nothing."""
+
+    def __init__(self, real: HostPort, record: Record) -> None:
+        self.name = real.name
+        self._real = real
+        self._record = record
+        self._files: dict[str, _File] = {}
+        self._units: dict[str, UnitState] = {}
+        self._kept: dict[tuple[str, str], bytes] = {}
+
+    def query(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
+        user: str | None = None,
+    ) -> Finished:
+        return self._real.query(argv, stdin=stdin, timeout=timeout, user=user)
+
+    def read(self, path: str) -> bytes | None:
+        return self._files[path].content if path in self._files else self._real.read(path)
+
+    def stat(self, path: str) -> FileStat | None:
+        return self._files[path].stat if path in self._files else self._real.stat(path)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        found = {p for p in self._real.glob(pattern)
+                 if p not in self._files or self._files[p].content is not None}
+        found |= {p for p, file in self._files.items()
+                  if file.content is not None and fnmatch.fnmatchcase(p, pattern)}
+        return tuple(sorted(found))
+
+    def unit(self, name: str) -> UnitState:
+        return self._units[name] if name in self._units else self._real.unit(name)
+
+    def units(self) -> tuple[str, ...]:
+        return tuple(sorted({*self._real.units(), *self._units}))
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        return self._real.processes()
+
+    def sockets(self, pids: Sequence[int]) -> tuple[SocketInfo, ...]:
+        return self._real.sockets(pids)
+
+    def http_status(self, url: str, timeout: float = 30) -> int:
+        return self._real.http_status(url, timeout)
+
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
+        user: str | None = None,
+    ) -> Finished:
+        self._record.add(self.name, f"run {' '.join(argv)}")
+        return Finished(0, b"", b"")
+
+    def write(
+        self, path: str, content: bytes, *, mode: int, owner: str, group: str, expect: str | None,
+    ) -> None:
+        self._expect(path, expect)
+        self._record.add(self.name, f"{'create' if expect is None else 'replace'} {path}")
+        sha256 = hashlib.sha256(content).hexdigest()
+        stat = FileStat(sha256, mode, owner, group, len(content), time.time())
+        self._files[path] = _File(content, stat)
+
+    def remove(self, path: str, *, expect: str) -> None:
+        self._expect(path, expect)
+        self._record.add(self.name, f"remove {path}")
+        self._files[path] = _File(None, None)
+
+    def _expect(self, path: str, expect: str | None) -> None:
+        stat = self.stat(path)
+        if (stat.sha256 if stat else None) != expect:
+            raise StalePlan(f"{path} on {self.name} is not what the plan was made for",
+                            "Make the plan again: recell scan, recell plan")
+
+    def keep(self, plan: str, content: bytes) -> str:
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._record.add(self.name, f"keep {len(content)} bytes for {plan}")
+        self._kept[plan, sha256] = content
+        return sha256
+
+    def kept(self, plan: str, sha256: str) -> bytes:
+        kept = self._kept.get((plan, sha256))
+        return self._real.kept(plan, sha256) if kept is None else kept
+
+    def forget(self, plan: str) -> None:
+        self._record.add(self.name, f"forget what was kept for {plan}")
+
+    def systemctl(self, verb: UnitVerb, unit: str = "", *, timeout: float = 180) -> None:
+        self._record.add(self.name, f"systemctl {verb} {unit}".rstrip())
+        self.show(unit, verb)
+
+    def show(self, unit: str, verb: UnitVerb) -> None:
+        """Let later reads see the unit as after this verb."""
+        if verb == "daemon-reload":
+            self._units = {n: replace(u, needs_reload=False) for n, u in self._units.items()}
+        if not unit:
+            return
+        state = self.unit(unit)
+        if verb in ("start", "restart"):
+            state = replace(state, exists=True, active="active", started_at=time.time(),
+                            main_pid=state.main_pid or 1)
+        elif verb in ("stop", "stop-later", "kill"):
+            state = replace(state, active="inactive", started_at=0.0, main_pid=0)
+        elif verb in ("enable", "disable"):
+            state = replace(state, exists=True, enabled=verb == "enable")
+        self._units[unit] = state
+
+
+class DryBroker:
+    """:class:`~recell.adapters.ports.BrokerPort` that changes nothing."""
+
+    def __init__(self, real: BrokerPort, record: Record) -> None:
+        self.name = real.name
+        self._real = real
+        self._record = record
+        self._vhosts: dict[str, bool] = {}
+        self._users: dict[str, str | None] = {}
+        self._permissions: dict[tuple[str, str], bool] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what isn't defined below: the questions that no change here affects.
+        return getattr(self._real, name)
+
+    def vhosts(self) -> tuple[str, ...]:
+        return _overlaid(self._real.vhosts(), self._vhosts)
+
+    def users(self) -> tuple[str, ...]:
+        return _overlaid(self._real.users(),
+                         {user: password is not None for user, password in self._users.items()})
+
+    def _made(self, vhost: str) -> bool:
+        return self._vhosts.get(vhost, False) and vhost not in self._real.vhosts()
+
+    def queues(self, vhost: str) -> Any:
+        return () if self._made(vhost) else self._real.queues(vhost)
+
+    def consumers(self, vhost: str) -> Any:
+        return () if self._made(vhost) else self._real.consumers(vhost)
+
+    def password_works(self, user: str, password: str) -> bool:
+        if user in self._users:
+            return self._users[user] == password
+        return self._real.password_works(user, password)
+
+    def permissions(self, vhost: str) -> dict[str, tuple[str, str, str]]:
+        found = {} if self._made(vhost) else dict(self._real.permissions(vhost))
+        for (of, user), given in self._permissions.items():
+            if of == vhost and given:
+                found[user] = (".*", ".*", ".*")
+            elif of == vhost:
+                found.pop(user, None)
+        return found
+
+    def add_vhost(self, vhost: str) -> None:
+        self._record.add(self.name, f"add vhost {vhost}")
+        self._vhosts[vhost] = True
+
+    def add_user(self, user: str, password: str) -> None:
+        self._record.add(self.name, f"add user {user}")
+        self._users[user] = password
+
+    def permit(self, vhost: str, user: str) -> None:
+        self._record.add(self.name, f"permit {user} on {vhost}")
+        self._permissions[vhost, user] = True
+
+    def delete_vhost(self, vhost: str) -> None:
+        self._record.add(self.name, f"delete vhost {vhost}")
+        self._vhosts[vhost] = False
+
+    def delete_user(self, user: str) -> None:
+        self._record.add(self.name, f"delete user {user}")
+        self._users[user] = None
+
+    def revoke(self, vhost: str, user: str) -> None:
+        self._record.add(self.name, f"revoke {user} on {vhost}")
+        self._permissions[vhost, user] = False
+
+
+def _overlaid(real: tuple[str, ...], changed: dict[str, bool]) -> tuple[str, ...]:
+    kept = [name for name in real if changed.get(name, True)]
+    return tuple(kept + [name for name, there in changed.items() if there and name not in kept])
+
+
+class DryProxy:
+    """:class:`~recell.adapters.ports.ProxyPort` that changes nothing."""
+
+    def __init__(self, real: ProxyPort, record: Record) -> None:
+        self.host = real.host
+        self._real = real
+        self._record = record
+        self._states: dict[tuple[str, str], str] = {}
+
+    def servers(self) -> tuple[ProxyServer, ...]:
+        return tuple(
+            replace(s, state=self._states.get((s.backend, s.server), s.state),
+                    sessions=0 if (s.backend, s.server) in self._states else s.sessions)
+            for s in self._real.servers()
+        )
+
+    def set_state(
+        self, backend: str, server: str, state: Literal["ready", "drain", "maint"],
+    ) -> None:
+        self._record.add(self.host, f"set server {backend}/{server} state {state}")
+        self._states[backend, server] = {"ready": "UP", "drain": "DRAIN", "maint": "MAINT"}[state]
+
+
+class DryNova:
+    """:class:`~recell.adapters.ports.NovaPort` that changes nothing."""
+
+    def __init__(self, real: NovaPort, record: Record) -> None:
+        self._real = real
+        self._record = record
+        self._mappings: dict[str, RawMapping] = {}
+        self._retired: dict[tuple[str, int], bool] = {}
+
+    def mappings(self) -> tuple[RawMapping, ...]:
+        return tuple(self._mappings.get(m.uuid, m) for m in self._real.mappings())
+
+    def set_mapping(self, old: RawMapping, new: RawMapping) -> None:
+        if old not in self.mappings():
+            raise StalePlan(f"the cell mapping {old.name} is not what the plan was made for",
+                            "Make the plan again: recell scan, recell plan")
+        self._record.add("nova_api", f"change the cell mapping {old.name}")
+        self._mappings[old.uuid] = new
+
+    def services(self, cell: str) -> tuple[ServiceRow, ...]:
+        return tuple(r for r in self._real.services(cell) if not self._retired.get((cell, r.id)))
+
+    def retire_service(self, cell: str, row: ServiceRow) -> None:
+        self._record.add(f"cell {cell}", f"retire the service record {row.binary} of {row.host}")
+        self._retired[cell, row.id] = True
+
+    def restore_service(self, cell: str, row_id: int) -> None:
+        self._record.add(f"cell {cell}", f"restore the service record {row_id}")
+        self._retired[cell, row_id] = False
+
+    def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
+        return self._real.busy(cell, before, since)
+
+    def now(self) -> float:
+        return self._real.now()
+
+    def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
+        return self._real.query(cell, sql, args)
+
+
+class DryWorld:
+    """:class:`~recell.adapters.ports.World` in which nothing is changed; see :attr:`record`."""
+
+    def __init__(self, real: World) -> None:
+        self.record = Record()
+        self._real = real
+        self._lock = threading.Lock()
+        self._hosts: dict[str, DryHost] = {}
+        self._brokers: dict[str, DryBroker] = {}
+        self._proxies: dict[str, DryProxy] = {}
+        self._nova: DryNova | None = None
+
+    def host(self, name: str) -> DryHost:
+        with self._lock:
+            if name not in self._hosts:
+                self._hosts[name] = DryHost(self._real.host(name), self.record)
+            return self._hosts[name]
+
+    def broker(self, name: str) -> BrokerPort:
+        with self._lock:
+            if name not in self._brokers:
+                self._brokers[name] = DryBroker(self._real.broker(name), self.record)
+            return self._brokers[name]
+
+    def proxy(self, host: str) -> ProxyPort:
+        with self._lock:
+            if host not in self._proxies:
+                self._proxies[host] = DryProxy(self._real.proxy(host), self.record)
+            return self._proxies[host]
+
+    def nova(self) -> NovaPort:
+        with self._lock:
+            if self._nova is None:
+                self._nova = DryNova(self._real.nova(), self.record)
+            return self._nova
+
+    def stop_rpc_server(
+        self, host: str, unit: str, broker: str, vhost: str, limit: float,
+        idle: Callable[[], str] | None = None,
+    ) -> None:
+        self.record.add(host, f"end {unit} without losing what is sent to it")
+        self.host(host).show(unit, "kill")
+
+    def wait(self, seconds: float) -> None:
+        """:raises WouldWait: nothing was set in motion that could be waited for."""
+        raise WouldWait("a dry run waits for nothing")
+
+    def clock(self) -> float:
+        return self._real.clock()

@@ -1,0 +1,179 @@
+"""HAProxy through its admin socket.
+
+What is set here lives in the running process: HAProxy's next reload or restart forgets it.
+"""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import threading
+from typing import Literal, Protocol
+
+from recell.adapters.ports import ProxyServer, UnitState
+from recell.errors import BadInput, Denied, StepFailed, Unreachable, Unsupported
+
+_CONFIG = "/etc/haproxy/haproxy.cfg"
+_UNIT = "haproxy.service"
+
+
+class UnixHost(Protocol):
+    """What is needed of the proxy's host: :class:`recell.adapters.ssh.SshHost` has it."""
+
+    name: str
+
+    def read(self, path: str) -> bytes | None: ...
+    def glob(self, pattern: str) -> tuple[str, ...]: ...
+    def unit(self, name: str) -> UnitState: ...
+    def unix_query(self, path: str, data: bytes, timeout: float = 10) -> bytes: ...
+    def unix_run(self, path: str, data: bytes, timeout: float = 10) -> bytes: ...
+
+
+class HaproxySocket:
+    """:class:`~recell.adapters.ports.ProxyPort`.
+
+    :param config: where its configuration is; empty: what its unit's command line names.
+    """
+
+    def __init__(self, host: UnixHost, config: str = "") -> None:
+        self.host = host.name
+        self._host = host
+        self._config = config
+        self._lock = threading.Lock()
+        self._socket = ""
+
+    def servers(self) -> tuple[ProxyServer, ...]:
+        """Every server of every backend.
+
+        :raises Unreachable: HAProxy does not answer.
+        :raises Unsupported: it has no admin socket.
+        """
+        addresses = self._addresses()
+        found = []
+        for row in self._stat():
+            if row["type"] != "2":  # 0 frontend, 1 backend, 2 server
+                continue
+            name = (row["pxname"], row["svname"])
+            found.append(ProxyServer(
+                backend=name[0],
+                server=name[1],
+                address=addresses.get(name, row.get("addr") or ""),
+                state=_state(row["status"]),
+                sessions=int(row["scur"] or 0),
+                queued=int(row["qcur"] or 0),
+            ))
+        return tuple(found)
+
+    def set_state(
+        self, backend: str, server: str, state: Literal["ready", "drain", "maint"],
+    ) -> None:
+        for name in (backend, server):
+            if not name or any(c in name for c in "/; \n\\"):
+                raise BadInput(f"{name!r} is no name of an HAProxy backend or server")
+        answer = self._host.unix_run(
+            self._path(), f"set server {backend}/{server} state {state}\n".encode()
+        ).decode("utf-8", "replace").strip()
+        if "ermission denied" in answer:
+            raise Denied(f"HAProxy on {self.host} lets its socket change nothing",
+                         "Give the socket in its configuration: level admin")
+        if answer:
+            raise StepFailed(f"HAProxy on {self.host} does not set {backend}/{server} to {state}"
+                             f" ({answer.rstrip('.')})", "Look at its configuration")
+        for one in self.servers():
+            if (one.backend, one.server) == (backend, server):
+                reached = {"drain": one.state == "DRAIN", "maint": one.state == "MAINT",
+                           "ready": one.state not in ("DRAIN", "MAINT")}
+                if not reached[state]:
+                    raise StepFailed(f"HAProxy on {self.host} shows {backend}/{server} as"
+                                     f" {one.state} after it was set to {state}",
+                                     "Look at its log")
+
+    def _stat(self) -> list[dict[str, str]]:
+        lines = self._ask("show stat").removeprefix("# ").splitlines()
+        return list(csv.DictReader(line for line in lines if line))
+
+    def _addresses(self) -> dict[tuple[str, str], str]:
+        """From ``show servers state``: there since HAProxy 1.6, while ``show stat`` names
+        addresses to admins only, and since 1.7."""
+        found: dict[tuple[str, str], str] = {}
+        columns: list[str] = []
+        for line in self._ask("show servers state").splitlines():
+            if line.startswith("# "):
+                columns = line[2:].split()
+            elif columns and line:
+                row = dict(zip(columns, line.split(" "), strict=False))
+                address, port = row.get("srv_addr", ""), row.get("srv_port", "")
+                if address and address != "-" and port.isdigit():
+                    host = f"[{address}]" if ":" in address else address
+                    found[row["be_name"], row["srv_name"]] = f"{host}:{port}"
+        return found
+
+    def _ask(self, command: str) -> str:
+        try:
+            answer = self._host.unix_query(self._path(), command.encode() + b"\n")
+        except Unreachable as error:
+            raise Unreachable(f"HAProxy on {self.host} does not answer: {error.sentence}",
+                              "Check that haproxy runs there") from None
+        text = answer.decode("utf-8", "replace")
+        if "ermission denied" in text[:200]:
+            raise Denied(f"HAProxy on {self.host} does not answer on its socket",
+                         "Give the socket in its configuration: level admin")
+        return text
+
+    def _path(self) -> str:
+        with self._lock:
+            if not self._socket:
+                self._socket = self._find()
+            return self._socket
+
+    def _find(self) -> str:
+        files = [self._config] if self._config else self._config_files()
+        seen = False
+        for path in files:
+            content = self._host.read(path)
+            if content is None:
+                continue
+            seen = True
+            found = admin_socket(content.decode("utf-8", "replace"))
+            if found:
+                return found
+        if not seen:
+            raise Unsupported(f"there is no HAProxy configuration on {self.host} ({files[0]})",
+                              "Name the host that HAProxy runs on")
+        raise Unsupported(
+            f"HAProxy on {self.host} has no admin socket",
+            "Add to the global section of its configuration: stats socket"
+            " /run/haproxy/admin.sock mode 660 level admin, and reload it",
+        )
+
+    def _config_files(self) -> list[str]:
+        state = self._host.unit(_UNIT)
+        variables = dict(word.partition("=")[::2] for word in state.environment)
+        words = [variables.get(w[1:].strip("{}"), w) if w.startswith("$") else w
+                 for w in state.exec_start]
+        named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "-f"]
+        found: list[str] = []
+        for path in named or [_CONFIG]:
+            found += self._host.glob(f"{path.rstrip('/')}/*.cfg") or (path,)
+        return found
+
+
+def admin_socket(config: str) -> str:
+    """The path of the admin-level unix socket in an HAProxy configuration, or an empty text."""
+    for raw in config.splitlines():
+        try:
+            words = shlex.split(raw, comments=True)
+        except ValueError:
+            continue
+        if words[:2] != ["stats", "socket"] or len(words) < 3:
+            continue
+        path = words[2].removeprefix("unix@")
+        level = words[words.index("level") + 1 :][:1] if "level" in words else []
+        if level == ["admin"] and path.startswith("/"):
+            return path
+    return ""
+
+
+def _state(status: str) -> str:
+    """``UP 1/3`` is UP, ``MAINT (via a/b)`` is MAINT; ``no check`` stays."""
+    return status if status == "no check" else status.split(" ")[0]

@@ -1,0 +1,181 @@
+"""Everything that exists outside, built from a deployment; secrets are read when needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from recell.adapters.broker import RabbitCluster
+from recell.adapters.conf import Config, parse_config
+from recell.adapters.nova_db import NovaDatabases
+from recell.adapters.ports import HostPort
+from recell.adapters.proxy import HaproxySocket
+from recell.adapters.rpc import stop_rpc_server
+from recell.adapters.ssh import Fence, SshHost
+from recell.errors import BadInput, RecellError, StalePlan, Unsupported
+from recell.model.deployment import Deployment, NovaService
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The URLs of one Nova service, with their passwords. Never printed, logged or stored."""
+
+    transport_url: str = field(repr=False)
+    notification_url: str = field(repr=False)
+    database: str = field(repr=False)
+    api_database: str = field(repr=False)
+
+
+def service_config(host: HostPort, service: NovaService) -> Config:
+    """A service's configuration as it stands on its host now.
+
+    :raises StalePlan: one of its files is gone.
+    """
+    files = []
+    for path in service.config_files:
+        content = host.read(path)
+        if content is None:
+            raise StalePlan(f"{path} is no longer on {service.host}",
+                            "Make the plan again: recell scan, recell plan")
+        files.append((f"{path} on {service.host}", content))
+    environment = dict(word.partition("=")[::2] for word in host.unit(service.unit).environment)
+    return parse_config(files, environment)
+
+
+def service_secrets(host: HostPort, service: NovaService) -> Secrets:
+    """Where a service connects to, read from its configuration now."""
+    config = service_config(host, service)
+    return Secrets(
+        transport_url=config.get("DEFAULT", "transport_url"),
+        notification_url=config.get("oslo_messaging_notifications", "transport_url"),
+        database=config.get("database", "connection"),
+        api_database=config.get("api_database", "connection"),
+    )
+
+
+class RealWorld:
+    """:class:`~recell.adapters.ports.World`. Thread-safe; connects to what is asked for."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self._lock = threading.RLock()
+        self._hosts: dict[str, SshHost] = {}
+        self._brokers: dict[str, RabbitCluster] = {}
+        self._proxies: dict[str, HaproxySocket] = {}
+        self._nova: NovaDatabases | None = None
+        self._fence: Fence | None = None
+
+    def host(self, name: str) -> SshHost:
+        with self._lock:
+            if name not in self._hosts:
+                address = self.deployment.host(name).address
+                self._hosts[name] = SshHost(name, address, self._fence)
+            return self._hosts[name]
+
+    def broker(self, name: str) -> RabbitCluster:
+        """A cluster that the scan found, or the one that runs on the host of this name."""
+        with self._lock:
+            if name not in self._brokers:
+                known = next((b for b in self.deployment.brokers if b.name == name), None)
+                hosts = known.hosts if known else (name,)
+                self._brokers[name] = RabbitCluster(name, [self.host(h) for h in hosts])
+            return self._brokers[name]
+
+    def proxy(self, host: str) -> HaproxySocket:
+        with self._lock:
+            if host not in self._proxies:
+                self._proxies[host] = HaproxySocket(self.host(host))
+            return self._proxies[host]
+
+    def nova(self) -> NovaDatabases:
+        """From the first controller whose API service can be read; its URLs fill the templates."""
+        with self._lock:
+            if self._nova is None:
+                self._nova = self._open_nova()
+            return self._nova
+
+    def _open_nova(self) -> NovaDatabases:
+        trouble: RecellError | None = None
+        for role in ("api", "conductor", "scheduler"):
+            for service in self.deployment.services:
+                if service.role != role or not service.api_database:
+                    continue
+                host = self.host(service.host)
+                try:
+                    secrets = service_secrets(host, service)
+                    if not secrets.api_database:
+                        continue
+                    nova = NovaDatabases(host, secrets.api_database, secrets.transport_url,
+                                         secrets.database)
+                    nova.now()
+                except RecellError as error:
+                    trouble = error
+                    continue
+                return nova
+        raise trouble or Unsupported("no Nova service of this deployment has an API database",
+                                     "Scan with the controllers in the inventory")
+
+    def secrets(self, host: str, unit: str) -> Secrets:
+        """The URLs of a unit's service, with passwords, as configured now."""
+        for service in self.deployment.services:
+            if (service.host, service.unit) == (host, unit):
+                return service_secrets(self.host(host), service)
+        raise BadInput(f"{unit} on {host} is no Nova service of this deployment",
+                       "Make the plan again: recell scan, recell plan")
+
+    def stop_rpc_server(
+        self, host: str, unit: str, broker: str, vhost: str, limit: float,
+        idle: Callable[[], str] | None = None,
+    ) -> None:
+        stop_rpc_server(self.host(host), unit, self.broker(broker), vhost, limit,
+                        wait=self.wait, clock=self.clock, idle=idle)
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def clock(self) -> float:
+        return time.time()
+
+    def claim(self, fence: Fence, *hosts: str) -> None:
+        """Make this run the only one that may change these hosts, or all; idempotent.
+
+        :raises Locked: one of them belongs to another journal or to a newer run of this one. Those
+            already claimed stay claimed: :meth:`release` gives them back.
+        """
+        names = hosts or tuple(h.name for h in self.deployment.hosts)
+        with self._lock:
+            self._fence = fence
+        self._each(names, lambda host: host.claim(fence))
+
+    def release(self, *hosts: str) -> None:
+        """Give the hosts back; one that was never claimed is left alone."""
+        names = hosts or tuple(h.name for h in self.deployment.hosts)
+        self._each(names, lambda host: host.release())
+        with self._lock:
+            if not hosts:
+                self._fence = None
+
+    def _each(self, names: tuple[str, ...], act: Callable[[SshHost], None]) -> None:
+        """On all at once; the first error, in the order of names, after all have ended."""
+        if not names:
+            return
+        hosts = [self.host(name) for name in names]
+        with ThreadPoolExecutor(min(32, len(hosts))) as pool:
+            for done in [pool.submit(act, host) for host in hosts]:
+                done.result()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._nova is not None:
+                self._nova.close()
+                self._nova = None
+            hosts = list(self._hosts.values())
+            self._hosts.clear()
+            self._brokers.clear()
+            self._proxies.clear()
+        if hosts:
+            with ThreadPoolExecutor(min(32, len(hosts))) as pool:
+                list(pool.map(lambda host: host.close(), hosts))

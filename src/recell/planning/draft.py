@@ -1,0 +1,90 @@
+"""What a plan is drafted from, and with: facts decided once, and a list that grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from recell.errors import Unsupported
+from recell.model.deployment import Broker, CellMapping, Deployment, NovaService
+from recell.model.layout import Layout
+from recell.model.plan import Acts, PlanStep
+
+NOTHING = "nothing"
+
+
+@dataclass
+class Draft:
+    """Steps and files gathered on the way."""
+
+    steps: list[PlanStep] = field(default_factory=list)
+    new_files: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(
+        self, id: str, kind: str, where: str, title: str, *, undone: str, notice: str = NOTHING,
+        acts: Acts = "both", estimate: float = 1.0, **params: Any,
+    ) -> None:
+        self.steps.append(PlanStep(id, kind, where, title, notice, undone, "finish", acts, estimate, params))
+
+    def add_file(
+        self, id: str, kind: str, where: str, title: str, path: str, *, undone: str, **params: Any,
+    ) -> None:
+        self.new_files.append((where, path))
+        self.add(id, kind, where, title, undone=undone, path=path, **params)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the deployment and the layout come to, decided once."""
+
+    deployment: Deployment
+    layout: Layout
+    cell: CellMapping
+    cell_name: str
+    cell0: CellMapping
+    old: Broker
+    old_vhost: str
+    new_nodes: tuple[str, ...]
+    new_broker: str
+    new_vhost: str
+    account: str
+    conductors: tuple[NovaService, ...]
+    schedulers: tuple[NovaService, ...]
+    apis: tuple[NovaService, ...]
+    metadata: tuple[NovaService, ...]
+    consoles: tuple[NovaService, ...]
+    super_hosts: tuple[str, ...]
+
+    @property
+    def api_level(self) -> tuple[NovaService, ...]:
+        api_metadata = self.metadata if self.layout.services.metadata == "api" else ()
+        return (*self.apis, *self.schedulers, *api_metadata)
+
+    @property
+    def cell_level(self) -> tuple[NovaService, ...]:
+        cell_metadata = self.metadata if self.layout.services.metadata == "cell" else ()
+        return (*self.conductors, *self.consoles, *cell_metadata)
+
+
+def edited_file(service: NovaService) -> str:
+    """The one file that sets both URLs of a service. :raises Unsupported: there is no such file."""
+    places = {service.origins.get(o, "") for o in ("DEFAULT/transport_url", "database/connection")}
+    if len(places) != 1 or "" in places:
+        raise Unsupported(
+            f"{service.unit} on {service.host} takes transport_url and [database] connection from"
+            f" {' and '.join(sorted(p or 'nowhere' for p in places))}",
+            "Set both in one configuration file, restart the service, and scan again")
+    path = places.pop()
+    if path not in service.config_files:
+        raise Unsupported(f"{service.unit} on {service.host} takes its URLs from {path}, a configuration"
+                          " directory that every service there reads",
+                          "Move them into nova.conf, restart the service, and scan again")
+    return path
+
+
+def cell_path(facts: Facts, path: str) -> str:
+    own = facts.layout.cells[facts.cell_name].config
+    if own:
+        return own
+    stem, dot, suffix = path.rpartition(".")
+    return f"{stem}-{facts.cell_name}.{suffix}" if dot else f"{path}-{facts.cell_name}"
