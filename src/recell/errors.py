@@ -114,7 +114,17 @@ class Paused(RecellError):
 EXIT_CODES: dict[int, type[RecellError]] = {
     kind.exit_code: kind
     for kind in (
-        BadInput, Unreachable, Denied, Unsupported, Violations, StalePlan, Locked, StepFailed,
-        Unknowable, VerifyFailed, Paused, RecellError,
+        BadInput,
+        Unreachable,
+        Denied,
+        Unsupported,
+        Violations,
+        StalePlan,
+        Locked,
+        StepFailed,
+        Unknowable,
+        VerifyFailed,
+        Paused,
+        RecellError,
     )
 }

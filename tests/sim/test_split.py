@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from recell.engine import Engine
 from recell.errors import StalePlan, VerifyFailed
 from recell.journal import Journal
@@ -88,7 +89,8 @@ def test_there_and_back_and_there_again(desks: Any, controllers: int, templated:
     assert world.complaints == []
     after = world.picture()
     assert world.database.services(CELL1) == tuple(
-        r for r in world.database.services(CELL1) if r.binary != "nova-scheduler")
+        r for r in world.database.services(CELL1) if r.binary != "nova-scheduler"
+    )
     api = world.hosts["ctl1"].units_["nova-api"].config
     assert "mq4" in api["transport_url"] and api["connection"].endswith("nova_cell0?charset=utf8mb4")
     assert "mq1" in api["notify"]
@@ -123,7 +125,9 @@ def test_a_conductor_that_restarts_at_any_time_stays_with_the_cell(desks: Any) -
     for host in (world.hosts["ctl1"], world.hosts["ctl2"]):
         unit = host.units_["nova-conductor"]
         host.begin(unit)
-        assert "mq1" in unit.config["transport_url"] and unit.config["connection"].endswith("nova?charset=utf8mb4")
+        assert "mq1" in unit.config["transport_url"] and unit.config["connection"].endswith(
+            "nova?charset=utf8mb4"
+        )
 
 
 def _points(desks: Any, directions: list[str], text: str) -> int:
@@ -187,7 +191,8 @@ def test_a_finished_conversion_that_was_changed_is_noticed(desks: Any) -> None:
     desk = desks(world)
     desk.go("forward")
     old = world.hosts["ctl1"].files["/etc/nova/nova.conf"]
-    world.hosts["ctl1"].files["/etc/nova/nova.conf"] = SimFile(b"[DEFAULT]\n", old.mode, old.owner, old.group,
-                                                              world.time)
+    world.hosts["ctl1"].files["/etc/nova/nova.conf"] = SimFile(
+        b"[DEFAULT]\n", old.mode, old.owner, old.group, world.time
+    )
     with pytest.raises((VerifyFailed, StalePlan)):
         desk.go("forward")

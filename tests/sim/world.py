@@ -13,8 +13,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from recell.adapters.ports import (
-    ConnectionInfo, Consumer, FileStat, Finished, ProcessInfo, ProxyServer, QueueInfo, RawMapping,
-    ServiceRow, SocketInfo, UnitState,
+    ConnectionInfo,
+    Consumer,
+    FileStat,
+    Finished,
+    ProcessInfo,
+    ProxyServer,
+    QueueInfo,
+    RawMapping,
+    ServiceRow,
+    SocketInfo,
+    UnitState,
 )
 from recell.errors import Locked, StalePlan
 from recell.model.urls import parse_url
@@ -107,7 +116,12 @@ class SimWorld:
         return self.time
 
     def stop_rpc_server(
-        self, host: str, unit: str, broker: str, vhost: str, limit: float,
+        self,
+        host: str,
+        unit: str,
+        broker: str,
+        vhost: str,
+        limit: float,
         idle: Callable[[], str] | None = None,
     ) -> None:
         self.point(f"hold off {unit}")
@@ -148,8 +162,12 @@ class SimWorld:
                     self._complain(f"{server.server} believes cell1 to be elsewhere")
                 self.tasks.append(Task(broker, self.time))
         running = [u for h in self.hosts.values() for u in h.units_.values() if u.active]
-        published = {self.broker_named(self.hosts[s.server].units_["nova-api"].config["transport_url"])
-                     for p in self.proxies.values() for s in p.table if p.takes(s)}
+        published = {
+            self.broker_named(self.hosts[s.server].units_["nova-api"].config["transport_url"])
+            for p in self.proxies.values()
+            for s in p.table
+            if p.takes(s)
+        }
         blind = [u for u in running if u.role == "conductor" and not u.config["api"]]
         if {self.broker_named(u.config["transport_url"]) for u in blind} & published:
             self._complain("a conductor without API database takes what nova-api publishes")
@@ -170,9 +188,14 @@ class SimWorld:
     def takers(self, broker: str, topic: str) -> int:
         """A unit that was just begun will take what waits in the queue: it counts after START_S."""
         return sum(
-            1 for host in self.hosts.values() for unit in host.units_.values()
-            if unit.active and unit.role == topic and self.time >= unit.started_at + START_S
-            and self.broker_named(unit.config["transport_url"]) == broker)
+            1
+            for host in self.hosts.values()
+            for unit in host.units_.values()
+            if unit.active
+            and unit.role == topic
+            and self.time >= unit.started_at + START_S
+            and self.broker_named(unit.config["transport_url"]) == broker
+        )
 
     def broker_named(self, url: str) -> str:
         return self.broker_of_host[parse_url(url).hosts[0]]
@@ -180,17 +203,26 @@ class SimWorld:
     def picture(self) -> dict[str, Any]:
         """The state that must be equal, however one got there: no times, no process ids."""
         return {
-            "files": {f"{h}:{p}": (f.content, f.mode, f.owner, f.group)
-                      for h, host in self.hosts.items() for p, f in host.files.items()},
-            "units": {f"{h}:{u.name}": (u.active, u.enabled, u.loaded, tuple(sorted(u.config.items())))
-                      for h, host in self.hosts.items() for u in host.units_.values()
-                      if host.exists(u.name)},
+            "files": {
+                f"{h}:{p}": (f.content, f.mode, f.owner, f.group)
+                for h, host in self.hosts.items()
+                for p, f in host.files.items()
+            },
+            "units": {
+                f"{h}:{u.name}": (u.active, u.enabled, u.loaded, tuple(sorted(u.config.items())))
+                for h, host in self.hosts.items()
+                for u in host.units_.values()
+                if host.exists(u.name)
+            },
             "proxies": {(s.server, s.backend): s.state for p in self.proxies.values() for s in p.servers()},
             "mappings": self.database.rows,
-            "services": {c: sorted((r.host, r.binary) for r in rows)
-                         for c, rows in self.database.records.items()},
-            "brokers": {b.name: (sorted(b.vhost_set), dict(b.user_map), dict(b.permits))
-                        for b in self.brokers.values()},
+            "services": {
+                c: sorted((r.host, r.binary) for r in rows) for c, rows in self.database.records.items()
+            },
+            "brokers": {
+                b.name: (sorted(b.vhost_set), dict(b.user_map), dict(b.permits))
+                for b in self.brokers.values()
+            },
         }
 
 
@@ -204,8 +236,9 @@ class SimHost:
 
     # reads
 
-    def query(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
-              user: str | None = None) -> Finished:
+    def query(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None
+    ) -> Finished:
         return Finished(0, b"", b"")
 
     def read(self, path: str) -> bytes | None:
@@ -216,15 +249,27 @@ class SimHost:
         file = self.files.get(path)
         if file is None:
             return None
-        return FileStat(hashlib.sha256(file.content).hexdigest(), file.mode, file.owner, file.group,
-                        len(file.content), file.mtime)
+        return FileStat(
+            hashlib.sha256(file.content).hexdigest(),
+            file.mode,
+            file.owner,
+            file.group,
+            len(file.content),
+            file.mtime,
+        )
 
     def glob(self, pattern: str) -> tuple[str, ...]:
         return ()
 
     def _fragment(self, unit: str) -> str:
-        return next((p for p in (f"/etc/systemd/system/{unit}.service",
-                                 f"/lib/systemd/system/{unit}.service") if p in self.files), "")
+        return next(
+            (
+                p
+                for p in (f"/etc/systemd/system/{unit}.service", f"/lib/systemd/system/{unit}.service")
+                if p in self.files
+            ),
+            "",
+        )
 
     def _dropins(self, unit: str) -> tuple[str, ...]:
         return tuple(sorted(p for p in self.files if f"/{unit}.service.d/" in p))
@@ -244,10 +289,17 @@ class SimHost:
     def unit(self, name: str) -> UnitState:
         known = self.units_.get(name, SimUnit(name))
         return UnitState(
-            name=name, exists=self.exists(name), active="active" if known.active else "inactive",
-            enabled=known.enabled, main_pid=known.pid, started_at=known.started_at if known.active else 0.0,
-            fragment=self._fragment(name), dropins=self._dropins(name), exec_start=known.loaded,
-            needs_reload=self.exists(name) and known.loaded != self._written_argv(name))
+            name=name,
+            exists=self.exists(name),
+            active="active" if known.active else "inactive",
+            enabled=known.enabled,
+            main_pid=known.pid,
+            started_at=known.started_at if known.active else 0.0,
+            fragment=self._fragment(name),
+            dropins=self._dropins(name),
+            exec_start=known.loaded,
+            needs_reload=self.exists(name) and known.loaded != self._written_argv(name),
+        )
 
     def units(self) -> tuple[str, ...]:
         return tuple(self.units_)
@@ -255,7 +307,9 @@ class SimHost:
     def processes(self) -> tuple[ProcessInfo, ...]:
         return tuple(
             ProcessInfo(u.pid, 1, u.loaded, "nova", u.started_at, 0, f"/system.slice/{u.name}.service")
-            for u in self.units_.values() if u.active)
+            for u in self.units_.values()
+            if u.active
+        )
 
     def sockets(self, pids: Sequence[int]) -> tuple[SocketInfo, ...]:
         return tuple(SocketInfo(p, self.name, 10_000 + p, "mq", 5672) for p in pids)
@@ -267,12 +321,14 @@ class SimHost:
 
     # changes
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
-            user: str | None = None) -> Finished:
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None
+    ) -> Finished:
         raise AssertionError("steps have verbs for what they change")
 
-    def write(self, path: str, content: bytes, *, mode: int, owner: str, group: str,
-              expect: str | None) -> None:
+    def write(
+        self, path: str, content: bytes, *, mode: int, owner: str, group: str, expect: str | None
+    ) -> None:
         self.world.point(f"before writing {path}")
         now = self.stat(path)
         if (now.sha256 if now else None) != expect:
@@ -332,14 +388,21 @@ class SimHost:
         text = "\n".join((self.read(p) or b"").decode() for p in named)
         transport, connection = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
         unit.active, unit.pid, unit.started_at = True, self.world.next_pid(), self.world.time
-        unit.config = {"transport_url": transport or "", "connection": connection or "",
-                       "api": get(text, "api_database", "connection") or "",
-                       "no_upcall": get(text, "workarounds", "disable_group_policy_check_upcall") or "",
-                       "notify": get(text, "oslo_messaging_notifications", "transport_url") or transport or ""}
+        unit.config = {
+            "transport_url": transport or "",
+            "connection": connection or "",
+            "api": get(text, "api_database", "connection") or "",
+            "no_upcall": get(text, "workarounds", "disable_group_policy_check_upcall") or "",
+            "notify": get(text, "oslo_messaging_notifications", "transport_url") or transport or "",
+        }
         if unit.role == "api":
             mapping = next(m for m in self.world.database.rows if m.uuid == CELL1)
-            unit.config["cell1"] = "|".join((resolve_template(mapping.transport_url, transport or ""),
-                                             resolve_template(mapping.database_connection, connection or "")))
+            unit.config["cell1"] = "|".join(
+                (
+                    resolve_template(mapping.transport_url, transport or ""),
+                    resolve_template(mapping.database_connection, connection or ""),
+                )
+            )
         if unit.role in ("scheduler", "conductor", "compute"):
             cell = CELL0 if "/nova_cell0" in (connection or "") else CELL1
             self.world.database.report(cell, self.name, f"nova-{unit.role}")
@@ -368,16 +431,27 @@ class SimBroker:
         return tuple(self.user_map)
 
     def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
-        return tuple(QueueInfo(t, 0, 0, self.world.takers(self.name, t), False)
-                     for t in ("conductor", "scheduler", "compute"))
+        return tuple(
+            QueueInfo(t, 0, 0, self.world.takers(self.name, t), False)
+            for t in ("conductor", "scheduler", "compute")
+        )
 
     def consumers(self, vhost: str) -> tuple[Consumer, ...]:
         return tuple(
-            Consumer(f"compute.{h.name}" if u.role == "compute" else u.role, f"c{u.pid}", h.name, 10_000 + u.pid, f"nova-{u.role}:{u.pid}:x")
-            for h in self.world.hosts.values() for u in h.units_.values()
-            if u.active and u.role in ("conductor", "scheduler", "compute")
+            Consumer(
+                f"compute.{h.name}" if u.role == "compute" else u.role,
+                f"c{u.pid}",
+                h.name,
+                10_000 + u.pid,
+                f"nova-{u.role}:{u.pid}:x",
+            )
+            for h in self.world.hosts.values()
+            for u in h.units_.values()
+            if u.active
+            and u.role in ("conductor", "scheduler", "compute")
             and self.world.time >= u.started_at + START_S
-            and self.world.broker_named(u.config["transport_url"]) == self.name)
+            and self.world.broker_named(u.config["transport_url"]) == self.name
+        )
 
     def connections(self) -> tuple[ConnectionInfo, ...]:
         return ()
@@ -436,15 +510,17 @@ class SimProxy:
         return server.state == "UP" and self._answers(server)
 
     def servers(self) -> tuple[ProxyServer, ...]:
-        return tuple(replace(s, state="DOWN") if s.state == "UP" and not self._answers(s) else s
-                     for s in self.table)
+        return tuple(
+            replace(s, state="DOWN") if s.state == "UP" and not self._answers(s) else s for s in self.table
+        )
 
     def set_state(self, backend: str, server: str, state: Literal["ready", "drain", "maint"]) -> None:
         self.world.point(f"before {state} {server}")
         self.world.changes.append(f"{self.host} {state} {server}")
         shown = {"ready": "UP", "drain": "DRAIN", "maint": "MAINT"}[state]
-        self.table = [replace(s, state=shown) if (s.backend, s.server) == (backend, server) else s
-                      for s in self.table]
+        self.table = [
+            replace(s, state=shown) if (s.backend, s.server) == (backend, server) else s for s in self.table
+        ]
         self.world.observe()
         self.world.point(f"{state} {server}")
 
@@ -492,8 +568,9 @@ class SimNova:
         self.world.point(f"restored {row.host} {row.binary}")
 
     def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
-        return tuple(f"boot of {t.born:.1f}" for t in self.world.tasks
-                     if since <= t.born <= before and not t.scheduled)
+        return tuple(
+            f"boot of {t.born:.1f}" for t in self.world.tasks if since <= t.born <= before and not t.scheduled
+        )
 
     def now(self) -> float:
         return self.world.time

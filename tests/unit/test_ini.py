@@ -7,14 +7,16 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from recell.adapters.conf import parse_config
 from recell.planning import ini
 
-CONF = """\
+BLANKS = "   "  # some editors leave them
+CONF = f"""\
 # top comment
 [DEFAULT]
 # how to reach the bus
-transport_url = rabbit://old/   
+transport_url = rabbit://old/{BLANKS}
 debug=false
 my_list = a,
     b,
@@ -37,7 +39,8 @@ def test_set_in_place_keeps_everything_else() -> None:
     new = ini.set_option(CONF, "DEFAULT", "transport_url", "rabbit://new/")
     assert read(new, "DEFAULT", "transport_url") == "rabbit://new/"
     assert [a for a, b in zip(CONF.splitlines(), new.splitlines(), strict=True) if a != b] == [
-        "transport_url = rabbit://old/   "]
+        f"transport_url = rabbit://old/{BLANKS}"
+    ]
 
 
 def test_a_commented_option_is_not_an_option() -> None:
@@ -83,13 +86,19 @@ def test_files_that_end_in_any_way(tail: str) -> None:
 _NAME = st.text(string.ascii_lowercase + "_", min_size=1, max_size=6)
 _VALUE = st.text(string.ascii_letters + string.digits + ":/@,.%$#; ", max_size=20).map(str.strip)
 _LINE = st.one_of(
-    st.builds("{} = {}".format, _NAME, _VALUE), st.builds("# {}".format, _VALUE), st.just(""),
-    st.builds("[{}]".format, _NAME))
+    st.builds("{} = {}".format, _NAME, _VALUE),
+    st.builds("# {}".format, _VALUE),
+    st.just(""),
+    st.builds("[{}]".format, _NAME),
+)
 
 
 @given(st.lists(_LINE, max_size=30), _NAME, _NAME, _VALUE)
 def test_what_is_set_is_read_and_nothing_else_moves(
-    lines: list[str], section: str, option: str, value: str,
+    lines: list[str],
+    section: str,
+    option: str,
+    value: str,
 ) -> None:
     text = "[first]\n" + "\n".join(lines) + "\n"
     before = parse_config([("f", text.encode())])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
 from recell.errors import BadInput, Locked, StalePlan, StepFailed
 from recell.journal import Journal
 
@@ -29,17 +29,22 @@ def test_what_is_written_is_there(tmp_path: Path) -> None:
 def test_two_at_once_are_one_too_many(tmp_path: Path) -> None:
     Journal.create(tmp_path / "j", "d")
     first, second = Journal.open(tmp_path / "j"), Journal.open(tmp_path / "j")
-    with first.writing("apply", "forward"), pytest.raises(Locked, match="recell apply"), \
-            second.writing("undo", "backward"):
+    with (
+        first.writing("apply", "forward"),
+        pytest.raises(Locked, match="recell apply"),
+        second.writing("undo", "backward"),
+    ):
         pass
 
 
 def test_a_killed_writer_leaves_the_lock_and_no_end(tmp_path: Path) -> None:
     Journal.create(tmp_path / "j", "d")
-    script = ("import os, signal\nfrom pathlib import Path\nfrom recell.journal import Journal\n"
-              f"j = Journal.open(Path({str(tmp_path / 'j')!r}))\n"
-              "with j.writing('apply', 'forward'):\n"
-              "    j.append('a', 'forward', 'started')\n    os.kill(os.getpid(), signal.SIGKILL)\n")
+    script = (
+        "import os, signal\nfrom pathlib import Path\nfrom recell.journal import Journal\n"
+        f"j = Journal.open(Path({str(tmp_path / 'j')!r}))\n"
+        "with j.writing('apply', 'forward'):\n"
+        "    j.append('a', 'forward', 'started')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     ended = subprocess.run([sys.executable, "-c", script], check=False)
     assert ended.returncode == -9
     journal = Journal.open(tmp_path / "j")
@@ -79,4 +84,4 @@ def test_another_plans_journal(tmp_path: Path) -> None:
         journal.belongs_to("e")
     with pytest.raises(BadInput, match="there already"):
         Journal.create(tmp_path / "j", "d")
-    assert os.listdir(tmp_path) == ["j"]
+    assert [p.name for p in tmp_path.iterdir()] == ["j"]

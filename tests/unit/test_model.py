@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from recell.errors import EXIT_CODES, BadInput
 from recell.model.layout import EXAMPLE, load_layout
 from recell.model.urls import Endpoint, Url, is_template, parse_url
@@ -14,8 +15,11 @@ _WORD = st.text("abcXYZ019-_.", min_size=1, max_size=8)
 _SECRET = st.text(min_size=1, max_size=12).filter(lambda t: t != "***" and t.isprintable())
 
 
-@given(_WORD, st.lists(st.builds(Endpoint, _WORD, st.integers(1, 65535), _WORD, _SECRET), min_size=1, max_size=3),
-       _WORD)
+@given(
+    _WORD,
+    st.lists(st.builds(Endpoint, _WORD, st.integers(1, 65535), _WORD, _SECRET), min_size=1, max_size=3),
+    _WORD,
+)
 def test_urls_come_back(scheme: str, endpoints: list[Endpoint], path: str) -> None:
     url = Url(scheme.replace("_", "-"), tuple(endpoints), path)
     assert parse_url(url.text()) == url
@@ -45,14 +49,20 @@ def test_the_example_is_a_layout() -> None:
     assert load_layout(EXAMPLE, "example").api.broker.nodes == ("mq4",)
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("", "not a mapping"), ("- a", "not a mapping"), ("generation: v2", "api: Field required"),
-    ("generation: v3\napi: {broker: {nodes: [a]}}\ncells: {cell1: {}}", "generation"),
-    ("api: {broker: {nodes: []}}\ncells: {}", "api.broker.nodes"),
-    ("api: {broker: {nodes: [a]}}\ncells: {}\nbrokres: 1", "brokres"),
-    ("api: {broker: {nodes: [a]}}\ncells: {a: {}}\ncells: {b: {}}", "line 3: cells stands twice"),
-    ("api: [", "line 1"), ("a: b: c", "line 1"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not a mapping"),
+        ("- a", "not a mapping"),
+        ("generation: v2", "api: Field required"),
+        ("generation: v3\napi: {broker: {nodes: [a]}}\ncells: {cell1: {}}", "generation"),
+        ("api: {broker: {nodes: []}}\ncells: {}", "api.broker.nodes"),
+        ("api: {broker: {nodes: [a]}}\ncells: {}\nbrokres: 1", "brokres"),
+        ("api: {broker: {nodes: [a]}}\ncells: {a: {}}\ncells: {b: {}}", "line 3: cells stands twice"),
+        ("api: [", "line 1"),
+        ("a: b: c", "line 1"),
+    ],
+)
 def test_a_bad_layout_is_one_sentence(text: str, says: str) -> None:
     with pytest.raises(BadInput) as error:
         load_layout(text, "layout.yaml")
@@ -69,9 +79,11 @@ def test_exec_start_quotes_what_systemd_would_expand() -> None:
 
 
 def test_a_sibling_keeps_all_but_its_command() -> None:
-    text = ("[Unit]\nDescription=Nova conductor\nAfter=network.target\n[Service]\nUser=nova\n"
-            "ExecStart=/usr/bin/nova-conductor \\\n  --config-file /etc/nova/nova.conf\nRestart=always\n"
-            "[Install]\nWantedBy=multi-user.target\nAlias=conductor.service\n")
+    text = (
+        "[Unit]\nDescription=Nova conductor\nAfter=network.target\n[Service]\nUser=nova\n"
+        "ExecStart=/usr/bin/nova-conductor \\\n  --config-file /etc/nova/nova.conf\nRestart=always\n"
+        "[Install]\nWantedBy=multi-user.target\nAlias=conductor.service\n"
+    )
     new = sibling(text, ["/usr/bin/nova-conductor", "--config-file", "/x"], "Super")
     assert new.count("ExecStart=") == 1 and "--config-file /x" in new and "nova.conf" not in new
     assert "User=nova" in new and "WantedBy=" in new and "Alias" not in new and "Restart=always" in new

@@ -7,39 +7,34 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Client, Deployment, OtherWriter, ServiceRecord
 from recell.planning.split import plan_split
 from recell.preflight import check
-from tests.sim.cloud import LAYOUT, build, layout, scan
+from tests.sim.cloud import LAYOUT, REMOVE, build, layout, scan
 
 Plant = Callable[[Deployment], Deployment]
 
 
 def healthy() -> Deployment:
-    deployment = scan(build())
-    return replace(deployment, services=tuple(
-        replace(s, api_database="mysql+pymysql://nova:***@db1/nova_api") for s in deployment.services))
+    return scan(build())
 
 
 def each(role: str, **changes: Any) -> Plant:
-    return lambda d: replace(d, services=tuple(replace(s, **changes) if s.role == role else s for s in d.services))
+    return lambda d: replace(
+        d, services=tuple(replace(s, **changes) if s.role == role else s for s in d.services)
+    )
 
 
 def one_host(name: str, **changes: Any) -> Plant:
     return lambda d: replace(d, hosts=tuple(replace(h, **changes) if h.name == name else h for h in d.hosts))
 
 
-def compute(**changes: Any) -> Plant:
-    def plant(d: Deployment) -> Deployment:
-        model = d.role("conductor")[0]
-        service = replace(model, role="compute", unit="nova-compute", api_database="", **changes)
-        return replace(d, services=(*d.services, service))
-    return plant
-
-
 def writer(kind: str, where: str) -> Plant:
-    return lambda d: replace(d, writers=(OtherWriter("ctl1", kind, where, "nova-manage db archive_deleted_rows"),))
+    return lambda d: replace(
+        d, writers=(OtherWriter("ctl1", kind, where, "nova-manage db archive_deleted_rows"),)
+    )
 
 
 def record(**changes: Any) -> Plant:
@@ -52,11 +47,15 @@ def without_proxy(d: Deployment) -> Deployment:
 
 
 def one_down(d: Deployment) -> Deployment:
-    return replace(d, proxies=tuple(replace(p, state="DOWN" if p.server == "ctl2" else "UP") for p in d.proxies))
+    return replace(
+        d, proxies=tuple(replace(p, state="DOWN" if p.server == "ctl2" else "UP") for p in d.proxies)
+    )
 
 
 def mapping(**changes: Any) -> Plant:
-    return lambda d: replace(d, mappings=tuple(replace(m, **changes) if m.name == "cell1" else m for m in d.mappings))
+    return lambda d: replace(
+        d, mappings=tuple(replace(m, **changes) if m.name == "cell1" else m for m in d.mappings)
+    )
 
 
 def test_a_healthy_deployment_has_none() -> None:
@@ -66,24 +65,43 @@ def test_a_healthy_deployment_has_none() -> None:
 TRAPS: list[tuple[Plant, str, set[str]]] = [
     (lambda d: replace(d, nova_version="32.0.0"), LAYOUT, {"version:old"}),
     (lambda d: replace(d, nova_version=""), LAYOUT, {"version:unknown"}),
-    (lambda d: replace(d, remarks=("stale-process|ctl1|nova-api|/etc/nova/nova.conf",)), LAYOUT,
-     {"stale:ctl1:nova-api"}),
+    (
+        lambda d: replace(d, remarks=("stale-process|ctl1|nova-api|/etc/nova/nova.conf",)),
+        LAYOUT,
+        {"stale:ctl1:nova-api"},
+    ),
     (without_proxy, LAYOUT, {"no-proxy:ctl1:nova-api", "no-proxy:ctl2:nova-api"}),
     (one_down, LAYOUT, {"alone:lb1:nova-api"}),
     (mapping(transport_resolved="rabbit://nova:***@{hostname3}/"), LAYOUT, {"template:cell1:transport_url"}),
-    (mapping(database_resolved="mysql+pymysql://None:None@None/nova"), LAYOUT, {"template:cell1:database_connection"}),
-    (each("conductor", api_database=""), LAYOUT, {"upcall:ctl1:nova-conductor", "upcall:ctl2:nova-conductor"}),
+    (
+        mapping(database_resolved="mysql+pymysql://None:None@None/nova"),
+        LAYOUT,
+        {"template:cell1:database_connection"},
+    ),
+    (
+        each("conductor", api_database=""),
+        LAYOUT,
+        {"upcall:ctl1:nova-conductor", "upcall:ctl2:nova-conductor"},
+    ),
     (writer("cron", "/etc/cron.d/nova"), LAYOUT, {"cron:ctl1:/etc/cron.d/nova"}),
     (writer("timer", "nova-archive.timer"), LAYOUT, {"timer:ctl1:nova-archive.timer"}),
     (writer("manager", "puppet.service"), LAYOUT, {"manager:ctl1:puppet.service"}),
     (writer("option", "nova-scheduler"), LAYOUT, {"option:ctl1:nova-scheduler"}),
-    (lambda d: replace(d, brokers=tuple(replace(b, alarms=("memory",)) if b.name == "mq1" else b for b in d.brokers)),
-     LAYOUT, {"alarm:mq1:memory"}),
+    (
+        lambda d: replace(
+            d, brokers=tuple(replace(b, alarms=("memory",)) if b.name == "mq1" else b for b in d.brokers)
+        ),
+        LAYOUT,
+        {"alarm:mq1:memory"},
+    ),
     (one_host("ctl2", firewall=""), LAYOUT, {"firewall:ctl2"}),
     (one_host("ctl2", clock_offset_s=-30.0), LAYOUT, {"clock:ctl2"}),
     (record(host="elsewhere"), LAYOUT, {"unseen:nova-scheduler:elsewhere"}),
-    (lambda d: replace(d, clients=(Client("mq4", "/", "nova", "cmp9", "nova-compute", 1),)), LAYOUT,
-     {"compute-on-target:cmp9"}),
+    (
+        lambda d: replace(d, clients=(Client("mq4", "/", "nova", "cmp9", "nova-compute", 1),)),
+        LAYOUT,
+        {"compute-on-target:cmp9"},
+    ),
 ]
 
 
@@ -98,36 +116,82 @@ def test_what_the_operator_knows_can_be_acknowledged() -> None:
     text = LAYOUT + "acknowledge: ['cron:ctl1:/etc/cron.d/nova', 'no:such']\n"
     found = check(writer("cron", "/etc/cron.d/nova")(healthy()), layout(text))
     assert {v.id: v.severity for v in found} == {
-        "cron:ctl1:/etc/cron.d/nova": "warning", "acknowledge:no:such": "warning"}
+        "cron:ctl1:/etc/cron.d/nova": "warning",
+        "acknowledge:no:such": "warning",
+    }
 
 
 def test_a_compute_with_an_api_database_is_told() -> None:
-    def plant(d: Deployment) -> Deployment:
-        d = compute()(d)
-        return replace(d, services=(*d.services[:-1], replace(d.services[-1], api_database="mysql://x/nova_api")))
-    assert "compute-api-database:ctl1" in {v.id for v in check(plant(healthy()), layout())}
+    plant = each("compute", api_database="mysql+pymysql://nova:***@db1/nova_api")
+    want = {"compute-api-database:cmp1", "compute-api-database:cmp2"}
+    assert {v.id: v.severity for v in check(plant(healthy()), layout())} == dict.fromkeys(want, "warning")
+    found = check(plant(healthy()), layout(REMOVE))
+    assert {v.id for v in found if v.severity == "stop"} == want
 
 
-@pytest.mark.parametrize(("plant", "text", "kind", "says"), [
-    (lambda d: d, LAYOUT.replace("mq4", "nowhere"), BadInput, "nowhere"),
-    (lambda d: d, LAYOUT.replace("mq4", "mq1"), BadInput, "today's broker"),
-    (lambda d: d, LAYOUT.replace("mq4", "ctl1"), BadInput, "no running RabbitMQ"),
-    (lambda d: d, LAYOUT.replace("cell1", "cell7"), BadInput, "cell1"),
-    (lambda d: d, LAYOUT + "  cell2: {}\n", BadInput, "2 cells"),
-    (lambda d: replace(d, services=tuple(s for s in d.services if (s.host, s.role) != ("ctl2", "scheduler"))),
-     LAYOUT, Unsupported, "only one host"),
-    (lambda d: replace(d, services=tuple(s for s in d.services if s.role != "conductor")), LAYOUT,
-     Unsupported, "nova-conductor"),
-    (lambda d: replace(d, mappings=d.mappings[:1]), LAYOUT, Unsupported, "0 cells"),
-    (each("scheduler", transport_url="rabbit://nova:***@mq4:5672/"), LAYOUT, Unsupported, "another broker"),
-    (each("api", origins={"DEFAULT/transport_url": "/etc/nova/nova.conf.d/a.conf",
-                          "database/connection": "/etc/nova/nova.conf.d/a.conf"}), LAYOUT, Unsupported,
-     "configuration directory"),
-    (each("api", origins={"DEFAULT/transport_url": "/a", "database/connection": "/b"}), LAYOUT, Unsupported,
-     "/a and /b"),
-])
+def test_an_upcall_that_would_be_needed_keeps_the_api_database() -> None:
+    plant = each("compute", options={"cinder/cross_az_attach": "False"})
+    assert check(plant(healthy()), layout()) == ()
+    assert {v.id for v in check(plant(healthy()), layout(REMOVE))} == {
+        "upcall:cross_az_attach:cmp1",
+        "upcall:cross_az_attach:cmp2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("plant", "text", "kind", "says"),
+    [
+        (lambda d: d, LAYOUT.replace("mq4", "nowhere"), BadInput, "nowhere"),
+        (lambda d: d, LAYOUT.replace("mq4", "mq1"), BadInput, "today's broker"),
+        (lambda d: d, LAYOUT.replace("mq4", "ctl1"), BadInput, "no running RabbitMQ"),
+        (lambda d: d, LAYOUT.replace("cell1", "cell7"), BadInput, "cell1"),
+        (lambda d: d, LAYOUT + "  cell2: {}\n", BadInput, "2 cells"),
+        (
+            lambda d: replace(
+                d, services=tuple(s for s in d.services if (s.host, s.role) != ("ctl2", "scheduler"))
+            ),
+            LAYOUT,
+            Unsupported,
+            "only one host",
+        ),
+        (
+            lambda d: replace(d, services=tuple(s for s in d.services if s.role != "conductor")),
+            LAYOUT,
+            Unsupported,
+            "nova-conductor",
+        ),
+        (lambda d: replace(d, mappings=d.mappings[:1]), LAYOUT, Unsupported, "0 cells"),
+        (
+            each("scheduler", transport_url="rabbit://nova:***@mq4:5672/"),
+            LAYOUT,
+            Unsupported,
+            "another broker",
+        ),
+        (
+            each(
+                "api",
+                origins={
+                    "DEFAULT/transport_url": "/etc/nova/nova.conf.d/a.conf",
+                    "database/connection": "/etc/nova/nova.conf.d/a.conf",
+                },
+            ),
+            LAYOUT,
+            Unsupported,
+            "configuration directory",
+        ),
+        (
+            each("api", origins={"DEFAULT/transport_url": "/a", "database/connection": "/b"}),
+            LAYOUT,
+            Unsupported,
+            "/a and /b",
+        ),
+    ],
+)
 def test_what_can_not_be_planned_is_refused_in_one_sentence(
-    plant: Plant, text: str, kind: type[RecellError], says: str,
+    plant: Plant,
+    text: str,
+    kind: type[RecellError],
+    says: str,
 ) -> None:
     with pytest.raises(kind) as error:
         plan_split(plant(healthy()), layout(text), 0.0)

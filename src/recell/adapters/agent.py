@@ -463,12 +463,15 @@ def _group_name(gid: int) -> str:
 
 
 def _cgroup(base: str) -> str:
-    """systemd's own path: the unified hierarchy's, or that of name=systemd on a cgroup v1 host."""
+    """systemd's own path: the unified hierarchy's, or that of name=systemd on a cgroup v1 host.
+
+    A container may see a name=systemd of the machine around it, in which everything of its own is "/".
+    """
     unified = ""
     with open(base + "/cgroup") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
-            if controllers == "name=systemd":
+            if controllers == "name=systemd" and path != "/":
                 return path
             if not controllers:
                 unified = path

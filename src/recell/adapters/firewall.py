@@ -2,7 +2,10 @@
 
 With nftables in a table of our own, ``inet recell``, whose elements expire by themselves, so that a
 dead recell leaves nothing for ever; else with iptables, where a timer of systemd takes the rule
-away. Nothing of the host's own rules is touched. A held packet is dropped: TCP sends it again.
+away. Nothing of the host's own rules is touched.
+
+A held packet is dropped: TCP sends it again. Bare acknowledgements still pass, so that what the
+held connection itself sends goes out undisturbed: they are short, and no end of a write (PSH).
 """
 
 from __future__ import annotations
@@ -26,10 +29,19 @@ add set inet recell held4 {{ type ipv4_addr . inet_service . inet_service; flags
 add set inet recell held6 {{ type ipv6_addr . inet_service . inet_service; flags timeout; }}
 add chain inet recell input {{ type filter hook input priority -300; policy accept; }}
 flush chain inet recell input
-add rule inet recell input ip saddr . tcp sport . tcp dport @held4 drop
-add rule inet recell input ip6 saddr . tcp sport . tcp dport @held6 drop
+add rule inet recell input {ip4} tcp flags & (fin | syn | rst | psh) != 0 drop
+add rule inet recell input {ip4} meta length > {short4} drop
+add rule inet recell input {ip6} tcp flags & (fin | syn | rst | psh) != 0 drop
+add rule inet recell input {ip6} meta length > {short6} drop
 {elements}"""
 
+_PARTS = {
+    "ip4": "ip saddr . tcp sport . tcp dport @held4",
+    "ip6": "ip6 saddr . tcp sport . tcp dport @held6",
+    # Headers with all the options that a bare acknowledgement may have.
+    "short4": "80",
+    "short6": "100",
+}
 _locks: dict[str, threading.Lock] = {}
 _locks_guard = threading.Lock()
 
@@ -57,13 +69,15 @@ def kind(host: HostPort) -> Kind:
 
 
 @contextmanager
-def holding(host: HostPort, flows: Sequence[Flow], longest: float) -> Iterator[None]:
+def holding(
+    host: HostPort, which: Kind, flows: Sequence[Flow], longest: float,
+) -> Iterator[None]:
     """Drop what these flows bring, until the block ends; ``longest`` seconds if recell dies.
 
+    :param which: as :func:`kind` says of this host.
     :raises Unsupported: the host has neither nftables nor iptables; nothing was touched.
     :raises StepFailed: the rules can't be set or removed.
     """
-    which = kind(host)
     if not which:
         raise Unsupported(f"{host.name} has neither nftables nor iptables",
                           "Install nftables there")
@@ -105,7 +119,7 @@ def _nft(host: HostPort, script: str) -> str:
 def _nft_hold(host: HostPort, flows: Sequence[Flow], longest: float) -> None:
     # Of an element that is there already, from a run that died, the timeout would stay the old one.
     _nft_delete(host, flows)
-    trouble = _nft(host, _TABLE.format(elements=_commands("add", flows, longest)))
+    trouble = _nft(host, _TABLE.format(elements=_commands("add", flows, longest), **_PARTS))
     if trouble:
         raise _failed(host, "hold off deliveries", trouble)
 
@@ -134,33 +148,39 @@ def _nft_delete(host: HostPort, flows: Sequence[Flow]) -> None:
 # iptables
 
 
-def _rule(flow: Flow) -> list[str]:
-    return ["INPUT", "-p", "tcp", "-s", flow.remote_ip, "--sport", str(flow.remote_port),
-            "--dport", str(flow.local_port), "-m", "comment", "--comment", "recell", "-j", "DROP"]
+def _rules(flow: Flow) -> tuple[list[str], ...]:
+    comment = ["-m", "comment", "--comment", "recell", "-j", "DROP"]
+    match = ["INPUT", "-p", "tcp", "-s", flow.remote_ip, "--sport", str(flow.remote_port),
+             "--dport", str(flow.local_port)]
+    short = _PARTS["short4"] if flow.version == 4 else _PARTS["short6"]
+    return (
+        [*match, "!", "--tcp-flags", "FIN,SYN,RST,PSH", "NONE", *comment],
+        [*match, "-m", "length", "--length", f"{int(short) + 1}:65535", *comment],
+    )
 
 
 def _tool(flow: Flow) -> str:
     return "iptables" if flow.version == 4 else "ip6tables"
 
 
-def _timer(flow: Flow) -> str:
-    return "recell-free-" + hashlib.sha256(_element(flow).encode()).hexdigest()[:12]
+def _timer(rule: Sequence[str]) -> str:
+    return "recell-free-" + hashlib.sha256(" ".join(rule).encode()).hexdigest()[:12]
 
 
 def _ipt_hold(host: HostPort, flows: Sequence[Flow], longest: float) -> None:
-    for flow in flows:
-        tool = _tool(flow)
+    for tool, rule in [(_tool(flow), rule) for flow in flows for rule in _rules(flow)]:
         # The timer first: should recell die in between, it removes a rule that isn't there.
-        host.run(["systemctl", "stop", f"{_timer(flow)}.timer"], timeout=20)
+        host.run(["systemctl", "stop", f"{_timer(rule)}.timer"], timeout=20)
         timer = host.run(
-            ["systemd-run", "--quiet", f"--unit={_timer(flow)}", f"--on-active={int(longest)}",
-             "--", tool, "-w", "-D", *_rule(flow)], timeout=20,
+            ["systemd-run", "--quiet", f"--unit={_timer(rule)}", f"--on-active={int(longest)}",
+             "--", tool, "-w", "-D", *rule], timeout=20,
         )
         if timer.returncode != 0:
+            _ipt_free(host, flows)
             raise _failed(host, "set a timer", timer.stderr.decode("utf-8", "replace").strip())
-        if host.query([tool, "-w", "-C", *_rule(flow)], timeout=20).returncode == 0:
+        if host.query([tool, "-w", "-C", *rule], timeout=20).returncode == 0:
             continue
-        done = host.run([tool, "-w", "-I", *_rule(flow)], timeout=20)
+        done = host.run([tool, "-w", "-I", *rule], timeout=20)
         if done.returncode != 0:
             _ipt_free(host, flows)
             raise _failed(host, "hold off deliveries",
@@ -168,14 +188,13 @@ def _ipt_hold(host: HostPort, flows: Sequence[Flow], longest: float) -> None:
 
 
 def _ipt_free(host: HostPort, flows: Sequence[Flow]) -> None:
-    for flow in flows:
-        tool = _tool(flow)
-        while host.query([tool, "-w", "-C", *_rule(flow)], timeout=20).returncode == 0:
-            done = host.run([tool, "-w", "-D", *_rule(flow)], timeout=20)
+    for tool, rule in [(_tool(flow), rule) for flow in flows for rule in _rules(flow)]:
+        while host.query([tool, "-w", "-C", *rule], timeout=20).returncode == 0:
+            done = host.run([tool, "-w", "-D", *rule], timeout=20)
             if done.returncode != 0:
                 raise _failed(host, "let deliveries pass again",
                               done.stderr.decode("utf-8", "replace").strip())
-        host.run(["systemctl", "stop", f"{_timer(flow)}.timer"], timeout=20)
+        host.run(["systemctl", "stop", f"{_timer(rule)}.timer"], timeout=20)
 
 
 def _failed(host: HostPort, what: str, detail: str) -> StepFailed:

@@ -92,7 +92,12 @@ class HostPort(Protocol):
     name: str
 
     def query(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None,
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60,
+        user: str | None = None,
     ) -> Finished: ...
     def read(self, path: str) -> bytes | None: ...
     def stat(self, path: str) -> FileStat | None: ...
@@ -106,10 +111,22 @@ class HostPort(Protocol):
         ...
 
     def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None,
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60,
+        user: str | None = None,
     ) -> Finished: ...
     def write(
-        self, path: str, content: bytes, *, mode: int, owner: str, group: str, expect: str | None,
+        self,
+        path: str,
+        content: bytes,
+        *,
+        mode: int,
+        owner: str,
+        group: str,
+        expect: str | None,
     ) -> None:
         """Replace or create a file (temporary file, fsync, rename, fsync of the directory).
 
@@ -132,7 +149,14 @@ class HostPort(Protocol):
 
 
 UnitVerb = Literal[
-    "start", "stop", "stop-later", "restart", "enable", "disable", "daemon-reload", "kill",
+    "start",
+    "stop",
+    "stop-later",
+    "restart",
+    "enable",
+    "disable",
+    "daemon-reload",
+    "kill",
     "reset-failed",
 ]
 """``stop-later`` asks for a stop and does not wait; ``kill`` sends SIGKILL to the whole unit."""
@@ -277,7 +301,12 @@ class World(Protocol):
     def proxy(self, host: str) -> ProxyPort: ...
     def nova(self) -> NovaPort: ...
     def stop_rpc_server(
-        self, host: str, unit: str, broker: str, vhost: str, limit: float,
+        self,
+        host: str,
+        unit: str,
+        broker: str,
+        vhost: str,
+        limit: float,
         idle: Callable[[], str] | None = None,
     ) -> None:
         """End a unit that serves RPC without losing what its senders are sending meanwhile.

@@ -5,13 +5,19 @@ server stops reading, serves what it has, and then closes its connection; while 
 broker to confirm that, it still receives requests, acknowledges them, and drops them. So that
 nothing more arrives in this time, what the broker sends on exactly this connection is held off by
 the host's firewall before the server is asked to stop. Its other connections go on: it can send,
-receive replies and answer. When the broker sees that it begins to close its listener, its work is
-done, and it is killed: what was on its way to it has not been acknowledged, so the broker gives it
-to the next server.
+receive replies and answer. When it begins to close its listener, its work is done, and it is
+killed: what was on its way to it has not been acknowledged, so the broker gives it to the next
+server.
+
+That it begins to close is seen at its host, for this is quick and what is held off waits meanwhile:
+on a connection on which nothing is received the server then sends exactly one thing, the order to
+delete its fanout queue. Whatever else it sends makes recell ask the broker whether the queue is
+still there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +28,14 @@ from recell.adapters.firewall import Flow
 from recell.adapters.ports import BrokerPort, Consumer, HostPort, ProcessInfo, SocketInfo
 from recell.errors import RecellError, StepFailed, Unsupported
 
-_POLL = 0.5
+_POLL = 0.2
+_ASK_AFTER = 10.0
+"""Without any sign at the host, the broker is asked this often."""
+_HEARTBEAT = 8
+_CLOSE_CHANNEL = 19
+_DELETE_QUEUE = 16
+"""Bytes of AMQP frames: a heartbeat, channel.close, and queue.delete without the queue's name."""
+_SENT = re.compile(r"\bbytes_sent:(\d+)")
 _QUIET_AFTER = 15.0
 """A process that does not read what it has received for this long is stuck."""
 _PLAIN_STOP = 5.0
@@ -68,18 +81,21 @@ def stop_rpc_server(
     sockets = host.sockets([p.pid for p in processes])
     listeners = _listeners(host.name, unit, processes, sockets, broker.consumers(vhost),
                            knows_idle=idle is not None)
+    # Asked before anything is held off: what is held off waits.
+    which = firewall.kind(host) if listeners else ""
     if not listeners:
         _stop_plainly(host, unit, limit if began_to_stop else _PLAIN_STOP, began_to_stop, wait,
                       clock)
         return
-    with firewall.holding(host, [one.flow for one in listeners], limit + _MARGIN):
+    with firewall.holding(host, which, [one.flow for one in listeners], limit + _MARGIN):
         # From here on nothing new arrives; what has arrived is read and served as ever.
         _wait_until_read(host, unit, listeners, wait, clock)
         if idle is not None:
             _wait_until_idle(host, unit, idle, limit, wait, clock)
+        before = _sent(host)
         host.systemctl("stop-later", unit)
         if idle is None:
-            _wait_until_done(host, unit, broker, vhost, listeners, limit, wait, clock)
+            _wait_until_done(host, unit, broker, vhost, listeners, before, limit, wait, clock)
         if _up(host.unit(unit).active):
             host.systemctl("kill", unit)
         _wait_until_ended(host, unit, wait, clock)
@@ -98,7 +114,8 @@ def _wait_until_idle(
         busy = idle()
         quiet = 0 if busy else quiet + 1
         if busy and clock() - began > limit:
-            raise StepFailed(f"{unit} on {host.name} is still at {busy} after {limit:.0f} s", _REMEDY)
+            raise StepFailed(f"{unit} on {host.name} is still at {busy} after {limit:.0f} s",
+                             _REMEDY)
         wait(_POLL)
 
 
@@ -202,23 +219,34 @@ def _wait_until_read(
 
 def _wait_until_done(
     host: HostPort, unit: str, broker: Deliverer, vhost: str, listeners: Sequence[_Listener],
-    limit: float, wait: Callable[[float], None], clock: Callable[[], float],
+    before: dict[Flow, int], limit: float, wait: Callable[[float], None],
+    clock: Callable[[], float],
 ) -> None:
-    deadline = clock() + limit
+    began = asked = clock()
     left = {one.connection: one for one in listeners}
     seen = ""
-    while left:
-        if not _up(host.unit(unit).active):
-            return
-        try:
-            for connection in _closing(broker, vhost, list(left.values())):
-                del left[connection]
-        except RecellError as error:
-            # The broker's answer is the proof; without it there is only to wait for it.
-            seen = f", and its broker does not tell ({error.sentence})"
+    doubtful: dict[str, int] = {}
+    while left and _up(host.unit(unit).active):
+        sent = _sent(host)
+        ask = clock() - asked > _ASK_AFTER
+        for one in list(left.values()):
+            if one.flow not in sent or one.flow not in before:
+                ask = True
+            elif (more := sent[one.flow] - before[one.flow]) and _is_closing(one, more):
+                del left[one.connection]
+            elif more and doubtful.get(one.connection) != more:
+                doubtful[one.connection] = more
+                ask = True
+        if left and ask:
+            try:
+                for connection in _closing(broker, vhost, list(left.values())):
+                    del left[connection]
+            except RecellError as error:
+                seen = f", and its broker does not tell: {error.sentence}"
+            asked = clock()
         if not left:
             return
-        if clock() > deadline:
+        if clock() - began > limit:
             # What was on its way goes back to its queues before anything can reach it again.
             for connection in left:
                 with suppress(RecellError):
@@ -228,6 +256,37 @@ def _wait_until_done(
                 f" ({len(left)} of {len(listeners)} listeners still serve{seen})", _REMEDY,
             )
         wait(_POLL)
+
+
+def _is_closing(listener: _Listener, more: int) -> bool:
+    """Whether these bytes, sent since nothing is received any more, are the beginning of the end.
+
+    Heartbeats may be among them. On an encrypted connection lengths differ: never true.
+    """
+    frames = [_DELETE_QUEUE + len(queue.encode()) for queue in listener.fanouts]
+    return any(more >= size and (more - size) % _HEARTBEAT == 0
+               for size in frames or [_CLOSE_CHANNEL])
+
+
+def _sent(host: HostPort) -> dict[Flow, int]:
+    """Bytes that each connection of the host has sent; empty where ``ss`` can't tell."""
+    done = host.query(["ss", "-t", "-n", "-i"], timeout=20)
+    found: dict[Flow, int] = {}
+    flow: Flow | None = None
+    for line in done.stdout.decode("utf-8", "replace").splitlines():
+        words = line.split()
+        if line[:1].strip() and len(words) >= 5:
+            (_, local_port), (remote_ip, remote_port) = _endpoint(words[3]), _endpoint(words[4])
+            known = local_port.isdigit() and remote_port.isdigit()
+            flow = Flow(remote_ip, int(remote_port), int(local_port)) if known else None
+        elif flow is not None and (told := _SENT.search(line)):
+            found[flow] = int(told[1])
+    return found
+
+
+def _endpoint(text: str) -> tuple[str, str]:
+    address, _, port = text.rpartition(":")
+    return address.strip("[]").removeprefix("::ffff:").partition("%")[0], port
 
 
 def _closing(

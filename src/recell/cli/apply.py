@@ -14,7 +14,14 @@ from recell.adapters.dry import DryWorld
 from recell.cli import check as check_command
 from recell.cli import measuring
 from recell.cli.desk import (
-    Desk, drive, engine_for, must_be_todays, options, position, refuse_if, world_of,
+    Desk,
+    drive,
+    engine_for,
+    must_be_todays,
+    options,
+    position,
+    refuse_if,
+    world_of,
 )
 from recell.cli.output import observer
 from recell.discovery import scan
@@ -27,11 +34,19 @@ from recell.preflight import check
 
 @click.command("apply")
 @options
-@click.option("--dry-run", is_flag=True, help="Read everything for real, change nothing, say what would change.")
-@click.option("--pause-before", multiple=True, metavar="STEP", help="Stop before this step (again and again).")
+@click.option(
+    "--dry-run", is_flag=True, help="Read everything for real, change nothing, say what would change."
+)
+@click.option(
+    "--pause-before", multiple=True, metavar="STEP", help="Stop before this step (again and again)."
+)
 @click.option("--no-measure", is_flag=True, help="Take no snapshots of guests and rows for the report.")
 def command(
-    directory: Path, as_json: bool, dry_run: bool, pause_before: tuple[str, ...], no_measure: bool,
+    directory: Path,
+    as_json: bool,
+    dry_run: bool,
+    pause_before: tuple[str, ...],
+    no_measure: bool,
 ) -> None:
     """Do what plan.json says, while users keep working. Applied twice it changes nothing.
 
@@ -44,8 +59,10 @@ def command(
         raise StalePlan("layout.yaml was changed since the plan was made", "Plan again with: recell plan")
     unknown = set(pause_before) - {s.id for s in plan.steps}
     if unknown:
-        raise BadInput(f"--pause-before names no step of the plan: {', '.join(sorted(unknown))}",
-                       "See the ids with: recell status")
+        raise BadInput(
+            f"--pause-before names no step of the plan: {', '.join(sorted(unknown))}",
+            "See the ids with: recell status",
+        )
     fresh = not desk.journal_path.exists()
     if not fresh:
         journal = desk.journal()
@@ -67,7 +84,13 @@ def command(
 
 
 def run(
-    desk: Desk, plan: Plan, verb: str, as_json: bool, pause_before: tuple[str, ...] = (), *, measure: bool,
+    desk: Desk,
+    plan: Plan,
+    verb: str,
+    as_json: bool,
+    pause_before: tuple[str, ...] = (),
+    *,
+    measure: bool,
 ) -> None:
     """Forward, with measurements around it."""
     journal = desk.journal()
@@ -75,12 +98,12 @@ def run(
         if measure:
             measuring.before(desk, plan, journal, "forward")
         drive(desk, plan, journal, verb, "forward", observer(as_json), pause_before)
-        if measure:
-            measuring.after(desk, plan, journal, "forward")
     finally:
         journal.close()
     if not as_json:
-        click.echo("Done. Look at it with: recell verify, recell report. Until recell finish, recell undo goes back.")
+        click.echo(
+            "Done. Look at it with: recell verify, recell report. Until recell finish, recell undo goes back."
+        )
 
 
 def _ready(desk: Desk, plan: Plan, *, stale_matters: bool) -> None:
@@ -102,8 +125,15 @@ def _rehearse(desk: Desk, plan: Plan, as_json: bool) -> None:
         journal.close()
     changes = [(c.where, c.what) if not isinstance(c, tuple) else c for c in world.record.changes]
     if as_json:
-        click.echo(json.dumps({"steps": [{"id": s.id, **{k: str(v) for k, v in asdict(f).items()}} for s, f in seen],
-                               "would": [list(c) for c in changes]}, indent=1))
+        click.echo(
+            json.dumps(
+                {
+                    "steps": [{"id": s.id, **{k: str(v) for k, v in asdict(f).items()}} for s, f in seen],
+                    "would": [list(c) for c in changes],
+                },
+                indent=1,
+            )
+        )
         return
     for where, what in changes:
         click.echo(f"would on {where}: {what}")

@@ -38,12 +38,16 @@ def command(directory: Path, as_json: bool, offline: bool) -> None:
 def text(found: Sequence[Violation]) -> str:
     if not found:
         return "Nothing stands in the way.\n"
-    return "".join(f"{v.severity.upper():8}{v.id}\n        {v.where}: {v.what}\n        -> {v.remedy}\n" for v in found)
+    return "".join(
+        f"{v.severity.upper():8}{v.id}\n        {v.where}: {v.what}\n        -> {v.remedy}\n" for v in found
+    )
 
 
 def refuse(found: Sequence[Violation]) -> None:
     """:raises Violations: at least one of them stops."""
     stops = [v.id for v in found if v.severity == "stop"]
     if stops:
-        raise Violations(f"{len(stops)} reasons not to begin: {', '.join(stops[:5])}",
-                         "Mend each as `recell check` says, then scan and plan again")
+        raise Violations(
+            f"{len(stops)} reasons not to begin: {', '.join(stops[:5])}",
+            "Mend each as `recell check` says, then scan and plan again",
+        )

@@ -29,8 +29,14 @@ LIMITS = {"drain_s": 120.0, "quiet_s": 300.0, "stop_s": 120.0, "start_s": 180.0}
 def options(command: F) -> F:
     """--dir and --json, the same for every command."""
     command = click.option(
-        "--dir", "directory", type=click.Path(file_okay=False, path_type=Path), default=Path(),
-        envvar="RECELL_DIR", show_default="this directory", help="Where the conversion's files are.")(command)
+        "--dir",
+        "directory",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(),
+        envvar="RECELL_DIR",
+        show_default="this directory",
+        help="Where the conversion's files are.",
+    )(command)
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
 
 
@@ -54,8 +60,9 @@ class Desk:
             raise BadInput(f"{path} can't be read: {error.strerror}", "See its owner and mode") from None
 
     def deployment(self) -> Deployment:
-        return load_deployment(self._read(self.deployment_path, "Make it with: recell scan"),
-                               str(self.deployment_path))
+        return load_deployment(
+            self._read(self.deployment_path, "Make it with: recell scan"), str(self.deployment_path)
+        )
 
     def layout(self) -> Layout:
         data = self._read(self.layout_path, "Write it: recell plan --example prints one to begin with")
@@ -69,8 +76,7 @@ class Desk:
         return load_plan(self._read(self.plan_path, "Make it with: recell plan"), str(self.plan_path))
 
     def journal(self, *, read_only: bool = False) -> Journal:
-        journal = Journal.open(self.journal_path, read_only=read_only)
-        return journal
+        return Journal.open(self.journal_path, read_only=read_only)
 
     def limits(self) -> dict[str, float]:
         return {**LIMITS, **self.layout().limits.model_dump()} if self.layout_path.exists() else LIMITS
@@ -87,7 +93,9 @@ class Desk:
             temporary.replace(path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise BadInput(f"{path} can't be written: {error.strerror}", "Make room or choose another --dir") from None
+            raise BadInput(
+                f"{path} can't be written: {error.strerror}", "Make room or choose another --dir"
+            ) from None
 
 
 @contextlib.contextmanager
@@ -106,25 +114,31 @@ def engine_for(desk: Desk, plan: Plan, journal: Journal, world: Any, **more: Any
 
 
 def drive(
-    desk: Desk, plan: Plan, journal: Journal, verb: str, direction: Any, observer: Observer,
+    desk: Desk,
+    plan: Plan,
+    journal: Journal,
+    verb: str,
+    direction: Any,
+    observer: Observer,
     pause_before: tuple[str, ...] = (),
 ) -> None:
     """Be the one writer, take the hosts, and run in one direction."""
-    with journal.writing(verb, direction) as epoch:
-        with world_of(desk.deployment()) as world:
-            world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts_of(plan))
-            engine = engine_for(desk, plan, journal, world, observer=observer, pause_before=pause_before)
-            if direction == "forward":
-                engine.forward()
-            else:
-                engine.backward()
-                world.release(*hosts_of(plan))
+    with journal.writing(verb, direction) as epoch, world_of(desk.deployment()) as world:
+        world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts_of(plan))
+        engine = engine_for(desk, plan, journal, world, observer=observer, pause_before=pause_before)
+        if direction == "forward":
+            engine.forward()
+        else:
+            engine.backward()
+            world.release(*hosts_of(plan))
 
 
 def hosts_of(plan: Plan) -> list[str]:
     """Hosts that steps act on or keep things on."""
-    return sorted({s.where for s in plan.steps}
-                  | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", [])})
+    return sorted(
+        {s.where for s in plan.steps}
+        | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", [])}
+    )
 
 
 def position(plan: Plan, journal: Journal) -> str:
@@ -148,16 +162,23 @@ def position(plan: Plan, journal: Journal) -> str:
 def must_be_todays(plan: Plan, now: Deployment) -> None:
     """:raises StalePlan: the deployment is not in the state that the plan was made for."""
     if now.state_digest() != plan.state:
-        raise StalePlan("the deployment is not as it was when the plan was made",
-                        "Scan and plan again, and read what changed")
+        raise StalePlan(
+            "the deployment is not as it was when the plan was made",
+            "Scan and plan again, and read what changed",
+        )
 
 
 def refuse_if(where: str, states: tuple[str, ...], verb: str) -> None:
     """:raises Locked: ``verb`` makes no sense where the journal stands."""
-    words = {"undoing": "an undo is under way", "finished": "this conversion was finished",
-             "new": "nothing was applied yet"}
-    remedies = {"undoing": "Bring it to its end with: recell resume",
-                "finished": "There is no way back and nothing more to do; plan anew for more",
-                "new": "Begin with: recell apply"}
+    words = {
+        "undoing": "an undo is under way",
+        "finished": "this conversion was finished",
+        "new": "nothing was applied yet",
+    }
+    remedies = {
+        "undoing": "Bring it to its end with: recell resume",
+        "finished": "There is no way back and nothing more to do; plan anew for more",
+        "new": "Begin with: recell apply",
+    }
     if where in states:
         raise Locked(f"recell {verb} can't go on: {words[where]}", remedies[where])

@@ -23,8 +23,10 @@ def command(directory: Path, as_json: bool) -> None:
         journal.belongs_to(plan.digest)
         where = position(plan, journal)
         if where not in ("applied", "undone", "finished"):
-            raise Locked(f"recell finish can't go on: the conversion is {where}",
-                         "Bring it to an end first with: recell resume, or recell undo")
+            raise Locked(
+                f"recell finish can't go on: the conversion is {where}",
+                "Bring it to an end first with: recell resume, or recell undo",
+            )
         with journal.writing("finish", "forward") as epoch:
             journal.finish()
             with world_of(desk.deployment()) as world:
@@ -34,4 +36,8 @@ def command(directory: Path, as_json: bool) -> None:
                 world.release(*hosts_of(plan))
     finally:
         journal.close()
-    click.echo("{\"finished\": true}" if as_json else "Finished: nothing of recell's is left on the hosts but what the plan built.")
+    click.echo(
+        '{"finished": true}'
+        if as_json
+        else "Finished: nothing of recell's is left on the hosts but what the plan built."
+    )

@@ -23,14 +23,23 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except RecellError as error:
             if "--json" in sys.argv:
-                click.echo(json.dumps({"error": error.word, "sentence": error.sentence,
-                                       "remedy": error.remedy, "exit_code": error.exit_code}))
+                click.echo(
+                    json.dumps(
+                        {
+                            "error": error.word,
+                            "sentence": error.sentence,
+                            "remedy": error.remedy,
+                            "exit_code": error.exit_code,
+                        }
+                    )
+                )
             click.echo(f"recell: {error}", err=True)
             ctx.exit(error.exit_code)
 
 
 @click.group(
-    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nExit codes:\n    0  done\n    2  usage\n" + _CODES,
 )
 @click.version_option(__version__, prog_name="recell")
@@ -49,6 +58,16 @@ def main() -> None:
     """
 
 
-for command in (scan.command, plan.command, check.command, apply.command, status.command, resume.command,
-                undo.command, verify.command, report.command, finish.command):
+for command in (
+    scan.command,
+    plan.command,
+    check.command,
+    apply.command,
+    status.command,
+    resume.command,
+    undo.command,
+    verify.command,
+    report.command,
+    finish.command,
+):
     main.add_command(command)

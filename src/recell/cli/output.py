@@ -41,8 +41,11 @@ def observer(as_json: bool) -> Observer:
         if status:
             status.stop()
         mark, style = {
-            "finished": ("done", "green"), "found": ("nothing to do", "dim"), "failed": ("STOPPED", "bold red"),
-            "retrying": ("again in 5 s", "yellow"), "skipped": ("skipped", "dim"),
+            "finished": ("done", "green"),
+            "found": ("nothing to do", "dim"),
+            "failed": ("STOPPED", "bold red"),
+            "retrying": ("again in 5 s", "yellow"),
+            "skipped": ("skipped", "dim"),
         }[event.kind]
         took = f" {event.seconds:.1f} s" if event.seconds else ""
         text = f"  {event.text}" if event.text else ""
@@ -54,9 +57,19 @@ def observer(as_json: bool) -> Observer:
 
 
 def _json_line(event: Event) -> None:
-    click.echo(json.dumps({
-        "at": time.time(), "event": event.kind, "step": event.step.id, "title": event.step.title,
-        "index": event.progress.index + 1, "total": event.progress.total,
-        "eta_s": round(event.progress.eta_s, 1), "seconds": round(event.seconds, 3), "text": event.text,
-    }))
+    click.echo(
+        json.dumps(
+            {
+                "at": time.time(),
+                "event": event.kind,
+                "step": event.step.id,
+                "title": event.step.title,
+                "index": event.progress.index + 1,
+                "total": event.progress.total,
+                "eta_s": round(event.progress.eta_s, 1),
+                "seconds": round(event.seconds, 3),
+                "text": event.text,
+            }
+        )
+    )
     sys.stdout.flush()

@@ -32,15 +32,22 @@ def command(directory: Path, as_json: bool, example: bool) -> None:
 
 def text(plan: Plan) -> str:
     """A plan in words."""
-    lines = [f"Plan {plan.id}: {plan.kind}, {len(plan.steps)} steps,"
-             f" about {sum(s.estimate_s for s in plan.steps if s.acts != 'backward') / 60:.0f} min", ""]
+    lines = [
+        f"Plan {plan.id}: {plan.kind}, {len(plan.steps)} steps,"
+        f" about {sum(s.estimate_s for s in plan.steps if s.acts != 'backward') / 60:.0f} min",
+        "",
+    ]
     number = 0
     for step in plan.steps:
         if step.acts == "backward":
             continue
         number += 1
-        lines += [f"{number:3}. {step.id}  (on {step.where})", f"     what:    {step.title}",
-                  f"     users:   {step.notice}", f"     undone:  {step.undone}, until recell {step.until}"]
+        lines += [
+            f"{number:3}. {step.id}  (on {step.where})",
+            f"     what:    {step.title}",
+            f"     users:   {step.notice}",
+            f"     undone:  {step.undone}, until recell {step.until}",
+        ]
     backward = [s for s in plan.steps if s.acts == "backward"]
     if backward:
         lines += ["", "Only on the way back (recell undo walks the list from its end):"]

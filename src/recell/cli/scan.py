@@ -15,8 +15,12 @@ from recell.model.deployment import Deployment, dump_deployment
 
 @click.command("scan")
 @options
-@click.option("--inventory", type=click.Path(path_type=Path), required=True,
-              help="Ansible inventory (INI or YAML) that names every host of the deployment.")
+@click.option(
+    "--inventory",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Ansible inventory (INI or YAML) that names every host of the deployment.",
+)
 def command(directory: Path, as_json: bool, inventory: Path) -> None:
     """Discover what runs and write it to deployment.json. Changes nothing, keeps no secret."""
     desk = Desk(directory)
@@ -34,8 +38,10 @@ def text(d: Deployment) -> str:
     for b in d.brokers:
         lines.append(f"  broker       {b.name}: RabbitMQ {b.version} on {', '.join(b.hosts)}")
     for m in d.mappings:
-        lines.append(f"  cell         {m.name or m.uuid}{' (a template)' if m.templated else ''}:"
-                     f" {m.transport_resolved}  {m.database_resolved}")
+        lines.append(
+            f"  cell         {m.name or m.uuid}{' (a template)' if m.templated else ''}:"
+            f" {m.transport_resolved}  {m.database_resolved}"
+        )
     for p in d.proxies:
         if p.unit:
             lines.append(f"  proxy        {p.proxy} {p.backend}/{p.server} -> {p.host} {p.unit}: {p.state}")

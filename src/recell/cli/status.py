@@ -26,12 +26,30 @@ def command(directory: Path, as_json: bool) -> None:
         entries = {s.id: journal.last(s.id) for s in plan.steps}
         state = {
             "position": position(plan, journal),
-            "steps": [{"id": s.id, "title": s.title, "where": s.where,
-                       "direction": e.direction if e else None, "phase": e.phase if e else None,
-                       "at": e.at if e else None, "detail": e.detail if e else {}}
-                      for s in plan.steps for e in [entries[s.id]]],
-            "runs": [{"verb": r.verb, "began": r.began, "ended": r.ended, "outcome": r.outcome,
-                      "machine": r.machine, "pid": r.pid} for r in journal.runs()],
+            "steps": [
+                {
+                    "id": s.id,
+                    "title": s.title,
+                    "where": s.where,
+                    "direction": e.direction if e else None,
+                    "phase": e.phase if e else None,
+                    "at": e.at if e else None,
+                    "detail": e.detail if e else {},
+                }
+                for s in plan.steps
+                for e in [entries[s.id]]
+            ],
+            "runs": [
+                {
+                    "verb": r.verb,
+                    "began": r.began,
+                    "ended": r.ended,
+                    "outcome": r.outcome,
+                    "machine": r.machine,
+                    "pid": r.pid,
+                }
+                for r in journal.runs()
+            ],
         }
     if as_json:
         click.echo(json.dumps(state, indent=1))
@@ -42,5 +60,7 @@ def command(directory: Path, as_json: bool) -> None:
         phase = f"{step['direction']} {step['phase']}" if step["phase"] else "not begun"
         click.echo(f"  {step['id']:<40} {phase:<20} {when}  {step['detail'].get('why', '')}".rstrip())
     for run in state["runs"][-3:]:
-        click.echo(f"  run: recell {run['verb']} by pid {run['pid']} on {run['machine']}:"
-                   f" {run['outcome'] or 'no end written (running, or killed)'}")
+        click.echo(
+            f"  run: recell {run['verb']} by pid {run['pid']} on {run['machine']}:"
+            f" {run['outcome'] or 'no end written (running, or killed)'}"
+        )

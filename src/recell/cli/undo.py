@@ -39,8 +39,6 @@ def run(desk: Desk, plan: Plan, verb: str, as_json: bool, *, measure: bool) -> N
         if measure:
             measuring.before(desk, plan, journal, "backward")
         drive(desk, plan, journal, verb, "backward", observer(as_json))
-        if measure:
-            measuring.after(desk, plan, journal, "backward")
     finally:
         journal.close()
     if not as_json:

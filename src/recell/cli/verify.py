@@ -56,7 +56,9 @@ def command(directory: Path, as_json: bool) -> None:
         for line in wrong:
             click.echo(f"BAD  {line}")
     if wrong:
-        raise VerifyFailed(f"{len(wrong)} of {len(wrong) + len(proofs)} proofs do not hold", "Look at each of them")
+        raise VerifyFailed(
+            f"{len(wrong)} of {len(wrong) + len(proofs)} proofs do not hold", "Look at each of them"
+        )
 
 
 def _confirmed(desk: Desk, plan: object, journal: object, world: World) -> str:

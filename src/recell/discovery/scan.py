@@ -12,16 +12,24 @@ from dataclasses import dataclass, replace
 
 from recell.adapters.broker import RabbitCluster
 from recell.adapters.conf import Config
+from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import BrokerPort, HostPort, NovaPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
-from recell.adapters.nova_db import NovaDatabases
 from recell.discovery.services import Found, find_services
 from recell.discovery.writers import find_writers, from_options
 from recell.errors import RecellError, Unsupported
 from recell.model.deployment import (
-    Address, Broker, CellMapping, Client, Deployment, HostFacts, NovaService, OtherWriter,
-    ProxyBackendServer, ServiceRecord,
+    Address,
+    Broker,
+    CellMapping,
+    Client,
+    Deployment,
+    HostFacts,
+    NovaService,
+    OtherWriter,
+    ProxyBackendServer,
+    ServiceRecord,
 )
 from recell.model.urls import is_template, parse_url
 from recell.planning.templates import resolve_template
@@ -64,14 +72,24 @@ def _look(host: SshHost, address: Address) -> _Seen:
     found = find_services(host, hostname)
     manage = _which(host, "nova-manage")
     facts = HostFacts(
-        name=host.name, address=address, ips=_ips(host), hostname=hostname, os=_os(host),
-        firewall=_which(host, "nft") and "nft" or (_which(host, "iptables") and "iptables"),
-        config_files=found.files, nova_manage=manage, clock_offset_s=float(hello.get("offset", 0.0)))
-    rabbit = any(p.argv and p.argv[0].endswith(("beam.smp", "beam")) and "rabbit" in " ".join(p.argv)
-                 for p in processes)
+        name=host.name,
+        address=address,
+        ips=_ips(host),
+        hostname=hostname,
+        os=_os(host),
+        firewall=(_which(host, "nft") and "nft") or (_which(host, "iptables") and "iptables"),
+        config_files=found.files,
+        nova_manage=manage,
+        clock_offset_s=float(hello.get("offset", 0.0)),
+    )
+    rabbit = any(
+        p.argv and p.argv[0].endswith(("beam.smp", "beam")) and "rabbit" in " ".join(p.argv)
+        for p in processes
+    )
     version = _nova_version(host, manage) if manage and found.services else ""
-    return _Seen(facts, found, find_writers(host) if found.services else (), rabbit,
-                 "haproxy" in names, version)
+    return _Seen(
+        facts, found, find_writers(host) if found.services else (), rabbit, "haproxy" in names, version
+    )
 
 
 def _which(host: HostPort, program: str) -> str:
@@ -101,26 +119,44 @@ def _os(host: HostPort) -> str:
 
 
 def _nova_version(host: HostPort, manage: str) -> str:
+    """Asked of the Python that nova-manage names: loading all of nova-manage takes seconds."""
+    first = (host.read(manage) or b"").split(b"\n", 1)[0].decode(errors="replace")
+    interpreter = first.removeprefix("#!").split()
+    if interpreter and interpreter[0].startswith("/"):
+        code = "import importlib.metadata as m; print(m.version('nova'))"
+        ended = host.query([*interpreter, "-c", code], timeout=60)
+        if ended.returncode == 0:
+            return ended.stdout.decode(errors="replace").strip()
     ended = host.query([manage, "--version"], timeout=120)
     words = (ended.stdout + b" " + ended.stderr).decode(errors="replace").split()
-    return next((w for w in reversed(words) if re.fullmatch(r"\d+\.\d+(\.\d+)*.*", w)), "")
+    return next((w for w in reversed(words) if re.fullmatch(r"\d+\.\d+.*", w)), "")
 
 
 def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float) -> Deployment:
     services = tuple(s for one in seen for s in one.found.services)
     if not services:
-        raise Unsupported("no host of the inventory runs a Nova service", "Name the controllers and computes in it")
+        raise Unsupported(
+            "no host of the inventory runs a Nova service", "Name the controllers and computes in it"
+        )
     ports = _clusters(hosts, seen)
     brokers = tuple(b for b, _ in ports)
     first = _controller(services)
     config = next(one.found.configs[first.unit] for one in seen if one.facts.name == first.host)
-    nova = NovaDatabases(hosts[first.host], config.get("api_database", "connection"),
-                         config.get("DEFAULT", "transport_url"), config.get("database", "connection"))
+    nova = NovaDatabases(
+        hosts[first.host],
+        config.get("api_database", "connection"),
+        config.get("DEFAULT", "transport_url"),
+        config.get("database", "connection"),
+    )
     try:
         mappings = _mappings(nova, config)
         records = tuple(
-            ServiceRecord(m.uuid, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report)
-            for m in mappings for r in nova.services(m.uuid))
+            ServiceRecord(
+                m.uuid, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report
+            )
+            for m in mappings
+            for r in nova.services(m.uuid)
+        )
         instances = {m.name or m.uuid: _count(nova, m.uuid) for m in mappings}
     finally:
         nova.close()
@@ -128,12 +164,21 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float) -> De
     proxies = tuple(p for one in seen if one.has_haproxy for p in _proxied(hosts[one.facts.name], seen))
     generation = "v1" if any(s.role == "cells" for s in services) else "v2"
     return Deployment(
-        format=1, generation=generation, made_at=at,
+        format=1,
+        generation=generation,
+        made_at=at,
         nova_version=next((one.nova_version for one in seen if one.nova_version), ""),
-        hosts=tuple(one.facts for one in seen), services=services, brokers=brokers, clients=clients,
-        mappings=mappings, records=records, proxies=proxies,
+        hosts=tuple(one.facts for one in seen),
+        services=services,
+        brokers=brokers,
+        clients=clients,
+        mappings=mappings,
+        records=records,
+        proxies=proxies,
         writers=tuple(w for one in seen for w in one.writers) + from_options(services),
-        instances=instances, remarks=_stale(hosts, services))
+        instances=instances,
+        remarks=_stale(hosts, services),
+    )
 
 
 def _controller(services: Sequence[NovaService]) -> NovaService:
@@ -141,8 +186,10 @@ def _controller(services: Sequence[NovaService]) -> NovaService:
         for s in services:
             if s.role == role and s.active and s.api_database and s.database:
                 return s
-    raise Unsupported("no running Nova service of the inventory has [api_database] and [database]",
-                      "Name a controller with nova-api in the inventory")
+    raise Unsupported(
+        "no running Nova service of the inventory has [api_database] and [database]",
+        "Name a controller with nova-api in the inventory",
+    )
 
 
 def _mappings(nova: NovaPort, config: Config) -> tuple[CellMapping, ...]:
@@ -154,13 +201,23 @@ def _mappings(nova: NovaPort, config: Config) -> tuple[CellMapping, ...]:
     out = []
     for raw in nova.mappings():
         urls = (raw.transport_url, raw.database_connection)
-        resolved = (resolve_template(raw.transport_url, own_transport),
-                    resolve_template(raw.database_connection, own_database))
-        out.append(CellMapping(
-            uuid=raw.uuid, name=raw.name, transport_raw=_shown(urls[0]), database_raw=_shown(urls[1]),
-            transport_resolved=_shown(resolved[0]), database_resolved=_shown(resolved[1]),
-            templated=any(is_template(u) for u in urls), disabled=raw.disabled,
-            digest=hmac.new(key, "\0".join(urls).encode(), hashlib.sha256).hexdigest()))
+        resolved = (
+            resolve_template(raw.transport_url, own_transport),
+            resolve_template(raw.database_connection, own_database),
+        )
+        out.append(
+            CellMapping(
+                uuid=raw.uuid,
+                name=raw.name,
+                transport_raw=_shown(urls[0]),
+                database_raw=_shown(urls[1]),
+                transport_resolved=_shown(resolved[0]),
+                database_resolved=_shown(resolved[1]),
+                templated=any(is_template(u) for u in urls),
+                disabled=raw.disabled,
+                digest=hmac.new(key, "\0".join(urls).encode(), hashlib.sha256).hexdigest(),
+            )
+        )
     return tuple(out)
 
 
@@ -185,13 +242,22 @@ def _clusters(hosts: dict[str, SshHost], seen: Sequence[_Seen]) -> list[tuple[Br
             continue
         cluster = RabbitCluster(one.facts.name, (hosts[one.facts.name],))
         nodes = cluster.running_nodes()
-        members = [by_hostname[n.partition("@")[2].partition(".")[0]] for n in nodes
-                   if n.partition("@")[2].partition(".")[0] in by_hostname]
+        members = [
+            by_hostname[n.partition("@")[2].partition(".")[0]]
+            for n in nodes
+            if n.partition("@")[2].partition(".")[0] in by_hostname
+        ]
         members = sorted({*members, one.facts.name})
         done |= set(members)
         port = RabbitCluster(members[0], tuple(hosts[m] for m in members))
-        out.append((Broker(members[0], tuple(members), nodes, port.version(), port.vhosts(),
-                           alarms=port.alarms()), port))
+        out.append(
+            (
+                Broker(
+                    members[0], tuple(members), nodes, port.version(), port.vhosts(), alarms=port.alarms()
+                ),
+                port,
+            )
+        )
     return out
 
 
@@ -206,11 +272,15 @@ def _clients(ports: list[tuple[Broker, BrokerPort]], seen: Sequence[_Seen]) -> t
         for c in port.connections():
             key = (broker.name, c.vhost, c.user, by_ip.get(c.peer_host, c.peer_host), c.program)
             number, names = groups.get(key, (0, set()))
-            named = {q for q in queues.get(c.name, set()) if not q.startswith(("reply_", "amq."))
-                     and "_fanout_" not in q}
+            named = {
+                q
+                for q in queues.get(c.name, set())
+                if not q.startswith(("reply_", "amq.")) and "_fanout_" not in q
+            }
             groups[key] = (number + 1, names | named)
-    return tuple(Client(*key, connections=n, queues=tuple(sorted(q))[:20])
-                 for key, (n, q) in sorted(groups.items()))
+    return tuple(
+        Client(*key, connections=n, queues=tuple(sorted(q))[:20]) for key, (n, q) in sorted(groups.items())
+    )
 
 
 def _proxied(host: SshHost, seen: Sequence[_Seen]) -> list[ProxyBackendServer]:

@@ -13,24 +13,43 @@ from recell.model.deployment import ConfigFile, NovaService, Role
 from recell.model.urls import parse_url
 
 PROGRAMS: dict[str, Role] = {
-    "nova-api": "api", "nova-api-os-compute": "api", "nova-api-wsgi": "api",
-    "nova.wsgi.osapi_compute": "api", "nova-api-metadata": "metadata",
-    "nova-metadata-wsgi": "metadata", "nova.wsgi.metadata": "metadata",
-    "nova-scheduler": "scheduler", "nova-conductor": "conductor", "nova-compute": "compute",
-    "nova-novncproxy": "novncproxy", "nova-spicehtml5proxy": "spicehtml5proxy",
-    "nova-serialproxy": "serialproxy", "nova-cells": "cells", "nova-consoleauth": "consoleauth",
+    "nova-api": "api",
+    "nova-api-os-compute": "api",
+    "nova-api-wsgi": "api",
+    "nova.wsgi.osapi_compute": "api",
+    "nova-api-metadata": "metadata",
+    "nova-metadata-wsgi": "metadata",
+    "nova.wsgi.metadata": "metadata",
+    "nova-scheduler": "scheduler",
+    "nova-conductor": "conductor",
+    "nova-compute": "compute",
+    "nova-novncproxy": "novncproxy",
+    "nova-spicehtml5proxy": "spicehtml5proxy",
+    "nova-serialproxy": "serialproxy",
+    "nova-cells": "cells",
+    "nova-consoleauth": "consoleauth",
 }
 OPTIONS = (
-    ("DEFAULT", "host"), ("DEFAULT", "manager_shutdown_timeout"), ("DEFAULT", "report_interval"),
-    ("DEFAULT", "service_down_time"), ("api", "local_metadata_per_cell"), ("cinder", "cross_az_attach"),
-    ("filter_scheduler", "track_instance_changes"), ("oslo_messaging_notifications", "driver"),
-    ("oslo_messaging_rabbit", "rabbit_stream_fanout"), ("oslo_messaging_rabbit", "rabbit_quorum_queue"),
+    ("DEFAULT", "host"),
+    ("DEFAULT", "manager_shutdown_timeout"),
+    ("DEFAULT", "report_interval"),
+    ("DEFAULT", "service_down_time"),
+    ("api", "local_metadata_per_cell"),
+    ("cinder", "cross_az_attach"),
+    ("filter_scheduler", "track_instance_changes"),
+    ("oslo_messaging_notifications", "driver"),
+    ("oslo_messaging_rabbit", "rabbit_stream_fanout"),
+    ("oslo_messaging_rabbit", "rabbit_quorum_queue"),
     ("scheduler", "discover_hosts_in_cells_interval"),
     ("workarounds", "disable_group_policy_check_upcall"),
 )
 """Options that a plan or a check looks at and that never hold a secret."""
-URLS = (("DEFAULT", "transport_url"), ("database", "connection"), ("api_database", "connection"),
-        ("oslo_messaging_notifications", "transport_url"))
+URLS = (
+    ("DEFAULT", "transport_url"),
+    ("database", "connection"),
+    ("api_database", "connection"),
+    ("oslo_messaging_notifications", "transport_url"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,7 @@ def find_services(host: HostPort, hostname: str) -> Found:
     """Every unit of the host that runs, or would run, a Nova service."""
     processes = host.processes()
     candidates = {_unit_of(p) for p in processes if "nova" in " ".join(p.argv)}
-    candidates |= {u for u in host.units() if "nova" in u}
+    candidates |= {u.removesuffix(".service") for u in host.units() if "nova" in u}
     services: list[NovaService] = []
     configs: dict[str, Config] = {}
     files: dict[str, ConfigFile] = {}
@@ -81,21 +100,40 @@ def find_services(host: HostPort, hostname: str) -> Found:
             config = parse_config(contents, _environment(unit, host))
         except BadInput as error:
             raise BadInput(f"{host.name}: {error.sentence}", error.remedy) from None
-        configs[unit.name] = config
+        configs[name] = config
         for path in (*paths, unit.fragment, *unit.dropins):
             stat = host.stat(path)
             if stat and path not in files:
                 files[path] = ConfigFile(path, stat.sha256, stat.mode, stat.owner, stat.group)
-        pids = {p.pid for p in processes if _unit_of(p) == unit.name}
-        services.append(_service(host, unit, role, paths, explicit, contents, config, hostname,
-                                 next((port for port, owners in sorted(listening.items())
-                                       if owners & pids), 0)))
+        pids = {p.pid for p in processes if _unit_of(p) == name}
+        services.append(
+            _service(
+                host,
+                name,
+                unit,
+                role,
+                paths,
+                explicit,
+                contents,
+                config,
+                hostname,
+                next((port for port, owners in sorted(listening.items()) if owners & pids), 0),
+            )
+        )
     return Found(tuple(services), tuple(files.values()), configs, tuple(remarks))
 
 
 def _service(
-    host: HostPort, unit: UnitState, role: Role, paths: tuple[str, ...], explicit: bool,
-    contents: list[tuple[str, bytes]], config: Config, hostname: str, port: int,
+    host: HostPort,
+    name: str,
+    unit: UnitState,
+    role: Role,
+    paths: tuple[str, ...],
+    explicit: bool,
+    contents: list[tuple[str, bytes]],
+    config: Config,
+    hostname: str,
+    port: int,
 ) -> NovaService:
     origins = {}
     for group, option in (*URLS, *OPTIONS):
@@ -104,14 +142,28 @@ def _service(
                 origins[f"{group}/{option}"] = path
     shown = {f"{g}/{o}": parse_url(value).shown() if (value := config.get(g, o)) else "" for g, o in URLS}
     return NovaService(
-        host=host.name, unit=unit.name, role=role, argv=unit.exec_start, user=unit.user or "root",
-        active=unit.running, enabled=unit.enabled, started_at=unit.started_at, main_pid=unit.main_pid,
-        config_files=paths, explicit_config=explicit, nova_host=config.get("DEFAULT", "host", hostname),
-        transport_url=shown["DEFAULT/transport_url"], database=shown["database/connection"],
+        host=host.name,
+        unit=name,
+        role=role,
+        argv=unit.exec_start,
+        user=unit.user or "root",
+        active=unit.running,
+        enabled=unit.enabled,
+        started_at=unit.started_at,
+        main_pid=unit.main_pid,
+        config_files=paths,
+        explicit_config=explicit,
+        nova_host=config.get("DEFAULT", "host", hostname),
+        transport_url=shown["DEFAULT/transport_url"],
+        database=shown["database/connection"],
         api_database=shown["api_database/connection"],
-        notification_url=shown["oslo_messaging_notifications/transport_url"], port=port,
-        fragment=unit.fragment, dropins=unit.dropins, origins=origins,
-        options={f"{g}/{o}": config.get(g, o) for g, o in OPTIONS if config.has(g, o)})
+        notification_url=shown["oslo_messaging_notifications/transport_url"],
+        port=port,
+        fragment=unit.fragment,
+        dropins=unit.dropins,
+        origins=origins,
+        options={f"{g}/{o}": config.get(g, o) for g, o in OPTIONS if config.has(g, o)},
+    )
 
 
 def config_paths(unit: UnitState, host: HostPort, role: Role) -> tuple[tuple[str, ...], bool]:

@@ -8,11 +8,21 @@ from recell.adapters.ports import HostPort
 from recell.model.deployment import NovaService, OtherWriter
 
 _MANAGERS = {
-    "puppet": "Puppet", "puppet-agent": "Puppet", "chef-client": "Chef", "salt-minion": "Salt",
+    "puppet": "Puppet",
+    "puppet-agent": "Puppet",
+    "chef-client": "Chef",
+    "salt-minion": "Salt",
     "cfengine3": "CFEngine",
 }
-_CRONTABS = ("/etc/crontab", "/etc/cron.d/*", "/var/spool/cron/crontabs/*", "/var/spool/cron/*",
-             "/etc/cron.hourly/*", "/etc/cron.daily/*", "/etc/cron.weekly/*")
+_CRONTABS = (
+    "/etc/crontab",
+    "/etc/cron.d/*",
+    "/var/spool/cron/crontabs/*",
+    "/var/spool/cron/*",
+    "/etc/cron.hourly/*",
+    "/etc/cron.daily/*",
+    "/etc/cron.weekly/*",
+)
 
 
 def find_writers(host: HostPort) -> tuple[OtherWriter, ...]:
@@ -43,8 +53,12 @@ def from_options(services: tuple[NovaService, ...]) -> tuple[OtherWriter, ...]:
     """Nova's own: a scheduler that maps hosts by itself."""
     name = "scheduler/discover_hosts_in_cells_interval"
     return tuple(
-        OtherWriter(s.host, "option", s.unit, f"[scheduler] discover_hosts_in_cells_interval = {s.options[name]}")
-        for s in services if s.role == "scheduler" and _positive(s.options.get(name, "-1")))
+        OtherWriter(
+            s.host, "option", s.unit, f"[scheduler] discover_hosts_in_cells_interval = {s.options[name]}"
+        )
+        for s in services
+        if s.role == "scheduler" and _positive(s.options.get(name, "-1"))
+    )
 
 
 def _positive(text: str) -> bool:
@@ -56,5 +70,5 @@ def _positive(text: str) -> bool:
 
 def _words(line: str) -> str:
     """nova-manage and its subcommands: what follows might be a URL."""
-    after = line[line.index("nova-manage"):].split()
+    after = line[line.index("nova-manage") :].split()
     return " ".join([after[0], *(w for w in after[1:4] if w.replace("_", "").isalnum())])

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from recell.engine.step import Direction, Finding, Step, Truth
 from recell.errors import Paused, RecellError, StepFailed, Unknowable, Unreachable, VerifyFailed, WouldWait
 from recell.journal import Entry, Journal
+from recell.model.step import Direction, Finding, Step, Truth
 
 ATTEMPTS = 3
 """How often a step is begun before an unreachable host, broker or database stops the run."""
@@ -53,8 +53,13 @@ class Engine:
     """
 
     def __init__(
-        self, steps: Sequence[Step], journal: Journal, *, observer: Observer = _silent,
-        pause_before: Collection[str] = (), wait: Callable[[float], None] = time.sleep,
+        self,
+        steps: Sequence[Step],
+        journal: Journal,
+        *,
+        observer: Observer = _silent,
+        pause_before: Collection[str] = (),
+        wait: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._steps = tuple(steps)
@@ -86,8 +91,10 @@ class Engine:
         for step in self._steps:
             finding = step.check("forward") if step.lasting else Finding.done()
             if finding.truth is not Truth.DONE:
-                raise VerifyFailed(f"{step.title}: {finding.truth.value}: {finding.why}",
-                                   "Something changed it since; look there before anything else")
+                raise VerifyFailed(
+                    f"{step.title}: {finding.truth.value}: {finding.why}",
+                    "Something changed it since; look there before anything else",
+                )
 
     def _settled(self, step: Step, toward: Direction) -> bool:
         last = self._journal.last(step.id)
@@ -128,8 +135,10 @@ class Engine:
         step.guard(toward)
         finding = step.check(toward)
         if finding.truth is Truth.UNKNOWN:
-            raise Unknowable(f"{step.id}: {step.title}: {finding.why}",
-                             "Look at what is there, mend it by hand, then: recell resume (or undo)")
+            raise Unknowable(
+                f"{step.id}: {step.title}: {finding.why}",
+                "Look at what is there, mend it by hand, then: recell resume (or undo)",
+            )
         if finding.truth is Truth.DONE:
             proof = step.verify(toward)
             self._journal.append(step.id, toward, "found", why=finding.why, verified=proof)
@@ -152,8 +161,11 @@ class Engine:
         seen: list[tuple[Step, Finding]] = []
         for step in self._steps:
             last = self._journal.last(step.id)
-            finding = step.check("forward") if last is None or not self._settled(step, "forward") \
+            finding = (
+                step.check("forward")
+                if last is None or not self._settled(step, "forward")
                 else Finding.done("applied before")
+            )
             if finding.truth in (Truth.NOT_DONE, Truth.PARTIAL):
                 with contextlib.suppress(WouldWait):
                     step.do()
@@ -185,8 +197,13 @@ def records(journal: Journal, direction: Direction, since_run: int = 0) -> tuple
         elif entry.phase in ("finished", "found"):
             begun = starts.get(entry.step, [])
             out[entry.step] = StepRecord(
-                entry.step, float(entry.detail.get("seconds", 0.0)), len(begun),
-                begun[0].at if begun else entry.at, entry.at, str(entry.detail.get("verified", "")))
+                entry.step,
+                float(entry.detail.get("seconds", 0.0)),
+                len(begun),
+                begun[0].at if begun else entry.at,
+                entry.at,
+                str(entry.detail.get("verified", "")),
+            )
     return tuple(out.values())
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recell.errors import BadInput, Locked, StalePlan, StepFailed
+from recell.model.step import Direction
 
-Direction = Literal["forward", "backward"]
 Phase = Literal["started", "finished", "failed", "unknown", "found"]
 
 _SCHEMA = """
@@ -89,9 +89,15 @@ class Journal:
         db = _connect(new)
         with _full_disk(path), db:
             db.executescript(_SCHEMA)
-            db.executemany("INSERT INTO meta VALUES (?, ?)", [
-                ("format", FORMAT), ("id", str(uuid.uuid4())), ("plan", plan_digest), ("epoch", "0"),
-            ])
+            db.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [
+                    ("format", FORMAT),
+                    ("id", str(uuid.uuid4())),
+                    ("plan", plan_digest),
+                    ("epoch", "0"),
+                ],
+            )
         db.close()
         new.rename(path)
         return cls(path, _connect(path))
@@ -153,8 +159,9 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another recell"
-                raise Locked(f"{holder} is writing {self.path}",
-                             "Wait for it, or look at it with: recell status") from None
+                raise Locked(
+                    f"{holder} is writing {self.path}", "Wait for it, or look at it with: recell status"
+                ) from None
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"recell {verb} (pid {os.getpid()} on {os.uname().nodename})".encode(), 0)
             with _full_disk(self.path), self._db:
@@ -162,7 +169,8 @@ class Journal:
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (str(self._epoch),))
                 cursor = self._db.execute(
                     "INSERT INTO runs (verb, direction, began, machine, pid) VALUES (?, ?, ?, ?, ?)",
-                    (verb, direction, time.time(), os.uname().nodename, os.getpid()))
+                    (verb, direction, time.time(), os.uname().nodename, os.getpid()),
+                )
                 self._run = cursor.lastrowid
             outcome = "interrupted"
             try:
@@ -180,26 +188,27 @@ class Journal:
     def _end_run(self, outcome: str) -> None:
         try:
             with self._db:
-                self._db.execute("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?",
-                                 (time.time(), outcome, self._run))
+                self._db.execute(
+                    "UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", (time.time(), outcome, self._run)
+                )
         except sqlite3.OperationalError:
             # The disk may be full: a run without an end is what a killed one leaves, too.
             return
 
     def append(self, step: str, direction: Direction, phase: Phase, **detail: Any) -> None:
-        """Durable when it returns. :raises Locked: a newer writer took over. :raises StepFailed: disk full."""
+        """Durable when it returns. :raises Locked: a newer writer took over; StepFailed: disk full."""
         with _full_disk(self.path), self._db:
             self._fence()
             self._db.execute(
                 "INSERT INTO entries (run, step, direction, phase, at, detail) VALUES (?, ?, ?, ?, ?, ?)",
-                (self._run, step, direction, phase, time.time(), json.dumps(detail)))
+                (self._run, step, direction, phase, time.time(), json.dumps(detail)),
+            )
 
     def remember(self, step: str, key: str, value: Any) -> None:
         """A fact that a step needs later (an old value's hash). Durable when it returns."""
         with _full_disk(self.path), self._db:
             self._fence()
-            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)",
-                             (step, key, json.dumps(value)))
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", (step, key, json.dumps(value)))
 
     def finish(self) -> None:
         """The operator closed the way back."""
@@ -222,32 +231,44 @@ class Journal:
     def entries(self, after: int = 0) -> tuple[Entry, ...]:
         rows = self._db.execute(
             "SELECT id, run, step, direction, phase, at, detail FROM entries WHERE id > ? ORDER BY id",
-            (after,))
-        return tuple(Entry(*row[:6], json.loads(row[6])) for row in rows)
+            (after,),
+        )
+        return tuple(_entry(row) for row in rows)
 
     def runs(self) -> tuple[Run, ...]:
         rows = self._db.execute(
-            "SELECT id, verb, direction, began, ended, outcome, machine, pid FROM runs ORDER BY id")
+            "SELECT id, verb, direction, began, ended, outcome, machine, pid FROM runs ORDER BY id"
+        )
         return tuple(Run(*row) for row in rows)
 
     def last(self, step: str) -> Entry | None:
         """The newest entry of a step."""
         row = self._db.execute(
             "SELECT id, run, step, direction, phase, at, detail FROM entries WHERE step = ?"
-            " ORDER BY id DESC LIMIT 1", (step,)).fetchone()
-        return None if row is None else Entry(*row[:6], json.loads(row[6]))
+            " ORDER BY id DESC LIMIT 1",
+            (step,),
+        ).fetchone()
+        return None if row is None else _entry(row)
 
     def attempts(self, step: str, direction: Direction) -> int:
         row = self._db.execute(
             "SELECT count(*) FROM entries WHERE step = ? AND direction = ? AND phase = 'started'",
-            (step, direction)).fetchone()
+            (step, direction),
+        ).fetchone()
         return int(row[0])
 
     def belongs_to(self, digest: str) -> None:
         """:raises StalePlan: this journal is of another plan."""
         if self.plan != digest:
-            raise StalePlan(f"{self.path} is the journal of another plan",
-                            "Use the plan that it belongs to, or another --dir")
+            raise StalePlan(
+                f"{self.path} is the journal of another plan",
+                "Use the plan that it belongs to, or another --dir",
+            )
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    number, run, step, direction, phase, at, detail = row
+    return Entry(number, run, step, direction, phase, at, json.loads(detail))
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -263,5 +284,7 @@ def _full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise StepFailed(f"the journal {path} can't be written ({error})",
-                         "Make room or mend the disk, then: recell resume") from None
+        raise StepFailed(
+            f"the journal {path} can't be written ({error})",
+            "Make room or mend the disk, then: recell resume",
+        ) from None

@@ -14,8 +14,16 @@ from pydantic import TypeAdapter, ValidationError
 from recell.errors import BadInput
 
 Role = Literal[
-    "api", "metadata", "scheduler", "conductor", "compute", "novncproxy", "spicehtml5proxy",
-    "serialproxy", "cells", "consoleauth",
+    "api",
+    "metadata",
+    "scheduler",
+    "conductor",
+    "compute",
+    "novncproxy",
+    "spicehtml5proxy",
+    "serialproxy",
+    "cells",
+    "consoleauth",
 ]
 CONSOLES: tuple[Role, ...] = ("novncproxy", "spicehtml5proxy", "serialproxy")
 
@@ -239,9 +247,11 @@ def load_deployment(data: bytes, where: str) -> Deployment:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
-        raise BadInput(f"{where} is not a deployment file ({place}: {first['msg']})",
-                       "Make it again with: recell scan") from None
+        raise BadInput(
+            f"{where} is not a deployment file ({place}: {first['msg']})", "Make it again with: recell scan"
+        ) from None
     if deployment.format != 1:
-        raise BadInput(f"{where} has format {deployment.format}, this recell reads 1",
-                       "Make it again with: recell scan")
+        raise BadInput(
+            f"{where} has format {deployment.format}, this recell reads 1", "Make it again with: recell scan"
+        )
     return deployment

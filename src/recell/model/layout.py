@@ -112,8 +112,10 @@ def load_layout(text: str, where: str) -> Layout:
         problem = getattr(error, "problem", None) or "not YAML"
         raise BadInput(f"{where}{line}: {problem}", "Correct the layout") from None
     if not isinstance(data, dict):
-        raise BadInput(f"{where} is not a mapping of words to values",
-                       "Begin from the example that recell plan --example prints")
+        raise BadInput(
+            f"{where} is not a mapping of words to values",
+            "Begin from the example that recell plan --example prints",
+        )
     try:
         return Layout.model_validate(data)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Phase = Literal["setup", "run", "settle"]
-"""``setup``: before the users are measured; ``settle``: no new changes, the last ones come to rest."""
+"""``setup``: before users are measured; ``settle``: no new changes, the last come to rest."""
 
 CHANGES: frozenset[str] = frozenset({
     "boot", "delete", "stop", "start", "reboot-soft", "reboot-hard", "metadata-set",
@@ -66,7 +66,10 @@ class Window:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A step as it went. ``seconds`` over all attempts; ``verified``: what its verification said."""
+    """A step as it went. ``seconds`` over all attempts; ``verified``: what its verification said.
+
+    ``started`` is None when it is not known; such a step has no bar in the timeline.
+    """
 
     id: str
     title: str
@@ -146,7 +149,7 @@ Topology = tuple[TopologyGroup, ...]
 class Measurement:
     """Everything that a report says about one run.
 
-    ``kind``: split, database, cells-v1, move-hosts, undo, ... ``outcome``: succeeded, undone, paused,
+    ``kind``: split, database, cells-v1, move-hosts, ... ``outcome``: succeeded, undone, paused,
     failed or interrupted. ``requests`` and ``versions`` are for the page alone.
     """
 

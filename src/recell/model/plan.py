@@ -89,9 +89,7 @@ class Plan:
     def _computed(self) -> str:
         content = asdict(self)
         del content["digest"]
-        return hashlib.sha256(
-            json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-        ).hexdigest()
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 _ADAPTER = TypeAdapter(Plan)
@@ -108,14 +106,17 @@ def load_plan(data: bytes, where: str) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
-        raise BadInput(f"{where} is not a plan ({place}: {first['msg']})",
-                       "Make it again with: recell plan") from None
+        raise BadInput(
+            f"{where} is not a plan ({place}: {first['msg']})", "Make it again with: recell plan"
+        ) from None
     if plan.format != 1:
-        raise BadInput(f"{where} has format {plan.format}, this recell reads 1",
-                       "Make it again with: recell plan")
+        raise BadInput(
+            f"{where} has format {plan.format}, this recell reads 1", "Make it again with: recell plan"
+        )
     if plan.digest != plan._computed():
-        raise StalePlan(f"{where} was edited after it was made",
-                        "Change layout.yaml instead and run: recell plan")
+        raise StalePlan(
+            f"{where} was edited after it was made", "Change layout.yaml instead and run: recell plan"
+        )
     ids = [s.id for s in plan.steps]
     if len(set(ids)) != len(ids):
         raise BadInput(f"{where} names a step twice", "Make it again with: recell plan")

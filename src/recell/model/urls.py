@@ -63,9 +63,7 @@ class Url:
         """The same account, path and query on other nodes (the first endpoint's account)."""
         first = self.endpoints[0]
         port = first.port
-        return replace(
-            self, endpoints=tuple(replace(first, host=h, port=p or port) for h, p in nodes)
-        )
+        return replace(self, endpoints=tuple(replace(first, host=h, port=p or port) for h, p in nodes))
 
 
 def is_template(raw: str) -> bool:

@@ -71,8 +71,10 @@ def _value(before: str, change: Change, mapping_url: MappingUrl) -> str:
 def _required(text: str, section: str, option: str) -> str:
     value = ini.get(text, section, option)
     if value is None:
-        raise Unsupported(f"[{section}] {option} is not set in the file where it was expected",
-                          "Set it there, and scan again")
+        raise Unsupported(
+            f"[{section}] {option} is not set in the file where it was expected",
+            "Set it there, and scan again",
+        )
     return value
 
 

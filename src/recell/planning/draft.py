@@ -11,6 +11,7 @@ from recell.model.layout import Layout
 from recell.model.plan import Acts, PlanStep
 
 NOTHING = "nothing"
+CELL0 = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass
@@ -21,13 +22,30 @@ class Draft:
     new_files: list[tuple[str, str]] = field(default_factory=list)
 
     def add(
-        self, id: str, kind: str, where: str, title: str, *, undone: str, notice: str = NOTHING,
-        acts: Acts = "both", estimate: float = 1.0, **params: Any,
+        self,
+        id: str,
+        kind: str,
+        where: str,
+        title: str,
+        *,
+        undone: str,
+        notice: str = NOTHING,
+        acts: Acts = "both",
+        estimate: float = 1.0,
+        **params: Any,
     ) -> None:
         self.steps.append(PlanStep(id, kind, where, title, notice, undone, "finish", acts, estimate, params))
 
     def add_file(
-        self, id: str, kind: str, where: str, title: str, path: str, *, undone: str, **params: Any,
+        self,
+        id: str,
+        kind: str,
+        where: str,
+        title: str,
+        path: str,
+        *,
+        undone: str,
+        **params: Any,
     ) -> None:
         self.new_files.append((where, path))
         self.add(id, kind, where, title, undone=undone, path=path, **params)
@@ -73,12 +91,15 @@ def edited_file(service: NovaService) -> str:
         raise Unsupported(
             f"{service.unit} on {service.host} takes transport_url and [database] connection from"
             f" {' and '.join(sorted(p or 'nowhere' for p in places))}",
-            "Set both in one configuration file, restart the service, and scan again")
+            "Set both in one configuration file, restart the service, and scan again",
+        )
     path = places.pop()
     if path not in service.config_files:
-        raise Unsupported(f"{service.unit} on {service.host} takes its URLs from {path}, a configuration"
-                          " directory that every service there reads",
-                          "Move them into nova.conf, restart the service, and scan again")
+        raise Unsupported(
+            f"{service.unit} on {service.host} takes its URLs from {path}, a configuration"
+            " directory that every service there reads",
+            "Move them into nova.conf, restart the service, and scan again",
+        )
     return path
 
 

@@ -63,7 +63,7 @@ def get(text: str, section: str, option: str) -> str | None:
         return None
     place = places[-1]
     match = _OPTION.match(lines[place.first].rstrip("\n"))
-    parts = [match["value"] if match else ""] + [x.strip() for x in lines[place.first + 1:place.last]]
+    parts = [match["value"] if match else ""] + [x.strip() for x in lines[place.first + 1 : place.last]]
     value = " ".join(p.strip() for p in parts if p.strip())
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         value = value[1:-1]
@@ -80,9 +80,9 @@ def set_option(text: str, section: str, option: str, value: str) -> str:
         keep = places[-1]
         match = _OPTION.match(lines[keep.first].rstrip("\n"))
         key = match["key"] if match else option
-        lines[keep.first:keep.last] = [f"{key} = {value}\n"]
+        lines[keep.first : keep.last] = [f"{key} = {value}\n"]
         for place in reversed(places[:-1]):
-            del lines[place.first:place.last]
+            del lines[place.first : place.last]
         return "".join(lines)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
@@ -99,7 +99,7 @@ def unset_option(text: str, section: str, option: str) -> str:
     """Remove every line of an option; its comments stay."""
     lines = _lines(text)
     for place in reversed(_find(lines, section, option)):
-        del lines[place.first:place.last]
+        del lines[place.first : place.last]
     return "".join(lines)
 
 

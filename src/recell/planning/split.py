@@ -11,19 +11,15 @@ the list as a step that acts only backward, before the step whose undo it has to
 
 from __future__ import annotations
 
-from typing import Any
-
 from recell.errors import BadInput, Unsupported
 from recell.model.deployment import Deployment, NovaService
 from recell.model.layout import Layout
-from recell.model.plan import Acts, ExpectedChange, Fingerprint, Plan
+from recell.model.plan import ExpectedChange, Fingerprint, Plan
 from recell.model.urls import parse_url
-from recell.planning import commands, topology, upcalls
-from recell.planning.changes import Change, describe
-from recell.planning.draft import Draft, Facts, cell_path, edited_file
+from recell.planning import phases, topology, upcalls
+from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
 
 KIND = "split-super-conductor"
-CELL0 = "00000000-0000-0000-0000-000000000000"
 
 
 def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
@@ -31,26 +27,39 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
     :raises Unsupported: the deployment is of a shape that this plan can't take apart."""
     facts = _decide(deployment, layout)
     draft = Draft()
-    _prepare(facts, draft)
-    _undo_epilogue(facts, draft)
-    _roll(facts, draft)
+    phases.prepare(facts, draft)
+    phases.undo_epilogue(facts, draft)
+    phases.roll(facts, draft)
     if layout.cells[facts.cell_name].api_database == "remove":
         upcalls.remove_api_database(facts, draft)
-    _conclude(facts, draft)
+    phases.conclude(facts, draft)
     touched = {s.where for s in draft.steps}
-    known = [Fingerprint(h.name, f.path, f.sha256)
-             for h in deployment.hosts if h.name in touched for f in h.config_files]
+    known = [
+        Fingerprint(h.name, f.path, f.sha256)
+        for h in deployment.hosts
+        if h.name in touched
+        for f in h.config_files
+    ]
     absent = [Fingerprint(host, path, "") for host, path in draft.new_files]
     changes = [
-        *(ExpectedChange("api", "cell_mappings", f"uuid={m.uuid}", "its URLs become literal")
-          for m in (facts.cell0, facts.cell) if m.templated),
-        ExpectedChange(facts.cell_name, "services", "binary=nova-scheduler", "schedulers leave the cell"),
+        *(
+            ExpectedChange("api", "cell_mappings", f"uuid={m.uuid}", "its URLs become literal")
+            for m in (facts.cell0, facts.cell)
+            if m.templated
+        ),
+        ExpectedChange(facts.cell_name, "services", "*", "the API level's services leave the cell"),
         ExpectedChange("cell0", "services", "*", "the API level's services report there"),
     ]
     return Plan(
-        format=1, kind=KIND, made_at=made_at, state=deployment.state_digest(), layout=layout.digest(),
-        steps=tuple(draft.steps), fingerprints=tuple(dict.fromkeys([*known, *absent])),
-        expected_changes=tuple(changes), remarks=_remarks(facts),
+        format=1,
+        kind=KIND,
+        made_at=made_at,
+        state=deployment.state_digest(),
+        layout=layout.digest(),
+        steps=tuple(draft.steps),
+        fingerprints=tuple(dict.fromkeys([*known, *absent])),
+        expected_changes=tuple(changes),
+        remarks=_remarks(facts),
         topology_before=topology.before(deployment),
         topology_after=topology.after_split(deployment, layout, facts.cell_name),
     ).sealed()
@@ -72,62 +81,96 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
     mappings = {m.uuid: m for m in deployment.mappings}
     cells = [m for m in deployment.mappings if m.uuid != CELL0]
     if CELL0 not in mappings or len(cells) != 1:
-        raise Unsupported(f"the deployment has {len(cells)} cells besides cell0; a collapsed one has one",
-                          "Splitting the API level off needs exactly cell0 and cell1")
+        raise Unsupported(
+            f"the deployment has {len(cells)} cells besides cell0; a collapsed one has one",
+            "Splitting the API level off needs exactly cell0 and cell1",
+        )
     cell = cells[0]
     if len(layout.cells) != 1:
-        raise BadInput(f"the layout names {len(layout.cells)} cells, the deployment has one besides cell0",
-                       "Name exactly that one")
+        raise BadInput(
+            f"the layout names {len(layout.cells)} cells, the deployment has one besides cell0",
+            "Name exactly that one",
+        )
     cell_name = next(iter(layout.cells))
     if cell_name not in (cell.name, "cell1") or (cell.name and cell_name != cell.name):
-        raise BadInput(f"the layout names {cell_name}, the deployment's cell is called {cell.name or 'nothing'}",
-                       f"Write {cell.name or 'cell1'} in the layout")
+        raise BadInput(
+            f"the layout names {cell_name}, the deployment's cell is called {cell.name or 'nothing'}",
+            f"Write {cell.name or 'cell1'} in the layout",
+        )
     if is_split(deployment):
-        raise Unsupported("nova-api and the computes are on different brokers: the API level is split off already",
-                          "There is nothing to plan; recell verify looks whether all is well")
+        raise Unsupported(
+            "nova-api and the computes are on different brokers: the API level is split off already",
+            "There is nothing to plan; recell verify looks whether all is well",
+        )
     conductors, schedulers, apis = (
-        tuple(s for s in deployment.role(role) if s.active) for role in ("conductor", "scheduler", "api"))
+        tuple(s for s in deployment.role(role) if s.active) for role in ("conductor", "scheduler", "api")
+    )
     for name, found in (("nova-conductor", conductors), ("nova-scheduler", schedulers), ("nova-api", apis)):
         if not found:
-            raise Unsupported(f"no running {name} was found on the hosts of the inventory",
-                              "Add its host to the inventory and scan again")
+            raise Unsupported(
+                f"no running {name} was found on the hosts of the inventory",
+                "Add its host to the inventory and scan again",
+            )
     old = deployment.broker_of(conductors[0].transport_url)
     if old is None:
-        raise Unsupported(f"no host of the broker {conductors[0].transport_url} is in the inventory",
-                          "Add the RabbitMQ hosts to the inventory and scan again")
+        raise Unsupported(
+            f"no host of the broker {conductors[0].transport_url} is in the inventory",
+            "Add the RabbitMQ hosts to the inventory and scan again",
+        )
     for service in (*conductors, *schedulers, *apis, *deployment.role("compute")):
         if deployment.broker_of(service.transport_url) != old:
-            raise Unsupported(f"{service.unit} on {service.host} is on another broker than the conductors",
-                              "A collapsed deployment has one broker for all of Nova")
+            raise Unsupported(
+                f"{service.unit} on {service.host} is on another broker than the conductors",
+                "A collapsed deployment has one broker for all of Nova",
+            )
     new_nodes = layout.api.broker.nodes
     for node in new_nodes:
         deployment.host(node)
         if node in old.hosts:
-            raise BadInput(f"{node} is a node of today's broker and can't be the API level's too",
-                           "Name other hosts under api: broker: nodes")
+            raise BadInput(
+                f"{node} is a node of today's broker and can't be the API level's too",
+                "Name other hosts under api: broker: nodes",
+            )
     new = next((b for b in deployment.brokers if set(new_nodes) & set(b.hosts)), None)
     if new is None:
-        raise BadInput(f"no running RabbitMQ was found on {', '.join(new_nodes)}",
-                       "Install and start it there, then scan again")
+        raise BadInput(
+            f"no running RabbitMQ was found on {', '.join(new_nodes)}",
+            "Install and start it there, then scan again",
+        )
     if not set(new_nodes) <= set(new.hosts):
-        raise BadInput(f"{', '.join(new_nodes)} are not nodes of one RabbitMQ cluster",
-                       "Join them first, or name the nodes of one cluster")
+        raise BadInput(
+            f"{', '.join(new_nodes)} are not nodes of one RabbitMQ cluster",
+            "Join them first, or name the nodes of one cluster",
+        )
     url = parse_url(conductors[0].transport_url)
     vhost = "/" + url.path if url.path else "/"
     new_vhost = layout.api.broker.vhost or vhost
     super_hosts = layout.api.hosts or tuple(dict.fromkeys(s.host for s in conductors))
     for host in super_hosts:
         if host not in {s.host for s in conductors}:
-            raise BadInput(f"the layout wants a super-conductor on {host}, where no nova-conductor runs",
-                           "Name hosts that have a nova-conductor to model it on")
+            raise BadInput(
+                f"the layout wants a super-conductor on {host}, where no nova-conductor runs",
+                "Name hosts that have a nova-conductor to model it on",
+            )
     return Facts(
-        deployment=deployment, layout=layout, cell=cell, cell_name=cell_name, cell0=mappings[CELL0],
-        old=old, old_vhost=_rabbit_vhost(vhost), new_nodes=new_nodes, new_broker=new.name,
-        new_vhost=_rabbit_vhost(new_vhost), account=url.endpoints[0].user,
-        conductors=conductors, schedulers=schedulers, apis=apis,
+        deployment=deployment,
+        layout=layout,
+        cell=cell,
+        cell_name=cell_name,
+        cell0=mappings[CELL0],
+        old=old,
+        old_vhost=_rabbit_vhost(vhost),
+        new_nodes=new_nodes,
+        new_broker=new.name,
+        new_vhost=_rabbit_vhost(new_vhost),
+        account=url.endpoints[0].user,
+        conductors=conductors,
+        schedulers=schedulers,
+        apis=apis,
         metadata=tuple(s for s in deployment.role("metadata") if s.active),
         consoles=tuple(s for s in deployment.role("novncproxy", "spicehtml5proxy", "serialproxy")),
-        super_hosts=super_hosts)
+        super_hosts=super_hosts,
+    )
 
 
 def _rabbit_vhost(path: str) -> str:
@@ -135,243 +178,14 @@ def _rabbit_vhost(path: str) -> str:
     return path.removeprefix("/") or "/"
 
 
-# -- what changes in files -------------------------------------------------------------------------
-
-
-def _api_changes(facts: Facts, service: NovaService) -> list[Change]:
-    port = facts.layout.api.broker.port
-    by_name = not parse_url(service.transport_url).hosts[0].replace(".", "").isdigit()
-    hosts = [facts.deployment.host(n) for n in facts.new_nodes]
-    nodes: list[list[Any]] = [[h.hostname if by_name else h.address.host, port] for h in hosts]
-    changes: list[Change] = [
-        {"section": "DEFAULT", "option": "transport_url", "op": "nodes", "nodes": nodes,
-         "vhost": "" if facts.new_vhost == "/" else facts.new_vhost},
-        {"section": "database", "option": "connection", "op": "mapping", "cell": CELL0},
-    ]
-    notifies = service.options.get("oslo_messaging_notifications/driver", "") not in ("", "noop")
-    own = "oslo_messaging_notifications/transport_url" in service.origins
-    if facts.layout.services.notifications == "keep" and notifies and not own:
-        changes.append({"section": "oslo_messaging_notifications", "option": "transport_url",
-                        "op": "copy", "source": ["DEFAULT", "transport_url"]})
-    return changes
-
-
-# -- phases ----------------------------------------------------------------------------------------
-
-
-def _prepare(facts: Facts, draft: Draft) -> None:
-    first = facts.apis[0]
-    for mapping in (facts.cell0, facts.cell):
-        if mapping.templated:
-            name = mapping.name or mapping.uuid
-            draft.add(f"mapping/{name}", "literal-mapping", first.host,
-                      f"write {name}'s mapping out: both URLs literal, as they resolve today",
-                      undone="the templates are written back", cell=mapping.uuid,
-                      config=edited_file(first))
-    draft.add("broker/account", "broker-account", facts.new_nodes[0],
-              f"let Nova's account {facts.account} use vhost {facts.new_vhost} on {facts.new_broker}",
-              undone="what was made is removed", broker=facts.new_broker, vhost=facts.new_vhost,
-              user=facts.account, host=facts.conductors[0].host, config=edited_file(facts.conductors[0]))
-    edited = {(s.host, edited_file(s)) for s in facts.api_level}
-    copied: set[tuple[str, str]] = set()
-    for service in facts.cell_level:
-        path = edited_file(service)
-        if (service.host, path) not in edited:
-            continue
-        if (service.host, path) not in copied:
-            copied.add((service.host, path))
-            changes: list[Change] = []
-            if service.role == "metadata":
-                changes.append({"section": "api", "option": "local_metadata_per_cell", "op": "set",
-                                "value": "true"})
-            draft.add_file(f"{service.host}/cell-config", "copy-config", service.host,
-                           f"copy {path} to {cell_path(facts, path)}, {facts.cell_name}'s own configuration",
-                           cell_path(facts, path), undone="the copy is removed", source=path,
-                           changes=changes)
-    _super_units(facts, draft)
-    for service in facts.cell_level:
-        path = edited_file(service)
-        if (service.host, path) not in edited:
-            continue
-        argv = commands.with_config(service, {path: cell_path(facts, path)})
-        target = f"/etc/systemd/system/{service.unit}.service.d/50-recell.conf"
-        draft.add_file(f"{service.host}/{service.unit}-config", "drop-in", service.host,
-                       f"{service.unit} will read {cell_path(facts, path)} at its next start"
-                       " (the process that runs has the same settings and goes on)",
-                       target, undone="the drop-in is removed", unit=service.unit, argv=argv,
-                       text=commands.dropin(argv, facts.cell_name))
-
-
-def _super_units(facts: Facts, draft: Draft) -> None:
-    name = facts.layout.api.super_conductor_unit
-    for service in facts.conductors:
-        if service.host not in facts.super_hosts:
-            continue
-        replace_by = _super_files(facts, service)
-        own = replace_by.get(edited_file(service), "")
-        if own:
-            draft.add_file(f"{service.host}/super-config", "copy-config", service.host,
-                           f"copy {edited_file(service)} to {own} for the super-conductor", own,
-                           undone="the copy is removed", source=edited_file(service),
-                           changes=_api_changes(facts, service))
-        argv = commands.renamed_log(commands.with_config(service, replace_by), "nova-conductor", name)
-        draft.add_file(f"{service.host}/super-unit", "sibling-unit", service.host,
-                       f"a second unit {name}, modelled on {service.unit}",
-                       f"/etc/systemd/system/{name}.service", undone="the unit is removed", unit=name,
-                       model=service.unit, argv=argv, description="Nova super-conductor (API level)")
-
-
-def _super_files(facts: Facts, conductor: NovaService) -> dict[str, str]:
-    """Where the super-conductor reads its options: the API level's file of its host, if there is
-    one (the map is then empty or leads to it), else a copy of the conductor's own."""
-    here = [edited_file(s) for s in facts.api_level if s.host == conductor.host]
-    path = edited_file(conductor)
-    if path in here:
-        return {}
-    stem, _, suffix = path.rpartition(".")
-    return {path: f"{stem}-super.{suffix}"}
-
-
-def _undo_epilogue(facts: Facts, draft: Draft) -> None:
-    """Stands first, so that undo meets it last."""
-    draft.add("undo/prove", "prove", facts.apis[0].host, "after undo: prove that all is as it was",
-              undone="(acts on undo only)", acts="backward", estimate=20,
-              serving=[[facts.old.name, facts.old_vhost, "conductor"],
-                       [facts.old.name, facts.old_vhost, "scheduler"]],
-              up={facts.cell.uuid: ["nova-compute", "nova-conductor", "nova-scheduler"]},
-              commands=commands.proofs(facts.deployment, facts.apis[0].host))
-    api_level = [[s.nova_host, "nova-scheduler"] for s in facts.schedulers]
-    api_level += [[s.nova_host, "nova-conductor"] for s in facts.conductors if s.host in facts.super_hosts]
-    draft.add("undo/records", "retire-records", facts.apis[0].host,
-              "after undo: retire the API level's service records in cell0",
-              undone="(acts on undo only)", acts="backward", cell=CELL0, services=api_level)
-
-
-def _roll(facts: Facts, draft: Draft) -> None:
-    order = _host_order(facts)
-    last_scheduler = facts.schedulers[-1].host if facts.schedulers else ""
-    scheduler_hosts = [h for h in order if any(s.host == h for s in facts.schedulers)]
-    last_scheduler = scheduler_hosts[-1]
-    for host in order:
-        _roll_host(facts, draft, host, quiet_forward=host == last_scheduler,
-                   quiet_backward=host == scheduler_hosts[0])
-
-
-def _host_order(facts: Facts) -> list[str]:
-    """Supers and schedulers first, one host with a scheduler last, nova-api's own hosts between."""
-    schedulers = list(dict.fromkeys(s.host for s in facts.schedulers))
-    if len(schedulers) < 2:
-        raise Unsupported(
-            f"only one host ({schedulers[0]}) runs nova-scheduler: while it changes brokers nobody would schedule",
-            "Start a second nova-scheduler on another controller for the time of the conversion, then scan again")
-    first, last = schedulers[:-1], schedulers[-1]
-    if not set(first) & set(facts.super_hosts):
-        first = [h for h in facts.super_hosts if h != last] + first
-    others = [s.host for s in (*facts.apis, *facts.metadata, *facts.conductors)
-              if s.host in facts.super_hosts or s in facts.api_level]
-    return list(dict.fromkeys([*first, *(h for h in others if h != last), last]))
-
-
-def _roll_host(
-    facts: Facts, draft: Draft, host: str, *, quiet_forward: bool, quiet_backward: bool,
-) -> None:
-    webs = [s for s in (*facts.apis, *facts.metadata) if s.host == host and s in facts.api_level]
-    schedulers = [s for s in facts.schedulers if s.host == host]
-    servers = [{"proxy": p.proxy, "backend": p.backend, "server": p.server}
-               for s in webs for p in facts.deployment.proxies if (p.host, p.unit) == (host, s.unit)]
-    old = {"broker": facts.old.name, "vhost": facts.old_vhost}
-    new = {"broker": facts.new_broker, "vhost": facts.new_vhost}
-    if servers:
-        draft.add(f"{host}/drain", "proxied", host, f"send no new requests to {host}; wait for those inside",
-                  notice="nothing: other servers answer", undone="requests are sent there again",
-                  estimate=3, forward="drain", servers=servers)
-    for s in webs:
-        _restart_web(draft, s, "backward", servers)
-    for s in schedulers:
-        _restart_scheduler(draft, s, "backward", old, new)
-    files = {edited_file(s): s for s in (*webs, *schedulers)}
-    for number, (path, service) in enumerate(files.items()):
-        changes = _api_changes(facts, service)
-        draft.add(f"{host}/nova-conf{number or ''}", "edit-config", host,
-                  f"{path}: " + "; ".join(describe(c) for c in changes),
-                  undone="the old file is put back", path=path, changes=changes)
-    if host in facts.super_hosts:
-        name = facts.layout.api.super_conductor_unit
-        draft.add(f"{host}/super-conductor", "start-unit", host, f"start {name} on the API level's broker",
-                  undone="stopped without losing what it was sent", estimate=15, unit=name,
-                  topics=["conductor"], reads=[_super_reads(facts, host)], **new)
-    if quiet_forward or quiet_backward:
-        acts: Acts = "both" if quiet_forward and quiet_backward else "forward" if quiet_forward else "backward"
-        draft.add(f"{host}/quiet", "quiet", host,
-                  "wait until builds and conductor tasks begun through the other broker have ended",
-                  undone="the same wait, the other way", acts=acts, estimate=5,
-                  cells=[facts.cell.uuid],
-                  conductors=[{"host": s.host, "unit": u, "acts": a}
-                              for s in facts.conductors
-                              for u, a in ((s.unit, "forward"), (facts.layout.api.super_conductor_unit, "backward"))
-                              if a == "forward" or s.host in facts.super_hosts])
-    for s in schedulers:
-        _restart_scheduler(draft, s, "forward", old, new)
-    for s in webs:
-        _restart_web(draft, s, "forward", servers)
-    if servers:
-        draft.add(f"{host}/ready", "proxied", host, f"send requests to {host} again",
-                  undone=f"{host} is drained", estimate=3, forward="ready", servers=servers)
-
-
-def _super_reads(facts: Facts, host: str) -> str:
-    conductor = next(s for s in facts.conductors if s.host == host)
-    files = _super_files(facts, conductor)
-    path = edited_file(conductor)
-    return files.get(path, path)
-
-
-def _restart_web(draft: Draft, service: NovaService, acts: Acts, servers: list[dict[str, str]]) -> None:
-    mark = "" if acts == "forward" else "undo-"
-    draft.add(f"{service.host}/{mark}{service.unit}", "restart-api", service.host,
-              f"restart {service.unit}" + ("" if acts == "forward" else " (on undo, after its file is put back)"),
-              notice="nothing while it is drained" if servers else "requests fail while it restarts",
-              undone="restarted with its old file", acts=acts, estimate=15, unit=service.unit,
-              url=f"http://127.0.0.1:{service.port}/", reads=list(service.config_files), servers=servers)
-
-
-def _restart_scheduler(
-    draft: Draft, service: NovaService, acts: Acts, old: dict[str, str], new: dict[str, str],
-) -> None:
-    mark = "" if acts == "forward" else "undo-"
-    draft.add(f"{service.host}/{mark}{service.unit}", "restart-rpc", service.host,
-              f"move {service.unit} to the {'API level' if acts == 'forward' else 'old'} broker, losing no message",
-              undone="moved back the same way", acts=acts, estimate=15, unit=service.unit,
-              topics=["scheduler"], old=old, new=new, reads=list(service.config_files))
-
-
-def _conclude(facts: Facts, draft: Draft) -> None:
-    draft.add(f"{facts.cell_name}/records", "retire-records", facts.apis[0].host,
-              f"retire the schedulers' service records in {facts.cell_name}",
-              undone="exactly those records are restored", cell=facts.cell.uuid,
-              services=[[s.nova_host, "nova-scheduler"] for s in facts.schedulers])
-    computes = facts.deployment.role("compute")
-    mixed = {s.host for s in (*facts.apis, *facts.schedulers, *facts.conductors)}
-    addresses = [ip for s in computes if s.host not in mixed for ip in facts.deployment.host(s.host).ips]
-    draft.add("prove", "prove", facts.apis[0].host, "prove the result", acts="forward", estimate=20,
-              undone="(nothing to undo)",
-              serving=[[facts.new_broker, facts.new_vhost, "conductor"],
-                       [facts.new_broker, facts.new_vhost, "scheduler"],
-                       [facts.old.name, facts.old_vhost, "conductor"]],
-              strangers=[{"broker": facts.new_broker, "programs": ["nova-compute"],
-                          "addresses": [a for a in addresses if not a.startswith("127.")]}],
-              up={facts.cell.uuid: ["nova-compute", "nova-conductor"],
-                  CELL0: ["nova-scheduler", "nova-conductor"]},
-              commands=commands.proofs(facts.deployment, facts.apis[0].host))
-
-
 def _remarks(facts: Facts) -> tuple[str, ...]:
     unit = facts.layout.api.super_conductor_unit
     kept = facts.layout.cells[facts.cell_name].api_database == "keep"
     return (
         f"{facts.cell_name}'s conductors keep [api_database]: live migration, resize, evacuate and"
-        " server-group boots ask it for group policy." if kept else
-        "Without the policy upcall, two racing boots of one server group may end on one host (anti-affinity)"
+        " server-group boots ask it for group policy."
+        if kept
+        else "Without the policy upcall, racing boots of a server group may end on one host (anti-affinity)"
         " or on two (affinity): nobody checks again on the compute.",
         f"nova-manage on the controllers works on cell0 from now on; for {facts.cell_name} give it"
         f" --config-file {cell_path(facts, edited_file(facts.conductors[0]))} (db archive and purge:"

@@ -29,7 +29,10 @@ def resolve_template(template: str, own_url: str) -> str:
 
 
 def resolve_mapping(
-    transport: str, database: str, own_transport: str, own_database: str,
+    transport: str,
+    database: str,
+    own_transport: str,
+    own_database: str,
 ) -> tuple[str, str]:
     """Both URLs of a mapping as one process sees them: (transport URL, database URL)."""
     return resolve_template(transport, own_transport), resolve_template(database, own_database)
@@ -72,7 +75,9 @@ def _netloc(netloc: str) -> dict[str, object]:
         userinfo, hostport = "", netloc
     user, colon, password = userinfo.partition(":")
     found: dict[str, object] = {
-        "username": user, "password": password if colon else None, "port": None,
+        "username": user,
+        "password": password if colon else None,
+        "port": None,
     }
     if hostport.startswith("["):
         end = hostport.find("]")

@@ -34,9 +34,19 @@ def after_split(deployment: Deployment, layout: Layout, cell: str) -> dict[str, 
     inner = {r: h for r, h in roles.items() if r not in api_roles}
     mapping = {m.name: m for m in deployment.mappings}
     now = before(deployment)["groups"]
-    return {"groups": [
-        {"name": "API level", "broker": ", ".join(layout.api.broker.nodes),
-         "database": mapping["cell0"].database_resolved if "cell0" in mapping else "cell0", "services": api},
-        {"name": cell, "broker": now[0]["broker"] if now else "",
-         "database": mapping[cell].database_resolved if cell in mapping else "", "services": inner},
-    ]}
+    return {
+        "groups": [
+            {
+                "name": "API level",
+                "broker": ", ".join(layout.api.broker.nodes),
+                "database": mapping["cell0"].database_resolved if "cell0" in mapping else "cell0",
+                "services": api,
+            },
+            {
+                "name": cell,
+                "broker": now[0]["broker"] if now else "",
+                "database": mapping[cell].database_resolved if cell in mapping else "",
+                "services": inner,
+            },
+        ]
+    }

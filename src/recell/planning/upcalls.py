@@ -8,11 +8,17 @@ broker by then: a conductor without API database never takes what it sends.
 
 from __future__ import annotations
 
+from typing import Any
+
 from recell.planning.changes import Change, describe
 from recell.planning.draft import Draft, Facts, cell_path, edited_file
 
-DISABLE: Change = {"section": "workarounds", "option": "disable_group_policy_check_upcall", "op": "set",
-                   "value": "true"}
+DISABLE: Change = {
+    "section": "workarounds",
+    "option": "disable_group_policy_check_upcall",
+    "op": "set",
+    "value": "true",
+}
 UNSET: Change = {"section": "api_database", "option": "connection", "op": "unset"}
 
 
@@ -22,28 +28,80 @@ def remove_api_database(facts: Facts, draft: Draft) -> None:
             continue
         path = s.origins.get("DEFAULT/transport_url", s.config_files[0])
         changes = [DISABLE, *([UNSET] if s.api_database else [])]
-        recycle = {"unit": s.unit, "nova_host": s.nova_host, "cell": facts.cell.uuid,
-                   "broker": facts.old.name, "vhost": facts.old_vhost, "reads": list(s.config_files)}
-        notice = "requests for its instances wait until it is back; a reboot asked for just then is lost, by Nova"
-        draft.add(f"{s.host}/undo-{s.unit}", "recycle-compute", s.host, f"restart {s.unit} (on undo, after its"
-                  " file is put back)", notice=notice, undone="(acts on undo only)", acts="backward",
-                  estimate=20, **recycle)
-        draft.add(f"{s.host}/upcall-conf", "edit-config", s.host,
-                  f"{path}: " + "; ".join(describe(c) for c in changes), undone="the old file is put back",
-                  path=path, changes=changes)
-        draft.add(f"{s.host}/{s.unit}", "recycle-compute", s.host,
-                  f"restart {s.unit} at a moment without tasks; guests go on", notice=notice,
-                  undone="restarted with its old file", acts="forward", estimate=20, **recycle)
+        recycle: dict[str, Any] = {
+            "unit": s.unit,
+            "nova_host": s.nova_host,
+            "cell": facts.cell.uuid,
+            "broker": facts.old.name,
+            "vhost": facts.old_vhost,
+            "reads": list(s.config_files),
+        }
+        notice = (
+            "requests for its instances wait until it is back; a reboot asked for just then is lost, by Nova"
+        )
+        draft.add(
+            f"{s.host}/undo-{s.unit}",
+            "recycle-compute",
+            s.host,
+            f"restart {s.unit} (on undo, after its file is put back)",
+            notice=notice,
+            undone="(acts on undo only)",
+            acts="backward",
+            estimate=20,
+            **recycle,
+        )
+        draft.add(
+            f"{s.host}/upcall-conf",
+            "edit-config",
+            s.host,
+            f"{path}: " + "; ".join(describe(c) for c in changes),
+            undone="the old file is put back",
+            path=path,
+            changes=changes,
+        )
+        draft.add(
+            f"{s.host}/{s.unit}",
+            "recycle-compute",
+            s.host,
+            f"restart {s.unit} at a moment without tasks; guests go on",
+            notice=notice,
+            undone="restarted with its old file",
+            acts="forward",
+            estimate=20,
+            **recycle,
+        )
     shared = {(s.host, edited_file(s)) for s in facts.api_level}
     for s in facts.conductors:
         path = edited_file(s)
         path = cell_path(facts, path) if (s.host, path) in shared else path
         here = {"broker": facts.old.name, "vhost": facts.old_vhost}
-        restart = {"unit": s.unit, "topics": ["conductor"], "old": here, "new": here, "reads": [path]}
-        draft.add(f"{s.host}/undo-{s.unit}", "restart-rpc", s.host,
-                  f"restart {s.unit} (on undo, after its file is put back), losing no message",
-                  undone="(acts on undo only)", acts="backward", estimate=15, **restart)
-        draft.add(f"{s.host}/no-api-database", "edit-config", s.host, f"{path}: {describe(UNSET)}",
-                  undone="the old file is put back", path=path, changes=[UNSET])
-        draft.add(f"{s.host}/{s.unit}", "restart-rpc", s.host, f"restart {s.unit}, losing no message",
-                  undone="restarted with its old file", acts="forward", estimate=15, **restart)
+        restart: dict[str, Any] = {"unit": s.unit, "topics": ["conductor"], "old": here, "new": here, "reads": [path]}
+        draft.add(
+            f"{s.host}/undo-{s.unit}",
+            "restart-rpc",
+            s.host,
+            f"restart {s.unit} (on undo, after its file is put back), losing no message",
+            undone="(acts on undo only)",
+            acts="backward",
+            estimate=15,
+            **restart,
+        )
+        draft.add(
+            f"{s.host}/no-api-database",
+            "edit-config",
+            s.host,
+            f"{path}: {describe(UNSET)}",
+            undone="the old file is put back",
+            path=path,
+            changes=[UNSET],
+        )
+        draft.add(
+            f"{s.host}/{s.unit}",
+            "restart-rpc",
+            s.host,
+            f"restart {s.unit}, losing no message",
+            undone="restarted with its old file",
+            acts="forward",
+            estimate=15,
+            **restart,
+        )

@@ -20,14 +20,29 @@ from recell.preflight import live, rules
 
 Rule = Callable[[Deployment, Layout], Iterator[Violation]]
 RULES: tuple[Rule, ...] = (
-    rules.versions, rules.services_run, rules.processes_are_current, rules.one_of_each_is_not_enough,
-    rules.proxies, rules.templates, rules.upcalls, rules.computes_with_api_database, rules.other_writers,
-    rules.notifications, rules.brokers, rules.firewalls, rules.clocks, rules.records, rules.strangers,
+    rules.versions,
+    rules.services_run,
+    rules.processes_are_current,
+    rules.one_of_each_is_not_enough,
+    rules.proxies,
+    rules.templates,
+    rules.upcalls,
+    rules.computes_with_api_database,
+    rules.other_writers,
+    rules.notifications,
+    rules.brokers,
+    rules.firewalls,
+    rules.clocks,
+    rules.records,
+    rules.strangers,
 )
 
 
 def check(
-    deployment: Deployment, layout: Layout, world: World | None = None, plan: Plan | None = None,
+    deployment: Deployment,
+    layout: Layout,
+    world: World | None = None,
+    plan: Plan | None = None,
 ) -> tuple[Violation, ...]:
     """All violations, the ones that stop first. With a world, the live ones too."""
     found: list[Violation] = []
@@ -40,10 +55,22 @@ def check(
     if world is not None and plan is not None:
         found += live.check(world, deployment, layout, plan)
     accepted = set(layout.acknowledge)
-    found = [replace(v, severity="warning", what=f"{v.what} (acknowledged)")
-             if v.may_accept and v.id in accepted else v for v in found]
+    found = [
+        replace(v, severity="warning", what=f"{v.what} (acknowledged)")
+        if v.may_accept and v.id in accepted
+        else v
+        for v in found
+    ]
     known = {v.id for v in found}
-    found += [Violation(f"acknowledge:{name}", "warning", "layout",
-                        f"the layout acknowledges {name}, which was not found", "Remove it from acknowledge")
-              for name in layout.acknowledge if name not in known]
+    found += [
+        Violation(
+            f"acknowledge:{name}",
+            "warning",
+            "layout",
+            f"the layout acknowledges {name}, which was not found",
+            "Remove it from acknowledge",
+        )
+        for name in layout.acknowledge
+        if name not in known
+    ]
     return tuple(sorted(found, key=lambda v: (v.severity != "stop", v.id)))

@@ -26,8 +26,10 @@ def instances_are_where_they_are_mapped(world: World, deployment: Deployment) ->
         seen = wrong if attempt == 0 else seen & wrong
         if not seen:
             return f"{number} instances, each in the cell that it is mapped to"
-    raise VerifyFailed(f"{len(seen)} instances are not in the cell that they are mapped to: "
-                       f"{', '.join(sorted(seen)[:5])}", _REMEDY)
+    raise VerifyFailed(
+        f"{len(seen)} instances are not in the cell that they are mapped to: {', '.join(sorted(seen)[:5])}",
+        _REMEDY,
+    )
 
 
 def _compare(world: World) -> tuple[int, set[str]]:
@@ -39,9 +41,13 @@ def _compare(world: World) -> tuple[int, set[str]]:
             homes.setdefault(str(row["uuid"]), set()).add(cell)
     mapped = {
         str(row["instance_uuid"]): str(row["cell"] or "")
-        for row in nova.query("", "SELECT m.instance_uuid, c.uuid AS cell FROM instance_mappings m"
-                                  " LEFT JOIN cell_mappings c ON c.id = m.cell_id"
-                                  " WHERE COALESCE(m.queued_for_delete, 0) = 0")}
+        for row in nova.query(
+            "",
+            "SELECT m.instance_uuid, c.uuid AS cell FROM instance_mappings m"
+            " LEFT JOIN cell_mappings c ON c.id = m.cell_id"
+            " WHERE COALESCE(m.queued_for_delete, 0) = 0",
+        )
+    }
     building = {str(r["instance_uuid"]) for r in nova.query("", "SELECT instance_uuid FROM build_requests")}
     wrong = {u for u, places in homes.items() if len(places) != 1 or mapped.get(u, "") not in (places | {""})}
     wrong |= {u for u in homes if u not in mapped}
@@ -52,8 +58,12 @@ def _compare(world: World) -> tuple[int, set[str]]:
 def hosts_are_mapped_once(world: World, deployment: Deployment) -> str:
     """Every compute host's service record stands in the cell that host_mappings names."""
     nova = world.nova()
-    mapped = {str(r["host"]): str(r["cell"]) for r in nova.query(
-        "", "SELECT h.host, c.uuid AS cell FROM host_mappings h JOIN cell_mappings c ON c.id = h.cell_id")}
+    mapped = {
+        str(r["host"]): str(r["cell"])
+        for r in nova.query(
+            "", "SELECT h.host, c.uuid AS cell FROM host_mappings h JOIN cell_mappings c ON c.id = h.cell_id"
+        )
+    }
     homes: dict[str, set[str]] = {}
     for mapping in nova.mappings():
         for row in nova.services(mapping.uuid):
@@ -62,15 +72,24 @@ def hosts_are_mapped_once(world: World, deployment: Deployment) -> str:
     wrong = [h for h, cells in homes.items() if cells != {mapped.get(h, "")}]
     wrong += [h for h in mapped if h not in homes]
     if wrong:
-        raise VerifyFailed(f"hosts that are not mapped to the one cell that has their record: "
-                           f"{', '.join(sorted(wrong)[:5])}", _REMEDY)
+        raise VerifyFailed(
+            f"hosts that are not mapped to the one cell that has their record: "
+            f"{', '.join(sorted(wrong)[:5])}",
+            _REMEDY,
+        )
     return f"{len(homes)} compute hosts, each mapped to the cell of its record"
 
 
 def placement_is_clean(world: World, deployment: Deployment) -> str:
     """`nova-manage placement audit`, again when users' builds under way look like orphans."""
-    host = next((h for h in deployment.hosts if h.nova_manage
-                 and any(s.host == h.name and s.role == "api" for s in deployment.services)), None)
+    host = next(
+        (
+            h
+            for h in deployment.hosts
+            if h.nova_manage and any(s.host == h.name and s.role == "api" for s in deployment.services)
+        ),
+        None,
+    )
     if host is None:
         return "no nova-manage beside a nova-api: not asked"
     for attempt in range(AUDIT_TRIES):
@@ -79,8 +98,10 @@ def placement_is_clean(world: World, deployment: Deployment) -> str:
             return "nova-manage placement audit: no orphaned allocation"
         if attempt < AUDIT_TRIES - 1:
             world.wait(AUDIT_WAIT_S)
-    raise VerifyFailed(f"nova-manage placement audit on {host.name} ends with {ended.returncode} again and again",
-                       "Run it with --verbose there")
+    raise VerifyFailed(
+        f"nova-manage placement audit on {host.name} ends with {ended.returncode} again and again",
+        "Run it with --verbose there",
+    )
 
 
 PROOFS: tuple[tuple[str, Callable[[World, Deployment], str]], ...] = (

@@ -21,7 +21,9 @@ def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> I
         try:
             yield from rule(world, plan)
         except RecellError as error:
-            yield Violation(f"{error.word}:{rule.__name__.strip('_')}", "stop", "live", error.sentence, error.remedy)
+            yield Violation(
+                f"{error.word}:{rule.__name__.strip('_')}", "stop", "live", error.sentence, error.remedy
+            )
 
 
 def _files(world: World, plan: Plan) -> Iterator[Violation]:
@@ -29,17 +31,25 @@ def _files(world: World, plan: Plan) -> Iterator[Violation]:
         stat = world.host(known.host).stat(known.path)
         now = stat.sha256 if stat else ""
         if known.sha256 and now != known.sha256:
-            yield Violation(f"changed:{known.host}:{known.path}", "stop", known.host,
-                            f"{known.path} was changed since the scan",
-                            "See who changed it; then scan and plan again")
+            yield Violation(
+                f"changed:{known.host}:{known.path}",
+                "stop",
+                known.host,
+                f"{known.path} was changed since the scan",
+                "See who changed it; then scan and plan again",
+            )
 
 
 def _new_files_are_new(world: World, plan: Plan) -> Iterator[Violation]:
     for known in plan.fingerprints:
         if not known.sha256 and world.host(known.host).stat(known.path):
-            yield Violation(f"in-the-way:{known.host}:{known.path}", "stop", known.host,
-                            f"{known.path} is there already, where recell will write a file of its own",
-                            "Move it away, or choose another name in the layout")
+            yield Violation(
+                f"in-the-way:{known.host}:{known.path}",
+                "stop",
+                known.host,
+                f"{known.path} is there already, where recell will write a file of its own",
+                "Move it away, or choose another name in the layout",
+            )
 
 
 def _room(world: World, plan: Plan) -> Iterator[Violation]:
@@ -47,8 +57,13 @@ def _room(world: World, plan: Plan) -> Iterator[Violation]:
         ended = world.host(name).query(["df", "-B1", "--output=avail", "/etc", "/var/lib"])
         free = [int(x) for x in ended.stdout.split() if x.isdigit()]
         if free and min(free) < ROOM_BYTES:
-            yield Violation(f"room:{name}", "stop", name, f"only {min(free) // 2**20} MiB are free in /etc or /var/lib",
-                            "Make room: old files are kept there until finish")
+            yield Violation(
+                f"room:{name}",
+                "stop",
+                name,
+                f"only {min(free) // 2**20} MiB are free in /etc or /var/lib",
+                "Make room: old files are kept there until finish",
+            )
 
 
 def _account(world: World, plan: Plan) -> Iterator[Violation]:
@@ -60,13 +75,24 @@ def _account(world: World, plan: Plan) -> Iterator[Violation]:
         text = (world.host(str(step.params["host"])).read(str(step.params["config"])) or b"").decode()
         account = parse_url(get(text, "DEFAULT", "transport_url") or "none:///").endpoints
         if user in broker.users() and account and not broker.password_works(user, account[0].password):
-            yield Violation(f"password:{broker.name}:{user}", "stop", broker.name,
-                            f"user {user} exists on {broker.name} with another password than Nova's",
-                            "Set Nova's password there, or remove that user")
-        used = [q.name for q in broker.queues(str(step.params["vhost"])) if q.consumers] \
-            if str(step.params["vhost"]) in broker.vhosts() else []
+            yield Violation(
+                f"password:{broker.name}:{user}",
+                "stop",
+                broker.name,
+                f"user {user} exists on {broker.name} with another password than Nova's",
+                "Set Nova's password there, or remove that user",
+            )
+        used = (
+            [q.name for q in broker.queues(str(step.params["vhost"])) if q.consumers]
+            if str(step.params["vhost"]) in broker.vhosts()
+            else []
+        )
         taken = sorted({"conductor", "scheduler"} & set(used))
         if taken:
-            yield Violation(f"target-in-use:{broker.name}", "stop", broker.name,
-                            f"somebody serves {' and '.join(taken)} on {broker.name} already",
-                            "Another Nova uses that vhost: name another vhost or broker")
+            yield Violation(
+                f"target-in-use:{broker.name}",
+                "stop",
+                broker.name,
+                f"somebody serves {' and '.join(taken)} on {broker.name} already",
+                "Another Nova uses that vhost: name another vhost or broker",
+            )

@@ -10,7 +10,8 @@ from recell.model.urls import is_template
 from recell.model.violation import Violation
 
 OLDEST_SEEN = (33, 0, 2)
-TRUE = ("true", "1", "yes", "on")
+WSGI_RECORDS = ("nova-osapi_compute", "nova-metadata")
+"""Written when the API starts, never again: their age says nothing."""
 
 
 def _false(text: str) -> bool:
@@ -20,22 +21,43 @@ def _false(text: str) -> bool:
 def versions(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     numbers = tuple(int(p) for p in deployment.nova_version.split(".")[:3] if p.isdigit())
     if not numbers:
-        yield Violation("version:unknown", "stop", "nova", "nova-manage on no controller tells its version",
-                        "Install nova-manage on a controller of the inventory, then scan again")
+        yield Violation(
+            "version:unknown",
+            "stop",
+            "nova",
+            "nova-manage on no controller tells its version",
+            "Install nova-manage on a controller of the inventory, then scan again",
+        )
     elif numbers < OLDEST_SEEN:
-        yield Violation("version:old", "stop", "nova",
-                        f"Nova {deployment.nova_version} is older than 33.0.2, the oldest this split was seen on",
-                        "Rehearse on a twin of your cloud; acknowledge version:old to go on", may_accept=True)
+        yield Violation(
+            "version:old",
+            "stop",
+            "nova",
+            f"Nova {deployment.nova_version} is older than 33.0.2, the oldest this split was seen on",
+            "Rehearse on a twin of your cloud; acknowledge version:old to go on",
+            may_accept=True,
+        )
 
 
 def services_run(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     for s in deployment.services:
         if s.enabled and not s.active:
-            yield Violation(f"down:{s.host}:{s.unit}", "stop", s.host, f"{s.unit} is enabled and does not run",
-                            "Start it or disable it, then scan again", may_accept=True)
+            yield Violation(
+                f"down:{s.host}:{s.unit}",
+                "stop",
+                s.host,
+                f"{s.unit} is enabled and does not run",
+                "Start it or disable it, then scan again",
+                may_accept=True,
+            )
         if s.active and not s.enabled:
-            yield Violation(f"not-enabled:{s.host}:{s.unit}", "warning", s.host,
-                            f"{s.unit} runs and would not start at boot", "Enable it")
+            yield Violation(
+                f"not-enabled:{s.host}:{s.unit}",
+                "warning",
+                s.host,
+                f"{s.unit} runs and would not start at boot",
+                "Enable it",
+            )
 
 
 def processes_are_current(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
@@ -43,18 +65,28 @@ def processes_are_current(deployment: Deployment, layout: Layout) -> Iterator[Vi
         kind, _, rest = remark.partition("|")
         if kind == "stale-process":
             host, unit, path = rest.split("|")
-            yield Violation(f"stale:{host}:{unit}", "stop", host,
-                            f"{unit} began before {path} was last written, so it may run with other settings",
-                            f"Restart {unit} at a time of your choice, then scan again", may_accept=True)
+            yield Violation(
+                f"stale:{host}:{unit}",
+                "stop",
+                host,
+                f"{unit} began before {path} was last written, so it may run with other settings",
+                f"Restart {unit} at a time of your choice, then scan again",
+                may_accept=True,
+            )
 
 
 def one_of_each_is_not_enough(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     apis = [s for s in deployment.role("api") if s.active]
     if len({s.host for s in apis}) == 1:
-        yield Violation("single:nova-api", "stop", apis[0].host,
-                        "there is one nova-api: while it restarts every request would fail",
-                        "Run a second one behind the proxy for the time of the conversion; or acknowledge"
-                        " single:nova-api and live with failed requests", may_accept=True)
+        yield Violation(
+            "single:nova-api",
+            "stop",
+            apis[0].host,
+            "there is one nova-api: while it restarts every request would fail",
+            "Run a second one behind the proxy for the time of the conversion; or acknowledge"
+            " single:nova-api and live with failed requests",
+            may_accept=True,
+        )
 
 
 def proxies(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
@@ -63,133 +95,225 @@ def proxies(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
             continue
         mine = [p for p in deployment.proxies if (p.host, p.unit) == (s.host, s.unit)]
         if not mine:
-            yield Violation(f"no-proxy:{s.host}:{s.unit}", "stop", s.host,
-                            f"no HAProxy of the inventory leads to {s.unit}: requests fail while it restarts",
-                            "Add the load balancer to the inventory; or acknowledge this and live with"
-                            " failed requests", may_accept=True)
+            yield Violation(
+                f"no-proxy:{s.host}:{s.unit}",
+                "stop",
+                s.host,
+                f"no HAProxy of the inventory leads to {s.unit}: requests fail while it restarts",
+                "Add the load balancer to the inventory; or acknowledge this and live with failed requests",
+                may_accept=True,
+            )
         for server in mine:
-            partners = [p for p in deployment.proxies
-                        if (p.proxy, p.backend) == (server.proxy, server.backend)
-                        and p.server != server.server and p.state.split()[:1] in (["UP"], ["no"])]
+            partners = [
+                p
+                for p in deployment.proxies
+                if (p.proxy, p.backend) == (server.proxy, server.backend)
+                and p.server != server.server
+                and p.state.split()[:1] in (["UP"], ["no"])
+            ]
             if not partners:
-                yield Violation(f"alone:{server.proxy}:{server.backend}", "stop", server.proxy,
-                                f"{server.backend} has no second server that is up",
-                                f"Bring another {s.role} server up behind {server.backend}, then scan again")
+                yield Violation(
+                    f"alone:{server.proxy}:{server.backend}",
+                    "stop",
+                    server.proxy,
+                    f"{server.backend} has no second server that is up",
+                    f"Bring another {s.role} server up behind {server.backend}, then scan again",
+                )
             if server.state.startswith("no"):
-                yield Violation(f"no-check:{server.proxy}:{server.backend}", "warning", server.proxy,
-                                f"{server.backend} does not check its servers",
-                                "Add `check` to its server lines: HAProxy then notices a dead one by itself")
+                yield Violation(
+                    f"no-check:{server.proxy}:{server.backend}",
+                    "warning",
+                    server.proxy,
+                    f"{server.backend} does not check its servers",
+                    "Add `check` to its server lines: HAProxy then notices a dead one by itself",
+                )
 
 
 def templates(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     for m in deployment.mappings:
-        for name, text in (("transport_url", m.transport_resolved), ("database_connection", m.database_resolved)):
+        for name, text in (
+            ("transport_url", m.transport_resolved),
+            ("database_connection", m.database_resolved),
+        ):
             if is_template(text) or "None" in text:
-                yield Violation(f"template:{m.name or m.uuid}:{name}", "stop", "nova_api",
-                                f"the mapping of {m.name or m.uuid} has a {name} that nova-api can't fill: {text}",
-                                "Write it out with nova-manage cell_v2 update_cell, giving both URLs")
+                yield Violation(
+                    f"template:{m.name or m.uuid}:{name}",
+                    "stop",
+                    "nova_api",
+                    f"the mapping of {m.name or m.uuid} has a {name} that nova-api can't fill: {text}",
+                    "Write it out with nova-manage cell_v2 update_cell, giving both URLs",
+                )
         if m.disabled:
-            yield Violation(f"disabled:{m.name or m.uuid}", "warning", "nova_api",
-                            f"cell {m.name or m.uuid} is disabled for new instances",
-                            "Enable it if that is not what you want")
+            yield Violation(
+                f"disabled:{m.name or m.uuid}",
+                "warning",
+                "nova_api",
+                f"cell {m.name or m.uuid} is disabled for new instances",
+                "Enable it if that is not what you want",
+            )
 
 
 def upcalls(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     wants_removal = any(c.api_database == "remove" for c in layout.cells.values())
     for s in deployment.role("conductor"):
         if not s.api_database:
-            yield Violation(f"upcall:{s.host}:{s.unit}", "stop", s.host,
-                            f"{s.unit} has no [api_database]: it takes from the queue that nova-api publishes to"
-                            " and can't serve it", "Give it [api_database], or stop it")
+            yield Violation(
+                f"upcall:{s.host}:{s.unit}",
+                "stop",
+                s.host,
+                f"{s.unit} has no [api_database]: it takes from the queue that nova-api publishes to"
+                " and can't serve it",
+                "Give it [api_database], or stop it",
+            )
     if not wants_removal:
         return
     for s in deployment.services:
         if s.role in ("api", "compute") and _false(s.options.get("cinder/cross_az_attach", "true")):
-            yield Violation(f"upcall:cross_az_attach:{s.host}", "stop", s.host,
-                            f"{s.unit} has [cinder] cross_az_attach = false: attaching a volume asks the API database"
-                            " through the cell's conductor", "Keep api_database in the layout, or set it to true")
+            yield Violation(
+                f"upcall:cross_az_attach:{s.host}",
+                "stop",
+                s.host,
+                f"{s.unit} has [cinder] cross_az_attach = false: attaching a volume asks the API database"
+                " through the cell's conductor",
+                "Keep api_database in the layout, or set it to true",
+            )
 
 
 def computes_with_api_database(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     remove = any(c.api_database == "remove" for c in layout.cells.values())
     for s in deployment.role("compute"):
         if s.api_database:
-            yield Violation(f"compute-api-database:{s.host}", "stop" if remove else "warning", s.host,
-                            f"{s.unit} has [api_database]: it does not start once its conductor has none",
-                            f"Remove [api_database] from {s.origins.get('api_database/connection', 'its file')}")
+            yield Violation(
+                f"compute-api-database:{s.host}",
+                "stop" if remove else "warning",
+                s.host,
+                f"{s.unit} has [api_database]: it does not start once its conductor has none",
+                f"Remove [api_database] from {s.origins.get('api_database/connection', 'its file')}",
+            )
 
 
 def other_writers(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     for w in deployment.writers:
         remedy = {
-            "cron": "Suspend it until the conversion is done; afterwards give it --all-cells or the cell's own"
-                    " --config-file", "timer": "systemctl stop it until the conversion is done",
+            "cron": "Suspend it until the conversion is done; then give it --all-cells or the cell's own"
+            " --config-file",
+            "timer": "systemctl stop it until the conversion is done",
             "manager": "Stop it until its data say what recell changed (recell plan prints that)",
         }.get(w.kind, "Set it to -1 and restart the scheduler until the conversion is done")
-        yield Violation(f"{w.kind}:{w.host}:{w.where}", "stop", w.host, f"{w.where}: {w.what}",
-                        f"{remedy}; or acknowledge it", may_accept=True)
+        yield Violation(
+            f"{w.kind}:{w.host}:{w.where}",
+            "stop",
+            w.host,
+            f"{w.where}: {w.what}",
+            f"{remedy}; or acknowledge it",
+            may_accept=True,
+        )
 
 
 def notifications(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
-    notifying = [s for s in deployment.role("api", "scheduler", "conductor")
-                 if s.options.get("oslo_messaging_notifications/driver", "") not in ("", "noop")]
+    notifying = [
+        s
+        for s in deployment.role("api", "scheduler", "conductor")
+        if s.options.get("oslo_messaging_notifications/driver", "") not in ("", "noop")
+    ]
     if notifying and layout.services.notifications == "follow":
         listeners = [c for c in deployment.clients if any("notifications" in q for q in c.queues)]
         for c in listeners:
-            yield Violation(f"notifications:{c.host}:{c.program}", "warning", c.host,
-                            f"{c.program or 'a client'} listens for notifications on {c.broker} and will hear the API"
-                            " level's no more", "Let it listen on both brokers, or write notifications: keep")
+            yield Violation(
+                f"notifications:{c.host}:{c.program}",
+                "warning",
+                c.host,
+                f"{c.program or 'a client'} listens for notifications on {c.broker} and will hear the API"
+                " level's no more",
+                "Let it listen on both brokers, or write notifications: keep",
+            )
 
 
 def brokers(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     for b in deployment.brokers:
         for alarm in b.alarms:
-            yield Violation(f"alarm:{b.name}:{alarm}", "stop", b.name, f"the broker {b.name} has an alarm: {alarm}",
-                            "See rabbitmqctl status there")
+            yield Violation(
+                f"alarm:{b.name}:{alarm}",
+                "stop",
+                b.name,
+                f"the broker {b.name} has an alarm: {alarm}",
+                "See rabbitmqctl status there",
+            )
         wanted = layout.api.broker.nodes
         if set(wanted) & set(b.hosts) and len(wanted) < len(b.hosts):
             left = sorted(set(b.hosts) - set(wanted))
-            yield Violation(f"broker-nodes:{b.name}", "warning", b.name,
-                            f"{', '.join(left)} of the API level's cluster are not in the layout",
-                            "Name all its nodes, so that clients know where to go when one is away")
+            yield Violation(
+                f"broker-nodes:{b.name}",
+                "warning",
+                b.name,
+                f"{', '.join(left)} of the API level's cluster are not in the layout",
+                "Name all its nodes, so that clients know where to go when one is away",
+            )
 
 
 def firewalls(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     moved = {s.host for s in deployment.role("scheduler", "conductor") if s.active}
     for host in deployment.hosts:
         if host.name in moved and not host.firewall:
-            yield Violation(f"firewall:{host.name}", "stop", host.name,
-                            "there is neither nft nor iptables: recell can't hold off deliveries while a service stops",
-                            "Install nftables there (no rule of yours is touched)")
+            yield Violation(
+                f"firewall:{host.name}",
+                "stop",
+                host.name,
+                "there is neither nft nor iptables: recell can't hold off deliveries while a service stops",
+                "Install nftables there (no rule of yours is touched)",
+            )
 
 
 def clocks(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     for host in deployment.hosts:
         if abs(host.clock_offset_s) > 2:
-            yield Violation(f"clock:{host.name}", "stop", host.name,
-                            f"its clock is {host.clock_offset_s:+.1f} s from this machine's",
-                            "Set the clock (chrony), then scan again")
+            yield Violation(
+                f"clock:{host.name}",
+                "stop",
+                host.name,
+                f"its clock is {host.clock_offset_s:+.1f} s from this machine's",
+                "Set the clock (chrony), then scan again",
+            )
 
 
 def records(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     for r in deployment.records:
+        if r.binary in WSGI_RECORDS:
+            continue
         if r.seconds_since_report > 75 and not r.disabled:
-            yield Violation(f"record:{r.binary}:{r.host}", "warning", r.host,
-                            f"{r.binary} on {r.host} has not reported for {r.seconds_since_report:.0f} s",
-                            "Start it, or delete its record (openstack compute service delete)")
+            yield Violation(
+                f"record:{r.binary}:{r.host}",
+                "warning",
+                r.host,
+                f"{r.binary} on {r.host} has not reported for {r.seconds_since_report:.0f} s",
+                "Start it, or delete its record (openstack compute service delete)",
+            )
     running = {(s.nova_host, f"nova-{s.role}") for s in deployment.services if s.active}
     for r in deployment.records:
-        if r.seconds_since_report < 75 and (r.host, r.binary) not in running and r.binary.startswith("nova-"):
-            yield Violation(f"unseen:{r.binary}:{r.host}", "stop", r.host,
-                            f"{r.binary} on {r.host} reports to Nova and was not found on any host of the inventory",
-                            "Add its host to the inventory, then scan again",
-                            may_accept=r.binary == "nova-compute")
+        if (
+            r.binary not in WSGI_RECORDS
+            and r.seconds_since_report < 75
+            and (r.host, r.binary) not in running
+            and r.binary.startswith("nova-")
+        ):
+            yield Violation(
+                f"unseen:{r.binary}:{r.host}",
+                "stop",
+                r.host,
+                f"{r.binary} on {r.host} reports to Nova and was not found on any host of the inventory",
+                "Add its host to the inventory, then scan again",
+                may_accept=r.binary == "nova-compute",
+            )
 
 
 def strangers(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     targets = {b.name for b in deployment.brokers if set(layout.api.broker.nodes) & set(b.hosts)}
     for c in deployment.clients:
         if c.broker in targets and c.program == "nova-compute":
-            yield Violation(f"compute-on-target:{c.host}", "stop", c.host,
-                            f"a nova-compute at {c.host} is connected to {c.broker}, the API level's broker",
-                            "Point it at the cell's broker")
+            yield Violation(
+                f"compute-on-target:{c.host}",
+                "stop",
+                c.host,
+                f"a nova-compute at {c.host} is connected to {c.broker}, the API level's broker",
+                "Point it at the cell's broker",
+            )

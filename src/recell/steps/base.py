@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from recell.adapters.ports import HostPort, World
-from recell.engine.step import Direction, Finding, Truth
 from recell.errors import StalePlan, VerifyFailed
 from recell.journal import Journal
 from recell.model.plan import Fingerprint, PlanStep
+from recell.model.step import Direction, Finding, Truth
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,10 @@ class BaseStep:
         """By default: looking again finds it done."""
         finding = self.look(toward)
         if finding.truth is not Truth.DONE:
-            raise VerifyFailed(f"{self.id}: {self.title}: {finding.why or finding.truth.value}",
-                               "See what is there, then: recell resume, or recell undo")
+            raise VerifyFailed(
+                f"{self.id}: {self.title}: {finding.why or finding.truth.value}",
+                "See what is there, then: recell resume, or recell undo",
+            )
         return finding.why
 
 

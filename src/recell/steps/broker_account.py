@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recell.engine.step import Direction, Finding
 from recell.errors import Denied, Unsupported
+from recell.model.step import Direction, Finding
 from recell.model.urls import Endpoint, parse_url
 from recell.planning.ini import get
 from recell.steps.base import BaseStep
@@ -20,8 +20,10 @@ class BrokerAccount(BaseStep):
         text = (self.world.host(str(self.param("host"))).read(str(self.param("config"))) or b"").decode()
         url = get(text, "DEFAULT", "transport_url")
         if url is None:
-            raise Unsupported(f"{self.param('config')} on {self.param('host')} has no transport_url",
-                              "Set it there, and scan again")
+            raise Unsupported(
+                f"{self.param('config')} on {self.param('host')} has no transport_url",
+                "Set it there, and scan again",
+            )
         return parse_url(url).endpoints[0]
 
     def look(self, toward: Direction) -> Finding:
@@ -36,8 +38,11 @@ class BrokerAccount(BaseStep):
                 return Finding.done(f"{user} may use {vhost}")
             return Finding.partial("part of it is there") if has_user or has_vhost else Finding.not_done()
         made = self.recall("made") or []
-        left = [w for w, there in (("vhost", has_vhost), ("user", has_user), ("permissions", permitted))
-                if w in made and there]
+        left = [
+            w
+            for w, there in (("vhost", has_vhost), ("user", has_user), ("permissions", permitted))
+            if w in made and there
+        ]
         return Finding.not_done(f"{', '.join(left)} made by recell") if left else Finding.done("as before")
 
     def act(self, toward: Direction) -> None:
@@ -59,8 +64,10 @@ class BrokerAccount(BaseStep):
         if user not in broker.users():
             broker.add_user(user, account.password)
         elif not broker.password_works(user, account.password):
-            raise Denied(f"user {user} on the broker {broker.name} has another password than Nova uses today",
-                         "Set the same password there, or remove that user")
+            raise Denied(
+                f"user {user} on the broker {broker.name} has another password than Nova uses today",
+                "Set the same password there, or remove that user",
+            )
         broker.permit(vhost, user)
 
     def _note_what_is_missing(self, vhost: str, user: str) -> None:
@@ -68,10 +75,15 @@ class BrokerAccount(BaseStep):
         if self.recall("made") is not None:
             return
         broker = self.world.broker(str(self.param("broker")))
-        made = [w for w, there in (
-            ("vhost", vhost in broker.vhosts()), ("user", user in broker.users()),
-            ("permissions", vhost in broker.vhosts() and user in broker.permissions(vhost)),
-        ) if not there]
+        made = [
+            w
+            for w, there in (
+                ("vhost", vhost in broker.vhosts()),
+                ("user", user in broker.users()),
+                ("permissions", vhost in broker.vhosts() and user in broker.permissions(vhost)),
+            )
+            if not there
+        ]
         self.remember("made", made)
 
     def prove(self, toward: Direction) -> str:
@@ -80,7 +92,9 @@ class BrokerAccount(BaseStep):
             broker = self.world.broker(str(self.param("broker")))
             account = self._account()
             if not broker.password_works(account.user, account.password):
-                raise Denied(f"the broker {broker.name} refuses Nova's account {account.user}",
-                             "See rabbitmqctl list_users there")
+                raise Denied(
+                    f"the broker {broker.name} refuses Nova's account {account.user}",
+                    "See rabbitmqctl list_users there",
+                )
             said = f"{account.user} logs in on {broker.name}"
         return said

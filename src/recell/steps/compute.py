@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recell.engine.step import Direction, Finding
 from recell.errors import StepFailed
+from recell.model.step import Direction, Finding
 from recell.steps.units import UnitStep
 
 POLL_S = 0.5
@@ -30,34 +30,51 @@ class RecycleCompute(UnitStep):
         unit = self.unit()
         if self.fresh() and self._serves():
             return Finding.done(f"{unit.name} serves {self._topic()}, newer than its configuration")
-        return Finding.not_done("older than its configuration") if unit.running \
+        return (
+            Finding.not_done("older than its configuration")
+            if unit.running
             else Finding.partial(f"{unit.name} is {unit.active}")
+        )
 
     def act(self, toward: Direction) -> None:
         name = str(self.param("unit"))
         if not self.fresh() and self.unit().active not in ("inactive", "failed"):
             self._await_quiet()
-            self.world.stop_rpc_server(self.spec.where, name, str(self.param("broker")), str(self.param("vhost")),
-                                       self.limit("stop_s"), idle=self._begun)
+            self.world.stop_rpc_server(
+                self.spec.where,
+                name,
+                str(self.param("broker")),
+                str(self.param("vhost")),
+                self.limit("stop_s"),
+                idle=self._begun,
+            )
         self.host.systemctl("start", name)
         self.await_consuming(str(self.param("broker")), str(self.param("vhost")), [self._topic()])
 
     def _await_quiet(self) -> None:
         """A moment without a task on this host: there is one soon, even on a busy cloud."""
         began = self.world.clock()
-        while tasks := self._rows("SELECT uuid AS what FROM instances WHERE deleted = 0 AND host = %s"
-                                  " AND task_state IS NOT NULL"):
+        while tasks := self._rows(
+            "SELECT uuid AS what FROM instances WHERE deleted = 0 AND host = %s AND task_state IS NOT NULL"
+        ):
             if self.world.clock() - began > self.limit("quiet_s"):
-                raise StepFailed(f"{self.spec.where} is never without a task: {', '.join(tasks[:3])}",
-                                 "See what these instances wait for, then: recell resume")
+                raise StepFailed(
+                    f"{self.spec.where} is never without a task: {', '.join(tasks[:3])}",
+                    "See what these instances wait for, then: recell resume",
+                )
             self.world.wait(POLL_S)
 
     def _begun(self) -> str:
         """What this nova-compute has begun and not ended since it started."""
         since = self.unit().started_at
-        return ", ".join(self._rows(
-            "SELECT e.event AS what FROM instance_actions_events e WHERE e.host = %s AND e.finish_time IS NULL"
-            " AND e.event LIKE 'compute%%' AND e.start_time >= FROM_UNIXTIME(%s)", since))
+        return ", ".join(
+            self._rows(
+                "SELECT e.event AS what FROM instance_actions_events e"
+                " WHERE e.host = %s AND e.finish_time IS NULL"
+                " AND e.event LIKE 'compute%%' AND e.start_time >= FROM_UNIXTIME(%s)",
+                since,
+            )
+        )
 
     def _rows(self, sql: str, *more: float) -> list[str]:
         rows = self.world.nova().query(str(self.param("cell")), sql, [self.param("nova_host"), *more])

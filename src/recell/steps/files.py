@@ -9,8 +9,8 @@ import hashlib
 from typing import ClassVar
 
 from recell.adapters.ports import FileStat
-from recell.engine.step import Direction, Finding
 from recell.errors import Unknowable
+from recell.model.step import Direction, Finding
 from recell.planning.changes import apply_changes
 from recell.planning.unitfile import sibling
 from recell.steps.base import BaseStep, note_file
@@ -42,10 +42,12 @@ class FileStep(BaseStep):
         if now == origin:
             return Finding.not_done(f"{self.path()} is {origin[:12] or 'absent'}")
         if toward == "forward" and now in self.context.journal.recall(
-                f"file:{self.spec.where}:{self.path()}", "shas", []):
+            f"file:{self.spec.where}:{self.path()}", "shas", []
+        ):
             return Finding.done(f"{self.path()} was changed further by a later step")
         return Finding.unknown(
-            f"{self.path()} on {self.spec.where} is neither what recell wrote nor what was there before")
+            f"{self.path()} on {self.spec.where} is neither what recell wrote nor what was there before"
+        )
 
     def act(self, toward: Direction) -> None:
         if toward == "forward":
@@ -65,8 +67,10 @@ class FileStep(BaseStep):
             old = self.host.read(path) if stat else None
             before = self.host.keep(self.context.keep, old) if old is not None else ""
             if stat and stat.sha256 != before:
-                raise Unknowable(f"{path} on {self.spec.where} changed while it was read",
-                                 "See who writes it, then: recell resume")
+                raise Unknowable(
+                    f"{path} on {self.spec.where} changed while it was read",
+                    "See who writes it, then: recell resume",
+                )
             self.remember("stat", [stat.mode, stat.owner, stat.group] if stat else None)
             self.remember("before", before)
         old_content = self.host.kept(self.context.keep, before) if before else b""
@@ -91,8 +95,9 @@ class FileStep(BaseStep):
             self.host.remove(path, expect=after)
             return
         mode, owner, group = self.recall("stat")
-        self.host.write(path, self.host.kept(self.context.keep, before), mode=mode, owner=owner,
-                        group=group, expect=after)
+        self.host.write(
+            path, self.host.kept(self.context.keep, before), mode=mode, owner=owner, group=group, expect=after
+        )
 
     def old_stat(self) -> FileStat | None:
         return self.host.stat(self.path())
@@ -167,7 +172,8 @@ class DropIn(_UnitFile):
             if list(unit.exec_start) != list(self.param("argv")):
                 raise Unknowable(
                     f"{unit.name} on {self.spec.where} would start {' '.join(unit.exec_start)}",
-                    f"Another drop-in wins over {self.path()}; see systemctl cat {unit.name}")
+                    f"Another drop-in wins over {self.path()}; see systemctl cat {unit.name}",
+                )
             said = f"{unit.name} will start with {self.param('argv')[-1]}"
         return said
 

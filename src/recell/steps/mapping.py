@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 from recell.adapters.ports import RawMapping
-from recell.engine.step import Direction, Finding
 from recell.errors import Unknowable, Unsupported
+from recell.model.step import Direction, Finding
 from recell.planning.changes import MappingUrl
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
@@ -50,23 +50,36 @@ class LiteralMapping(BaseStep):
         for mapping in self.world.nova().mappings():
             if mapping.uuid == self.param("cell"):
                 return mapping
-        raise Unknowable(f"cell {self.param('cell')} has no mapping any more",
-                         "See nova-manage cell_v2 list_cells")
+        raise Unknowable(
+            f"cell {self.param('cell')} has no mapping any more", "See nova-manage cell_v2 list_cells"
+        )
 
     def _resolved(self, raw: RawMapping) -> RawMapping:
         text = (self.host.read(str(self.param("config"))) or b"").decode()
         transport = get(text, "DEFAULT", "transport_url")
         database = get(text, "database", "connection")
         if transport is None or database is None:
-            raise Unsupported(f"{self.param('config')} on {self.spec.where} lacks a URL that a mapping uses",
-                              "Write both URLs into the mapping by hand, then scan again")
-        return replace(raw, transport_url=resolve_template(raw.transport_url, transport),
-                       database_connection=resolve_template(raw.database_connection, database))
+            raise Unsupported(
+                f"{self.param('config')} on {self.spec.where} lacks a URL that a mapping uses",
+                "Write both URLs into the mapping by hand, then scan again",
+            )
+        return replace(
+            raw,
+            transport_url=resolve_template(raw.transport_url, transport),
+            database_connection=resolve_template(raw.database_connection, database),
+        )
 
     def _keep(self, mapping: RawMapping) -> str:
         """On the host whose nova.conf the URLs come from: they hold passwords."""
-        text = "\0".join((mapping.uuid, mapping.name, mapping.transport_url,
-                          mapping.database_connection, "1" if mapping.disabled else ""))
+        text = "\0".join(
+            (
+                mapping.uuid,
+                mapping.name,
+                mapping.transport_url,
+                mapping.database_connection,
+                "1" if mapping.disabled else "",
+            )
+        )
         return self.host.keep(self.context.keep, text.encode())
 
     def _both(self) -> tuple[RawMapping | None, RawMapping | None]:
@@ -75,6 +88,7 @@ class LiteralMapping(BaseStep):
     def _load(self, sha256: str | None) -> RawMapping | None:
         if sha256 is None:
             return None
-        uuid, name, transport, database, disabled = \
+        uuid, name, transport, database, disabled = (
             self.host.kept(self.context.keep, sha256).decode().split("\0")
+        )
         return RawMapping(uuid, name, transport, database, bool(disabled))

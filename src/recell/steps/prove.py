@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recell.engine.step import Direction, Finding
 from recell.errors import VerifyFailed
+from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 from recell.steps.units import POLL_S
 
@@ -34,8 +34,11 @@ class Prove(BaseStep):
     def _silent(self) -> list[str]:
         out = []
         for cell, binaries in self.param("up", {}).items():
-            out += [f"{r.binary} on {r.host}" for r in self.world.nova().services(cell)
-                    if r.binary in binaries and r.seconds_since_report > float(self.param("up_s", 60))]
+            out += [
+                f"{r.binary} on {r.host}"
+                for r in self.world.nova().services(cell)
+                if r.binary in binaries and r.seconds_since_report > float(self.param("up_s", 60))
+            ]
         return out
 
     def prove(self, toward: Direction) -> str:
@@ -48,19 +51,25 @@ class Prove(BaseStep):
             else:
                 proofs.append(f"{queues[topic].consumers} serve {topic} on {broker}")
         for entry in self.param("strangers", []):
-            found = [c for c in self.world.broker(entry["broker"]).connections()
-                     if c.program in entry["programs"] or c.peer_host in entry["addresses"]]
+            found = [
+                c
+                for c in self.world.broker(entry["broker"]).connections()
+                if c.program in entry["programs"] or c.peer_host in entry["addresses"]
+            ]
             wrong += [f"{c.program or 'a client'} at {c.peer_host} is on {entry['broker']}" for c in found]
             if not found:
                 proofs.append(f"no {' or '.join(entry['programs'])} on {entry['broker']}")
         for command in self.param("commands", []):
-            ended = self.world.host(command["host"]).query(command["argv"], timeout=180,
-                                                           user=command.get("user"))
+            ended = self.world.host(command["host"]).query(
+                command["argv"], timeout=180, user=command.get("user")
+            )
             name = " ".join(command["argv"][-2:])
             if ended.returncode not in command.get("fine", [0]):
                 wrong.append(f"{name} on {command['host']} ended with {ended.returncode}")
             else:
                 proofs.append(f"{name}: {ended.returncode}")
         if wrong:
-            raise VerifyFailed(f"{self.id}: {'; '.join(wrong)}", "Look there, then: recell resume, or recell undo")
+            raise VerifyFailed(
+                f"{self.id}: {'; '.join(wrong)}", "Look there, then: recell resume, or recell undo"
+            )
         return "; ".join(proofs)

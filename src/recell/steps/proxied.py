@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from recell.adapters.ports import ProxyServer
-from recell.engine.step import Direction, Finding
 from recell.errors import StepFailed, Unsupported
+from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 
 POLL_S = 0.2
@@ -37,11 +37,17 @@ class Proxied(BaseStep):
     def _servers(self) -> list[tuple[str, ProxyServer]]:
         found: list[tuple[str, ProxyServer]] = []
         for target in self.param("servers"):
-            mine = [s for s in self.world.proxy(target["proxy"]).servers()
-                    if (s.backend, s.server) == (target["backend"], target["server"])]
+            mine = [
+                s
+                for s in self.world.proxy(target["proxy"]).servers()
+                if (s.backend, s.server) == (target["backend"], target["server"])
+            ]
             if not mine:
-                raise Unsupported(f"{target['backend']}/{target['server']} is not in the HAProxy on"
-                                  f" {target['proxy']} any more", "Scan and plan again")
+                raise Unsupported(
+                    f"{target['backend']}/{target['server']} is not in the HAProxy on"
+                    f" {target['proxy']} any more",
+                    "Scan and plan again",
+                )
             found.append((target["proxy"], mine[0]))
         return found
 
@@ -66,13 +72,20 @@ class Proxied(BaseStep):
         while self.look(toward).truth.value != "done":
             if self.world.clock() - began > limit:
                 states = self.look(toward).why
-                raise StepFailed(f"after {limit:.0f} s: {states}",
-                                 "Look at these servers, then: recell resume, or recell undo")
+                raise StepFailed(
+                    f"after {limit:.0f} s: {states}",
+                    "Look at these servers, then: recell resume, or recell undo",
+                )
             self.world.wait(POLL_S)
 
     def _others_serve(self, proxy: str, server: ProxyServer) -> None:
-        others = [s for s in self.world.proxy(proxy).servers()
-                  if s.backend == server.backend and s.server != server.server and _up(s)]
+        others = [
+            s
+            for s in self.world.proxy(proxy).servers()
+            if s.backend == server.backend and s.server != server.server and _up(s)
+        ]
         if not others:
-            raise StepFailed(f"{server.backend} on {proxy} has no server that is up but {server.server}",
-                             "Bring another one up, then: recell resume")
+            raise StepFailed(
+                f"{server.backend} on {proxy} has no server that is up but {server.server}",
+                "Bring another one up, then: recell resume",
+            )

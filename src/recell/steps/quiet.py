@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recell.engine.step import Direction, Finding
 from recell.errors import StepFailed
+from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 
 POLL_S = 1.0
@@ -31,8 +31,11 @@ class Quiet(BaseStep):
     def act(self, toward: Direction) -> None:
         nova = self.world.nova()
         before = nova.now()
-        started = [self.world.host(c["host"]).unit(c["unit"]).started_at
-                   for c in self.param("conductors") if c["acts"] in ("both", toward)]
+        started = [
+            self.world.host(c["host"]).unit(c["unit"]).started_at
+            for c in self.param("conductors")
+            if c["acts"] in ("both", toward)
+        ]
         since = min((s for s in started if s), default=0.0)
         limit = self.limit("quiet_s")
         began = self.world.clock()
@@ -43,7 +46,9 @@ class Quiet(BaseStep):
             if self.world.clock() - began > limit:
                 raise StepFailed(
                     f"{len(busy)} tasks begun before are still under way after {limit:.0f} s:"
-                    f" {'; '.join(busy[:5])}", "See what holds them up, then: recell resume, or recell undo")
+                    f" {'; '.join(busy[:5])}",
+                    "See what holds them up, then: recell resume, or recell undo",
+                )
             self.world.wait(POLL_S)
 
     def prove(self, toward: Direction) -> str:

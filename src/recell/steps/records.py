@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from recell.adapters.ports import ServiceRow
-from recell.engine.step import Direction, Finding
+from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 
 
@@ -20,8 +20,9 @@ class RetireRecords(BaseStep):
 
     def _live(self) -> tuple[ServiceRow, ...]:
         wanted = {(h, b) for h, b in self.param("services")}
-        return tuple(r for r in self.world.nova().services(str(self.param("cell")))
-                     if (r.host, r.binary) in wanted)
+        return tuple(
+            r for r in self.world.nova().services(str(self.param("cell"))) if (r.host, r.binary) in wanted
+        )
 
     def _retires(self, toward: Direction) -> bool:
         return (toward == "forward") == (self.spec.acts != "backward")

@@ -18,8 +18,20 @@ from recell.steps.units import RestartApi, RestartRpc, StartUnit
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
     for step in (
-        BrokerAccount, CopyConfig, DropIn, EditConfig, LiteralMapping, Prove, Proxied, Quiet,
-        RecycleCompute, RestartApi, RestartRpc, RetireRecords, SiblingUnit, StartUnit,
+        BrokerAccount,
+        CopyConfig,
+        DropIn,
+        EditConfig,
+        LiteralMapping,
+        Prove,
+        Proxied,
+        Quiet,
+        RecycleCompute,
+        RestartApi,
+        RestartRpc,
+        RetireRecords,
+        SiblingUnit,
+        StartUnit,
     )
 }
 
@@ -29,7 +41,9 @@ def bind(plan: Plan, context: Context) -> tuple[BaseStep, ...]:
     steps = []
     for spec in plan.steps:
         if spec.kind not in KINDS:
-            raise BadInput(f"the plan has a step of kind {spec.kind}, which this recell doesn't know",
-                           "Use the recell that made the plan")
+            raise BadInput(
+                f"the plan has a step of kind {spec.kind}, which this recell doesn't know",
+                "Use the recell that made the plan",
+            )
         steps.append(KINDS[spec.kind](spec, context))
     return tuple(steps)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from recell.adapters.ports import UnitState
-from recell.engine.step import Direction, Finding
 from recell.errors import StepFailed
+from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 
 POLL_S = 0.5
@@ -35,8 +35,13 @@ class UnitStep(BaseStep):
         unit = self.unit()
         if not unit.running:
             return False
-        pids = {p.pid for p in self.host.processes() if p.cgroup.endswith(f"/{unit.name}.service")
-                or p.pid == unit.main_pid or p.ppid == unit.main_pid}
+        pids = {
+            p.pid
+            for p in self.host.processes()
+            if p.cgroup.endswith(f"/{self.param('unit')}.service")
+            or p.pid == unit.main_pid
+            or p.ppid == unit.main_pid
+        }
         ports = {s.local_port for s in self.host.sockets(sorted(pids))}
         taken = set()
         for consumer in self.world.broker(broker).consumers(vhost):
@@ -52,12 +57,16 @@ class UnitStep(BaseStep):
         while not self.consuming(broker, vhost, topics):
             unit = self.unit()
             if unit.active == "failed":
-                raise StepFailed(f"{unit.name} on {self.spec.where} failed to start",
-                                 f"See journalctl -u {unit.name} there, then: recell resume, or recell undo")
+                raise StepFailed(
+                    f"{unit.name} on {self.spec.where} failed to start",
+                    f"See journalctl -u {unit.name} there, then: recell resume, or recell undo",
+                )
             if self.world.clock() - began > limit:
                 raise StepFailed(
                     f"{unit.name} on {self.spec.where} does not serve {', '.join(topics)} on {broker}"
-                    f" after {limit:.0f} s", f"See journalctl -u {unit.name} there, then: recell resume")
+                    f" after {limit:.0f} s",
+                    f"See journalctl -u {unit.name} there, then: recell resume",
+                )
             self.world.wait(POLL_S)
 
 
@@ -73,8 +82,9 @@ class StartUnit(UnitStep):
                 return Finding.done(f"{unit.name} does not run")
             return Finding.not_done(f"{unit.name} is {unit.active}")
         if unit.enabled and self.fresh() and self._consumes():
-            return Finding.done(f"{unit.name} serves {', '.join(self.param('topics'))}"
-                                f" on {self.param('broker')}")
+            return Finding.done(
+                f"{unit.name} serves {', '.join(self.param('topics'))} on {self.param('broker')}"
+            )
         return Finding.partial(f"{unit.name} is {unit.active}") if unit.running else Finding.not_done()
 
     def _consumes(self) -> bool:
@@ -91,8 +101,13 @@ class StartUnit(UnitStep):
             self.await_consuming(str(self.param("broker")), str(self.param("vhost")), self.param("topics"))
             return
         if unit.active not in ("inactive", "failed"):
-            self.world.stop_rpc_server(self.spec.where, name, str(self.param("broker")),
-                                       str(self.param("vhost")), self.limit("stop_s"))
+            self.world.stop_rpc_server(
+                self.spec.where,
+                name,
+                str(self.param("broker")),
+                str(self.param("vhost")),
+                self.limit("stop_s"),
+            )
         if unit.enabled:
             self.host.systemctl("disable", name)
 
@@ -120,8 +135,11 @@ class RestartRpc(UnitStep):
         if (self.fresh() or not stays) and self.consuming(target["broker"], target["vhost"], topics):
             return Finding.done(f"{unit.name} serves {', '.join(topics)} on {target['broker']}")
         if unit.running:
-            return Finding.not_done(f"{unit.name} is older than its configuration" if stays else
-                                    f"{unit.name} does not serve {', '.join(topics)} on {target['broker']}")
+            return Finding.not_done(
+                f"{unit.name} is older than its configuration"
+                if stays
+                else f"{unit.name} does not serve {', '.join(topics)} on {target['broker']}"
+            )
         return Finding.partial(f"{unit.name} is {unit.active}")
 
     def act(self, toward: Direction) -> None:
@@ -129,8 +147,9 @@ class RestartRpc(UnitStep):
         name = str(self.param("unit"))
         unit = self.unit()
         if unit.active not in ("inactive", "failed") and not self._just_begun():
-            self.world.stop_rpc_server(self.spec.where, name, source["broker"], source["vhost"],
-                                       self.limit("stop_s"))
+            self.world.stop_rpc_server(
+                self.spec.where, name, source["broker"], source["vhost"], self.limit("stop_s")
+            )
         self.host.systemctl("start", name)
         self.await_consuming(target["broker"], target["vhost"], self.param("topics"))
 
@@ -164,15 +183,19 @@ class RestartApi(UnitStep):
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
                 raise StepFailed(
                     f"{self.param('unit')} on {self.spec.where} does not answer at {self.param('url')}",
-                    f"See journalctl -u {self.param('unit')} there, then: recell resume, or recell undo")
+                    f"See journalctl -u {self.param('unit')} there, then: recell resume, or recell undo",
+                )
             self.world.wait(POLL_S)
 
     def _nobody_is_served(self) -> None:
         """A proxy that was reloaded meanwhile has forgotten the drain: don't restart under users."""
         for target in self.param("servers", []):
             for server in self.world.proxy(target["proxy"]).servers():
-                if (server.backend, server.server) == (target["backend"], target["server"]) \
-                        and server.state.split()[0] == "UP":
+                if (server.backend, server.server) == (
+                    target["backend"],
+                    target["server"],
+                ) and server.state.split()[0] == "UP":
                     raise StepFailed(
                         f"{server.backend}/{server.server} on {target['proxy']} takes requests again",
-                        "Somebody reloaded HAProxy or set it ready; then: recell resume drains it again")
+                        "Somebody reloaded HAProxy or set it ready; then: recell resume drains it again",
+                    )

@@ -1,12 +1,12 @@
-"""What the engine asks of a step."""
+"""What the engine asks of a step, and the words in which a step answers."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from recell.journal.journal import Direction
+Direction = Literal["forward", "backward"]
 
 __all__ = ["Direction", "Finding", "Step", "Truth"]
 

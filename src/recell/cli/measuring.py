@@ -1,0 +1,115 @@
+"""What is looked at before a run, so that its report can say what became of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from recell.adapters.ports import HostPort
+from recell.adapters.world import RealWorld
+from recell.cli.desk import Desk, position, world_of
+from recell.engine.run import records
+from recell.journal import Journal, Run
+from recell.model.step import Direction
+from recell.model.deployment import Deployment
+from recell.model.measure import Measurement, StepRecord, UserRequest, Window
+from recell.model.plan import Plan
+from recell.report.measure import load_baseline, take_baseline, take_figures
+from recell.report.write import topology_groups
+
+
+def folder(desk: Desk, direction: Direction) -> Path:
+    return desk.measure_path / direction
+
+
+def before(desk: Desk, plan: Plan, journal: Journal, direction: Direction) -> None:
+    """Take the baseline of a run that begins now; one that is resumed keeps the one it has."""
+    where = position(plan, journal)
+    if where not in (("new", "undone") if direction == "forward" else ("applied", "applying")):
+        return
+    target = folder(desk, direction)
+    target.mkdir(parents=True, exist_ok=True, mode=0o700)
+    deployment = desk.deployment()
+    with world_of(deployment) as world:
+        take_baseline(world.nova(), _computes(world, deployment), target, _nova_names(deployment))
+
+
+def measure(
+    desk: Desk,
+    plan: Plan,
+    journal: Journal,
+    direction: Direction,
+    requests: tuple[UserRequest, ...] | None,
+) -> Measurement:
+    """Look again and count. ``requests`` None: no users were measured."""
+    baseline = load_baseline(folder(desk, direction))
+    runs = [
+        r
+        for r in journal.runs()
+        if r.direction == direction and r.verb != "finish" and r.began >= baseline.taken - 5
+    ]
+    window = Window(runs[0].began if runs else baseline.taken, _end(runs))
+    deployment = desk.deployment()
+    with world_of(deployment) as world:
+        figures = take_figures(
+            baseline,
+            requests or (),
+            world.nova(),
+            _computes(world, deployment),
+            window,
+            expected=plan.expected_changes,
+            nova_names=_nova_names(deployment),
+            users=requests is not None,
+        )
+    first_run = runs[0].id if runs else 0
+    titles = {s.id: s.title for s in plan.steps}
+    where = position(plan, journal)
+    picture = (plan.topology_before, plan.topology_after)
+    start, goal = picture if direction == "forward" else picture[::-1]
+    return Measurement(
+        kind=plan.kind,
+        outcome=_outcome(where, runs),
+        window=window,
+        duration_s=window.end - window.start,
+        api=figures.api,
+        operations=figures.operations,
+        guests=figures.guests,
+        rows=figures.rows,
+        freeze_s=None,
+        requests=requests or (),
+        steps=tuple(
+            StepRecord(r.id, titles.get(r.id, r.id), r.seconds, r.attempts, r.verified, r.began)
+            for r in records(journal, direction, first_run)
+            if r.attempts or r.verified
+        ),
+        topology_before=topology_groups(start),
+        topology_after=topology_groups(goal),
+        versions={
+            "nova": deployment.nova_version,
+            **{f"RabbitMQ on {b.name}": b.version for b in deployment.brokers},
+        },
+        remarks=plan.remarks,
+    )
+
+
+def _end(runs: list[Run]) -> float:
+    return (runs[-1].ended or time.time()) if runs else time.time()
+
+
+def _outcome(where: str, runs: list[Run]) -> str:
+    last = runs[-1].outcome if runs else None
+    if where in ("applied", "finished"):
+        return "succeeded"
+    if where == "undone":
+        return "undone"
+    if last == "paused":
+        return "paused"
+    return "interrupted" if last is None else "failed"
+
+
+def _computes(world: RealWorld, deployment: Deployment) -> list[HostPort]:
+    return [world.host(name) for name in dict.fromkeys(s.host for s in deployment.role("compute"))]
+
+
+def _nova_names(deployment: Deployment) -> dict[str, str]:
+    return {s.host: s.nova_host for s in deployment.role("compute")}
