@@ -10,10 +10,10 @@ from recell.adapters.world import RealWorld
 from recell.cli.desk import Desk, position, world_of
 from recell.engine.run import records
 from recell.journal import Journal, Run
-from recell.model.step import Direction
 from recell.model.deployment import Deployment
 from recell.model.measure import Measurement, StepRecord, UserRequest, Window
 from recell.model.plan import Plan
+from recell.model.step import Direction
 from recell.report.measure import load_baseline, take_baseline, take_figures
 from recell.report.write import topology_groups
 

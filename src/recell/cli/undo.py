@@ -28,7 +28,7 @@ def command(directory: Path, as_json: bool, no_measure: bool) -> None:
         where = position(plan, journal)
     finally:
         journal.close()
-    refuse_if(where, ("finished", "new"), "undo")
+    refuse_if(where, ("finished",), "undo")
     run(desk, plan, "undo", as_json, measure=not no_measure)
 
 

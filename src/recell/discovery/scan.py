@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from recell.adapters.broker import RabbitCluster
 from recell.adapters.conf import Config
 from recell.adapters.nova_db import NovaDatabases
-from recell.adapters.ports import BrokerPort, HostPort, NovaPort
+from recell.adapters.ports import BrokerPort, ConnectionInfo, HostPort, NovaPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
 from recell.discovery.services import Found, find_services
@@ -261,15 +261,22 @@ def _clusters(hosts: dict[str, SshHost], seen: Sequence[_Seen]) -> list[tuple[Br
     return out
 
 
+def _connected(broker: Broker, port: BrokerPort) -> tuple[dict[str, set[str]], tuple[ConnectionInfo, ...]]:
+    """connection -> queues that it takes from; and all connections."""
+    queues: dict[str, set[str]] = {}
+    for vhost in broker.vhosts:
+        for consumer in port.consumers(vhost):
+            queues.setdefault(consumer.connection, set()).add(consumer.queue)
+    return queues, port.connections()
+
+
 def _clients(ports: list[tuple[Broker, BrokerPort]], seen: Sequence[_Seen]) -> tuple[Client, ...]:
     by_ip = {ip: one.facts.name for one in seen for ip in one.facts.ips}
     groups: dict[tuple[str, str, str, str, str], tuple[int, set[str]]] = {}
-    for broker, port in ports:
-        queues: dict[str, set[str]] = {}
-        for vhost in broker.vhosts:
-            for consumer in port.consumers(vhost):
-                queues.setdefault(consumer.connection, set()).add(consumer.queue)
-        for c in port.connections():
+    with ThreadPoolExecutor(max(1, len(ports))) as pool:
+        answers = list(pool.map(lambda pair: _connected(*pair), ports))
+    for (broker, _), (queues, connections) in zip(ports, answers, strict=True):
+        for c in connections:
             key = (broker.name, c.vhost, c.user, by_ip.get(c.peer_host, c.peer_host), c.program)
             number, names = groups.get(key, (0, set()))
             named = {

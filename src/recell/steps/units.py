@@ -42,12 +42,16 @@ class UnitStep(BaseStep):
             or p.pid == unit.main_pid
             or p.ppid == unit.main_pid
         }
-        ports = {s.local_port for s in self.host.sockets(sorted(pids))}
+        sockets = self.host.sockets(sorted(pids))
+        own = {(s.local_ip, s.local_port) for s in sockets}
+        through = {s.remote_ip for s in sockets}  # a proxy's address, where one stands between
+        if not sockets:
+            return False  # asking the broker costs seconds; a process without a connection takes nothing
         taken = set()
         for consumer in self.world.broker(broker).consumers(vhost):
             client_pid = consumer.client_name.split(":")[1:2]
             by_pid = bool(client_pid) and client_pid[0].isdigit() and int(client_pid[0]) in pids
-            if consumer.peer_port in ports or by_pid:
+            if (consumer.peer_host, consumer.peer_port) in own or (by_pid and consumer.peer_host in through):
                 taken.add(consumer.queue)
         return set(topics) <= taken
 

@@ -1,0 +1,31 @@
+"""One cloud for all tests of this folder, raised anew: a conversion changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.real.clouds import Api, is_root, lab
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="kill at every step and moment (hours)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--thorough"):
+        items[:] = [i for i in items if not i.get_closest_marker("thorough")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cloud() -> Iterator[None]:
+    assert is_root(), "the lab raises hosts of its own: run the real tests as root"
+    lab("down")
+    lab("up", timeout=1200)
+    yield
+
+
+@pytest.fixture(scope="session")
+def api(cloud: None) -> Api:
+    return Api()

@@ -1,0 +1,47 @@
+"""recell, killed with SIGKILL at a named moment: ``python -m tests.real.killer STEP MOMENT -- WORDS``.
+
+Moments: ``before`` (nothing of the step is written), ``started`` (its start is durable, nothing was
+done), ``inside`` (half a second into acting), ``acted`` (done, and not yet written that it was),
+``finished`` (written, before the next step). The rest of the words are recell's own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from recell.cli import main
+from recell.journal import Journal
+
+MOMENTS = ("before", "started", "inside", "acted", "finished")
+INSIDE_S = 0.5
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(step: str, moment: str) -> None:
+    """Wrap what the journal writes; product code knows nothing of this."""
+    write = Journal.append
+
+    def append(self: Journal, named: str, direction: Any, phase: Any, **detail: Any) -> None:
+        mine = named == step
+        if mine and (moment, phase) in (("before", "started"), ("acted", "finished")):
+            _die()
+        write(self, named, direction, phase, **detail)
+        if mine and (moment, phase) in (("started", "started"), ("finished", "finished")):
+            _die()
+        if mine and (moment, phase) == ("inside", "started"):
+            threading.Timer(INSIDE_S, _die).start()
+
+    Journal.append = append  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    arm(sys.argv[1], sys.argv[2])
+    sys.argv = ["recell", *sys.argv[sys.argv.index("--") + 1 :]]
+    main()
