@@ -174,8 +174,8 @@ def config_paths(unit: UnitState, host: HostPort, role: Role) -> tuple[tuple[str
     """
     argv = unit.exec_start
     named = _option_values(argv, "--config-file")
-    directories = _option_values(argv, "--config-dir")
     explicit = bool(named)
+    program = next((posixpath.basename(w) for w in argv if posixpath.basename(w) in PROGRAMS), "nova")
     if not named and role in ("api", "metadata") and not posixpath.basename(argv[0]).startswith("nova"):
         environment = _environment(unit, host)
         top = environment.get("OS_NOVA_CONFIG_DIR", "/etc/nova").strip()
@@ -183,9 +183,12 @@ def config_paths(unit: UnitState, host: HostPort, role: Role) -> tuple[tuple[str
         names = [n.strip() for n in listed if n.strip()] or ["api-paste.ini", "nova.conf"]
         named = [posixpath.join(top, n) for n in names]
     elif not named:
-        program = next((posixpath.basename(w) for w in argv if posixpath.basename(w) in PROGRAMS), "nova")
         named = ["/etc/nova/nova.conf", f"/etc/nova/{program}.conf"]
-        directories = directories or ["/etc/nova/nova.conf.d", f"/etc/nova/{program}.conf.d"]
+    # Named files replace the default ones; directories have a default of their own, named files or not.
+    directories = _option_values(argv, "--config-dir") or [
+        "/etc/nova/nova.conf.d",
+        f"/etc/nova/{program}.conf.d",
+    ]
     found = [p for p in named if host.stat(p)]
     for directory in directories:
         found += sorted(host.glob(posixpath.join(directory, "*.conf")))

@@ -1,0 +1,177 @@
+"""What a host runs and what it reads, for the shapes in which distributions ship Nova."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from recell.adapters.ports import FileStat, Finished, HostPort, ProcessInfo, UnitState
+from recell.discovery.services import config_paths, find_services, role_of
+from recell.discovery.writers import find_writers, from_options
+
+CONF = b"""[DEFAULT]
+transport_url = rabbit://nova:pw@mq1:5672/
+[database]
+connection = mysql+pymysql://nova:pw@db/nova
+[oslo_messaging_notifications]
+driver = messagingv2
+"""
+
+
+@dataclass
+class Paper:
+    """A host on paper: files and units."""
+
+    files: dict[str, bytes]
+    unit_argv: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    environment: tuple[str, ...] = ()
+    environment_files: tuple[str, ...] = ()
+    listening: bytes = b""
+    name: str = "ctl1"
+
+    def read(self, path: str) -> bytes | None:
+        return self.files.get(path)
+
+    def stat(self, path: str) -> FileStat | None:
+        if path not in self.files:
+            return None
+        return FileStat(hashlib.sha256(self.files[path]).hexdigest(), 0o640, "root", "nova", 1, 1.0)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return tuple(sorted(p for p in self.files if fnmatch.fnmatch(p, pattern)))
+
+    def units(self) -> tuple[str, ...]:
+        return tuple(f"{name}.service" for name in self.unit_argv)
+
+    def unit(self, name: str) -> UnitState:
+        argv = self.unit_argv.get(name, ())
+        return UnitState(
+            name,
+            bool(argv),
+            "active",
+            True,
+            7,
+            100.0,
+            f"/lib/systemd/system/{name}.service",
+            (),
+            argv,
+            False,
+            "nova",
+            self.environment,
+            self.environment_files,
+        )
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        return tuple(
+            ProcessInfo(n, 1, argv, "nova", 100.0, 1, f"/system.slice/{name}.service")
+            for n, (name, argv) in enumerate(self.unit_argv.items(), 7)
+        )
+
+    def query(self, argv: Any, **_: Any) -> Finished:
+        return Finished(0, self.listening if argv[0] == "ss" else b"", b"")
+
+
+def as_host(paper: Paper) -> HostPort:
+    return paper  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("argv", "role"),
+    [
+        (("/usr/bin/nova-conductor", "--log-file", "/x"), "conductor"),
+        (("/usr/bin/python3", "/usr/bin/nova-scheduler"), "scheduler"),
+        (("/opt/venv/bin/nova-compute",), "compute"),
+        (("uwsgi", "--http-socket", ":8774", "--module", "nova.wsgi.osapi_compute:application"), "api"),
+        (("uwsgi", "--module=nova.wsgi.metadata"), "metadata"),
+        (("/usr/bin/uwsgi", "--ini", "/etc/uwsgi/api.ini"), "api"),
+        (("/usr/bin/uwsgi_python3", "--ini=/etc/uwsgi/meta.ini"), "metadata"),
+        (("/usr/bin/neutron-server",), None),
+        ((), None),
+    ],
+)
+def test_roles(argv: tuple[str, ...], role: str | None) -> None:
+    host = Paper(
+        {
+            "/etc/uwsgi/api.ini": b"[uwsgi]\nwsgi-file = /usr/bin/nova-api-wsgi\n",
+            "/etc/uwsgi/meta.ini": b"[uwsgi]\nmodule = nova.wsgi.metadata\n",
+        }
+    )
+    assert role_of(argv, as_host(host)) == role
+
+
+def test_default_files_and_directories() -> None:
+    host = Paper(
+        {
+            "/etc/nova/nova.conf": CONF,
+            "/etc/nova/nova-conductor.conf": b"",
+            "/etc/nova/nova.conf.d/10-b.conf": b"",
+            "/etc/nova/nova.conf.d/05-a.conf": b"",
+        },
+        {"nova-conductor": ("/usr/bin/nova-conductor",)},
+    )
+    paths, explicit = config_paths(host.unit("nova-conductor"), as_host(host), "conductor")
+    assert not explicit
+    assert paths == (
+        "/etc/nova/nova.conf",
+        "/etc/nova/nova-conductor.conf",
+        "/etc/nova/nova.conf.d/05-a.conf",
+        "/etc/nova/nova.conf.d/10-b.conf",
+    )
+
+
+def test_named_files_replace_the_defaults() -> None:
+    argv = ("/usr/bin/nova-compute", "--config-file=/a.conf", "--config-file", "/b.conf")
+    host = Paper({"/etc/nova/nova.conf": CONF, "/a.conf": b"", "/b.conf": b""}, {"nova-compute": argv})
+    assert config_paths(host.unit("nova-compute"), as_host(host), "compute") == (("/b.conf", "/a.conf"), True)
+
+
+def test_a_wsgi_application_takes_its_files_from_the_environment() -> None:
+    host = Paper(
+        {"/opt/nova/own.conf": CONF, "/etc/default/nova": b"OS_NOVA_CONFIG_FILES='api-paste.ini;own.conf'\n"},
+        {"nova-api": ("uwsgi", "--module", "nova.wsgi.osapi_compute")},
+        ("OS_NOVA_CONFIG_DIR=/opt/nova",),
+        ("/etc/default/nova",),
+    )
+    paths, explicit = config_paths(host.unit("nova-api"), as_host(host), "api")
+    assert paths == ("/opt/nova/own.conf",) and not explicit
+
+
+def test_a_service_is_found_with_where_its_settings_come_from() -> None:
+    host = Paper(
+        {"/etc/nova/nova.conf": CONF, "/etc/nova/nova.conf.d/x.conf": b"[DEFAULT]\nhost = other\n"},
+        {"nova-api": ("uwsgi", "--module", "nova.wsgi.osapi_compute"), "neutron-server": ("/usr/bin/n",)},
+        listening=b'LISTEN 0 100 10.0.0.1:8774 0.0.0.0:* users:(("uwsgi",pid=7,fd=3))\n',
+    )
+    found = find_services(as_host(host), "ctl1")
+    assert [s.unit for s in found.services] == ["nova-api"]
+    service = found.services[0]
+    assert service.port == 8774 and service.nova_host == "other"
+    assert service.transport_url == "rabbit://nova:***@mq1:5672/" and "pw" not in repr(service)
+    assert service.origins["DEFAULT/transport_url"] == "/etc/nova/nova.conf"
+    assert service.options["oslo_messaging_notifications/driver"] == "messagingv2"
+
+
+def test_writers_are_found_without_their_arguments() -> None:
+    host = Paper(
+        {
+            "/etc/cron.d/nova": b"# nova-manage off\n0 1 * * * nova nova-manage db archive_deleted_rows "
+            b"--url mysql://u:pw@h/\n",
+            "/etc/kolla/nova-api/nova.conf": b"",
+        }
+    )
+    found = find_writers(as_host(host))
+    assert ("cron", "/etc/cron.d/nova", "nova-manage db archive_deleted_rows") in {
+        (w.kind, w.where, w.what) for w in found
+    }
+    assert "pw" not in repr(found) and "/etc/kolla" in {w.where for w in found}
+
+
+def test_a_scheduler_that_maps_hosts_by_itself_is_a_writer() -> None:
+    conf = CONF + b"[scheduler]\ndiscover_hosts_in_cells_interval = 300\n"
+    host = Paper({"/etc/nova/nova.conf": conf}, {"nova-scheduler": ("/usr/bin/nova-scheduler",)})
+    found = find_services(as_host(host), "ctl1")
+    assert [w.kind for w in from_options(found.services)] == ["option"]
