@@ -11,6 +11,7 @@ import yaml
 from recell_lab import lab, state
 from recell_lab.cloud import identity, layout, prepared, ready, topology
 from recell_lab.cloud.passwords import Passwords
+from recell_lab.cloud.rest import answers
 from recell_lab.cloud.topology import Cloud, public_url
 from recell_lab.hosts import Host
 
@@ -49,7 +50,10 @@ def up(*, controllers: int, computes: int, nova: str, progress: Progress) -> Non
     progress("database and brokers accept connections")
     lab.at_once(control, Host.start)
     _wait_for_conductors(hosts, cloud)
-    progress("the conductors are up")
+    for service in ("keystone", "placement-api", "glance-api", "neutron-server"):
+        url = public_url(service, "/")
+        ready.wait(f"{service} answers", lambda url=url: answers(url), START_TIMEOUT)  # type: ignore[misc]
+    progress("the conductors are up; Keystone, Placement, Glance and Neutron answer")
     lab.at_once(workers, Host.start)
     _map_computes(hosts, cloud)
     progress("the compute hosts are up and mapped to cell1")

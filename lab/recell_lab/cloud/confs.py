@@ -147,15 +147,15 @@ def consumer_conf(passwords: Passwords) -> str:
     )
 
 
-def uwsgi_ini(service: str, application: str, processes: int, threads: int) -> str:
-    """The ini file of a service that runs in uWSGI."""
+def uwsgi_ini(service: str, application: str, processes: int, threads: int, preload: str = "") -> str:
+    """The ini file of a service that runs in uWSGI; preload is a module to import first."""
+    first = f"import = {preload}\n" if preload else ""
     return f"""\
 # How uWSGI runs {service}.
 [uwsgi]
 http-socket = 0.0.0.0:{PORTS[service]}
-module = {application}
+{first}module = {application}
 callable = application
-procname-prefix-spaced = {service}
 
 master = true
 processes = {processes}
@@ -175,7 +175,9 @@ die-on-term = true
 add-header = Connection: close
 buffer-size = 65535
 disable-logging = true
-log-4xx = false
+ignore-sigpipe = true
+ignore-write-errors = true
+disable-write-exception = true
 """
 
 
@@ -273,7 +275,5 @@ defaults
         text += f"\nfrontend {service}\n    bind {topology.LOAD_BALANCER.ip}:{port}\n"
         text += f"    default_backend {service}\n\nbackend {service}\n    balance leastconn\n"
         text += checked if web else ""
-        text += "".join(
-            f"    server {server.name} {server.ip}:{port} check\n" for server in servers
-        )
+        text += "".join(f"    server {server.name} {server.ip}:{port} check\n" for server in servers)
     return text

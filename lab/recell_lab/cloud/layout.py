@@ -59,10 +59,7 @@ def _inside(name: str) -> bytes:
 
 def _programs(cloud: Cloud, names: Sequence[str]) -> list[HostFile]:
     """Programs of the environment, in /usr/bin as a package would have them."""
-    return [
-        HostFile(f"/usr/bin/{name}", None, symlink_to=str(cloud.venv / "bin" / name))
-        for name in names
-    ]
+    return [HostFile(f"/usr/bin/{name}", None, symlink_to=str(cloud.venv / "bin" / name)) for name in names]
 
 
 def _own_directories(user: str, *more: str) -> list[HostFile]:
@@ -77,13 +74,15 @@ def _own_directories(user: str, *more: str) -> list[HostFile]:
 
 
 def _wsgi(user: str, unit: str, description: str, module: str, **variables: str) -> list[HostFile]:
-    """A service in uWSGI: its ini file and its unit. Two processes for Nova's API, else one."""
-    processes, threads = (2, 4) if unit == "nova-api" else (1, 6)
+    """A service in uWSGI: its ini file and its unit."""
+    # One thread but for Nova's API: the others load their policies unlocked in the first request.
+    processes, threads = {"nova-api": (2, 4), "keystone": (2, 1)}.get(unit, (1, 1))
+    preload = "nova_api_policy" if unit == "nova-api" else ""
     ini = f"/etc/{user}/{unit}-uwsgi.ini"
     command = [UWSGI, "--ini", ini]
     unit_text = unitfiles.service(description, user, command, environment=variables)
     return [
-        _text(ini, confs.uwsgi_ini(unit, module, processes, threads)),
+        _text(ini, confs.uwsgi_ini(unit, module, processes, threads, preload)),
         _text(f"{SYSTEM}/{unit}.service", unit_text),
     ]
 
@@ -122,10 +121,16 @@ def _controller(cloud: Cloud) -> Part:
         (
             *_programs(cloud, [*units, "uwsgi", "openstack"]),
             *(_daemon("nova", unit, description) for unit, description in units.items()),
-            *_wsgi("nova", "nova-api", "OpenStack Compute API", "nova.wsgi.osapi_compute"),
+            HostFile(LIB, None),
+            HostFile(f"{LIB}/nova_api_policy.py", _inside("nova_api_policy.py")),
             *_wsgi(
-                "nova", "nova-api-metadata", "OpenStack Compute metadata API", "nova.wsgi.metadata"
+                "nova",
+                "nova-api",
+                "OpenStack Compute API",
+                "nova.wsgi.osapi_compute",
+                PYTHONPATH=LIB,
             ),
+            *_wsgi("nova", "nova-api-metadata", "OpenStack Compute metadata API", "nova.wsgi.metadata"),
             HostFile("/usr/share/novnc", None),
             _text("/usr/share/novnc/vnc_lite.html", "<!doctype html><title>noVNC</title>\n"),
         ),
@@ -189,18 +194,14 @@ def _services(cloud: Cloud, passwords: Passwords) -> Part:
             *_wsgi("placement", "placement-api", "OpenStack Placement", "placement.wsgi.api"),
             *_own_directories("glance", "images", "staging", "os_glance_tasks_store"),
             HostFile("/var/lib/glance/os_glance_staging_store", None, 0o755, "glance:glance"),
-            _text(
-                "/etc/glance/glance-api.conf", confs.glance_conf(passwords), 0o640, "root:glance"
-            ),
+            _text("/etc/glance/glance-api.conf", confs.glance_conf(passwords), 0o640, "root:glance"),
             HostFile(
                 "/etc/glance/glance-api-paste.ini",
                 (etc / "glance/glance-api-paste.ini").read_bytes(),
             ),
             *_wsgi("glance", "glance-api", "OpenStack Image", "glance.wsgi.api"),
             *_own_directories("neutron", "lock"),
-            _text(
-                "/etc/neutron/neutron.conf", confs.neutron_conf(passwords), 0o640, "root:neutron"
-            ),
+            _text("/etc/neutron/neutron.conf", confs.neutron_conf(passwords), 0o640, "root:neutron"),
             HostFile("/etc/neutron/api-paste.ini", (etc / "neutron/api-paste.ini").read_bytes()),
             HostFile(LIB, None),
             HostFile(f"{LIB}/neutron_app.py", _inside("neutron_app.py")),

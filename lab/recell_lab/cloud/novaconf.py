@@ -61,9 +61,7 @@ def _default(host: HostSpec, passwords: Passwords, *, controller: bool) -> list[
         return [*options, shutdown]
     return [
         *options,
-        option(
-            "compute_driver", "guests.GuestDriver", "Driver of the hypervisor, below nova.virt.", ""
-        ),
+        option("compute_driver", "guests.GuestDriver", "Driver of the hypervisor, below nova.virt.", ""),
         option(
             "resume_guests_state_on_host_boot",
             "true",
@@ -127,6 +125,13 @@ def _controller_sections(passwords: Passwords) -> list[Section]:
                     None,
                     "Whether a list leaves out what is in a cell that does not answer.",
                     "true",
+                ),
+                option(
+                    "response_validation",
+                    "ignore",
+                    "What to do with an answer that does not match its schema: warn, error, or "
+                    "ignore, which saves checking each of them.",
+                    "warn",
                 ),
                 option("local_metadata_per_cell", None, "One metadata API in each cell.", "false"),
             ],
@@ -284,7 +289,7 @@ def _common_sections(passwords: Passwords) -> list[Section]:
         ),
         Section(
             "glance",
-            [option("api_servers", topology.public_url("glance-api"), "Where Glance is.")],
+            [option("endpoint_override", topology.public_url("glance-api"), "Where Glance is.")],
         ),
         Section(
             "cache",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recell_lab import lab, packages, state
-from recell_lab.cloud import identity, layout, ready, topology
+from recell_lab.cloud import confs, identity, layout, ready, topology
 from recell_lab.cloud.passwords import Passwords
 from recell_lab.cloud.rest import answers
 from recell_lab.cloud.topology import Cloud
@@ -32,10 +32,8 @@ FLAVORS = (("m1.tiny", 1, 64, 1, "1"), ("m1.small", 2, 128, 2, "2"))
 SYNC_TIMEOUT = 600  # seconds
 # What a change of makes the cache stale.
 SOURCES = (
-    "confs.py",
     "identity.py",
     "inside/make_flavors.py",
-    "novaconf.py",
     "passwords.py",
     "prepared.py",
     "topology.py",
@@ -83,7 +81,9 @@ def place(cloud: Cloud) -> Path:
     versions = subprocess.run(query, capture_output=True, check=True).stdout
     here = Path(__file__).parent
     sources = [(here / name).read_bytes() for name in SOURCES]
-    key = packages.cache_key(packages.pins_file(cloud.nova).read_bytes(), versions, *sources)
+    settings = [confs.mariadb_cnf(), *map(confs.rabbitmq_conf, topology.BROKERS)]
+    texts = [text.encode() for text in settings]
+    key = packages.cache_key(packages.pins_file(cloud.nova).read_bytes(), versions, *sources, *texts)
     return state.CACHE_DIR / f"cloud-{cloud.nova}-{key[:16]}"
 
 
@@ -142,9 +142,7 @@ def _empty_database(directory: Path) -> None:
         raise LabError(f"mariadb-install-db failed: {done.stderr.decode(errors='replace')[-300:]}")
 
 
-def _brokers(
-    hosts: Mapping[str, Host], passwords: Passwords, progress: Callable[[str], None]
-) -> None:
+def _brokers(hosts: Mapping[str, Host], passwords: Passwords, progress: Callable[[str], None]) -> None:
     """Wait until the cluster has formed; make the users."""
     members = [hosts[spec.name] for spec in topology.BROKERS]
     alone = hosts[topology.API_BROKER.name]
@@ -158,7 +156,6 @@ def _brokers(
     users = (
         (members[0], "nova", passwords.mq_nova),
         (members[0], "neutron", passwords.mq_neutron),
-        (alone, "nova", passwords.mq_nova_api),
     )
     for host, user, password in users:
         host.run(["rabbitmqctl", "-q", "add_user", user], input=f"{password}\n".encode())

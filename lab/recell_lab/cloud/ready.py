@@ -67,9 +67,7 @@ class Proof:
         ] + [("nova-compute", host.name) for host in cloud.computes]
         there = {one["hypervisor_hostname"] for one in self.hypervisors if one["state"] == "up"}
         lacking = [f"{binary} on {host}" for binary, host in wanted if (binary, host) not in up]
-        return lacking + [
-            f"hypervisor {host.name}" for host in cloud.computes if host.name not in there
-        ]
+        return lacking + [f"hypervisor {host.name}" for host in cloud.computes if host.name not in there]
 
 
 def look(admin: Session) -> Proof:
@@ -98,12 +96,17 @@ def prove(cloud: Cloud, passwords: Passwords, timeout: float) -> str:
                 "see `recell-lab status` and the logs below /var/log on those hosts"
             )
         time.sleep(POLL)
+    providers = public_url("placement-api", "/resource_providers")
+    wait(
+        "Placement knows the compute hosts",
+        lambda: len(admin.call("GET", providers)["resource_providers"]) == len(cloud.computes),
+        timeout,
+    )
     images = admin.call("GET", public_url("glance-api", "/v2/images"))["images"]
     admin.call("GET", public_url("neutron-server", "/v2.0/networks"))
-    providers = admin.call("GET", public_url("placement-api", "/resource_providers"))
     return (
-        f"{len(cloud.controllers)} controllers, {len(cloud.computes)} hypervisors, "
-        f"{len(providers['resource_providers'])} resource providers, {len(images)} image"
+        f"{len(cloud.controllers)} controllers, {len(cloud.computes)} hypervisors and resource "
+        f"providers, {len(images)} image; every service answers"
     )
 
 

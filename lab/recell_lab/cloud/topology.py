@@ -107,8 +107,7 @@ CELL1_DATABASE = "{scheme}://{username}:{password}@{hostname}:{port}/{path}?{que
 CELL1_TRANSPORT = (
     "{scheme}://"
     + ",".join(
-        f"{{username{n}}}:{{password{n}}}@{{hostname{n}}}:{{port{n}}}"
-        for n in range(1, len(BROKERS) + 1)
+        f"{{username{n}}}:{{password{n}}}@{{hostname{n}}}:{{port{n}}}" for n in range(1, len(BROKERS) + 1)
     )
     + "/{path}"
 )

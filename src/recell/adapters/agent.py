@@ -27,6 +27,7 @@ import signal
 import socket
 import ssl
 import stat
+import string
 import subprocess
 import sys
 import threading
@@ -39,7 +40,7 @@ STATE = "/var/lib/recell"
 LARGEST_FILE = 64 * 1024 * 1024
 _PLAN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_PLAIN = string.ascii_letters + string.digits
 _COPIED_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
 _UNIT_PROPERTIES = (
     "Id,LoadState,ActiveState,UnitFileState,MainPID,ExecMainStartTimestampMonotonic,FragmentPath,"
@@ -56,8 +57,7 @@ class Refusal(Exception):
 
     def __init__(self, kind: str, text: str) -> None:
         Exception.__init__(self, text)
-        self.kind = kind
-        self.text = text
+        self.kind, self.text = kind, text
 
 
 def pack(data: bytes) -> str:
@@ -72,10 +72,8 @@ def unpack(text: str) -> bytes:
 
 
 def do_hello(_: Request) -> Dict[str, Any]:
-    python = sys.version.split()[0]
-    return {
-        "python": python, "uid": os.getuid(), "hostname": socket.gethostname(), "now": time.time(),
-    }
+    python, name = sys.version.split()[0], socket.gethostname()
+    return {"python": python, "uid": os.getuid(), "hostname": name, "now": time.time()}
 
 
 def do_exec(request: Request) -> Dict[str, Any]:
@@ -94,8 +92,8 @@ def do_exec(request: Request) -> Dict[str, Any]:
         )
     except (FileNotFoundError, PermissionError) as error:
         # What a shell would say: callers ask whether a program is there by running it.
-        text = "{}: {}".format(argv[0], error.strerror)
-        return {"returncode": 127, "stdout": "", "stderr": pack(text.encode())}
+        text = pack("{}: {}".format(argv[0], error.strerror).encode())
+        return {"returncode": 127, "stdout": "", "stderr": text}
     try:
         out, err = process.communicate(unpack(request.get("stdin", "")), request["timeout"])
     except subprocess.TimeoutExpired:
@@ -119,12 +117,10 @@ def do_stat(request: Request) -> Optional[Dict[str, Any]]:
         return None
     found = os.stat(path)
     return {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "mode": stat.S_IMODE(found.st_mode),
-        "owner": _user_name(found.st_uid),
-        "group": _group_name(found.st_gid),
-        "size": len(content),
-        "mtime": found.st_mtime,
+        "sha256": hashlib.sha256(content).hexdigest(), "mode": stat.S_IMODE(found.st_mode),
+        "owner": _name(pwd.getpwuid, found.st_uid),
+        "group": _name(grp.getgrgid, found.st_gid),
+        "size": len(content), "mtime": found.st_mtime,
     }
 
 
@@ -142,12 +138,10 @@ def do_unit(request: Request) -> Dict[str, Any]:
     )
     # systemctl prints an argv joined by blanks; the bus keeps its words apart.
     bus = ""
+    systemd = "org.freedesktop.systemd1"
+    of_unit = ["/org/freedesktop/systemd1/unit/" + escaped, systemd + ".Service", "ExecStart"]
     with contextlib.suppress(Refusal):
-        bus = _output([
-            "busctl", "--json=short", "get-property", "org.freedesktop.systemd1",
-            "/org/freedesktop/systemd1/unit/" + escaped,
-            "org.freedesktop.systemd1.Service", "ExecStart",
-        ])
+        bus = _output(["busctl", "--json=short", "get-property", systemd, *of_unit])
     return {"show": show, "bus": bus, "now": time.time(), "monotonic": time.monotonic()}
 
 
@@ -173,18 +167,15 @@ def do_processes(_: Request) -> List[Dict[str, Any]]:
         # A process may end at any moment between two of these reads: then it is left out.
         with contextlib.suppress(OSError, ValueError, IndexError):
             base = "/proc/" + entry
-            with open(base + "/stat", "rb") as stat_file:
-                fields = stat_file.read().rpartition(b")")[2].split()
-            with open(base + "/cmdline", "rb") as cmdline:
+            with open(base + "/stat", "rb") as status, open(base + "/cmdline", "rb") as cmdline:
+                fields = status.read().rpartition(b")")[2].split()
                 argv = cmdline.read().rstrip(b"\0").split(b"\0")
             ticks = int(fields[19])
             found.append({
-                "pid": int(entry),
-                "ppid": int(fields[1]),
+                "pid": int(entry), "ppid": int(fields[1]),
                 "argv": [word.decode("utf-8", "replace") for word in argv if word],
-                "user": _user_name(os.stat(base).st_uid),
-                "started_at": booted + ticks / ticks_per_second,
-                "start_ticks": ticks,
+                "user": _name(pwd.getpwuid, os.stat(base).st_uid),
+                "started_at": booted + ticks / ticks_per_second, "start_ticks": ticks,
                 "cgroup": _cgroup(base),
             })
     return sorted(found, key=lambda process: int(str(process["pid"])))
@@ -215,16 +206,15 @@ def do_http(request: Request) -> int:
     url = urlsplit(request["url"])
     target = (url.path or "/") + ("?" + url.query if url.query else "")
     timeout = request["timeout"]
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=timeout)
+    host = url.hostname or ""
+    connection = http.client.HTTPConnection(host, url.port, timeout=timeout)
     if url.scheme == "https":
         # Only the status matters here, and a service on its own host seldom has a certificate
         # for the address that it is asked at.
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(
-            url.hostname or "", url.port, timeout=timeout, context=context
-        )
+        connection = http.client.HTTPSConnection(host, url.port, timeout=timeout, context=context)
     try:
         connection.request("GET", target, headers={"Connection": "close"})
         return connection.getresponse().status
@@ -267,14 +257,12 @@ def do_kept(request: Request) -> Dict[str, Any]:
 
 def do_write(request: Request) -> None:
     # A link keeps being a link: what it leads to is replaced.
-    path = os.path.realpath(request["path"])
-    content = unpack(request["content"])
+    path, content = os.path.realpath(request["path"]), unpack(request["content"])
     user, group = _account(request["owner"]).pw_uid, _group(request["group"])
     _make_parents(os.path.dirname(path))
     _expect(path, request["expect"])
-    temporary = "{}/.{}.recell-{}".format(
-        os.path.dirname(path), os.path.basename(path)[:150], os.urandom(6).hex()
-    )
+    directory, name = os.path.split(path)
+    temporary = "{}/.{}.recell-{}".format(directory, name[:150], os.urandom(6).hex())
     try:
         _write_new(temporary, content, request["mode"], user, group, path)
         _expect(path, request["expect"])
@@ -334,12 +322,11 @@ def do_claim(request: Request) -> Dict[str, Any]:
 
 def do_release(request: Request) -> None:
     owner = _owner()
-    if not owner:
-        return
-    if owner["journal"] != request["journal"]:
+    if owner and owner["journal"] != request["journal"]:
         raise Refusal("locked", _owned_by(owner))
-    os.unlink(os.path.join(STATE, "owner"))
-    _sync_directory(STATE)
+    if owner:
+        os.unlink(os.path.join(STATE, "owner"))
+        _sync_directory(STATE)
 
 
 READS: Dict[str, Callable[[Request], Any]] = {
@@ -378,12 +365,11 @@ def _content(path: str) -> Optional[bytes]:
 
 def _expect(path: str, expected: Optional[str]) -> None:
     content = _content(path)
-    if expected is None:
-        if content is not None:
-            raise Refusal("stale", "it exists already")
-    elif content is None:
+    if expected is None and content is not None:
+        raise Refusal("stale", "it exists already")
+    if expected is not None and content is None:
         raise Refusal("stale", "it does not exist any more")
-    elif hashlib.sha256(content).hexdigest() != expected:
+    if content is not None and hashlib.sha256(content).hexdigest() != expected:
         raise Refusal("stale", "its content is not what it was")
 
 
@@ -431,7 +417,8 @@ def _sync_directory(path: str) -> None:
 
 
 def _kept_path(plan: str, sha256: str) -> str:
-    if not _PLAN.match(plan) or plan in ("owner", "owner.new", "lock") or not _SHA256.match(sha256):
+    ours = plan in ("owner", "owner.new", "lock")
+    if ours or not _PLAN.match(plan) or not _SHA256.match(sha256):
         raise Refusal("bad", "not a plan's name or not a sha256")
     return os.path.join(STATE, plan, sha256)
 
@@ -450,16 +437,11 @@ def _group(name: str) -> int:
         raise Refusal("os", "there is no group {}".format(name)) from None
 
 
-def _user_name(uid: int) -> str:
+def _name(find: Callable[[int], Any], number: int) -> str:
+    """The name is the first field of an account's as of a group's entry."""
     with contextlib.suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
-    return str(uid)
-
-
-def _group_name(gid: int) -> str:
-    with contextlib.suppress(KeyError):
-        return grp.getgrgid(gid).gr_name
-    return str(gid)
+        return str(find(number)[0])
+    return str(number)
 
 
 def _cgroup(base: str) -> str:
@@ -494,9 +476,8 @@ def _established(base: str) -> Dict[str, Tuple[str, int, str, int, int]]:
 def _address(text: str) -> Tuple[str, int]:
     """``0100007F:1F90`` -> 127.0.0.1, 8080: words in host order; mapped IPv4 as IPv4."""
     raw, _, port = text.partition(":")
-    packed = b"".join(
-        int(raw[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(raw), 8)
-    )
+    words = [raw[start : start + 8] for start in range(0, len(raw), 8)]
+    packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
     if len(packed) == 16 and packed[:12] == b"\0" * 10 + b"\xff\xff":
         packed = packed[12:]
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
@@ -601,11 +582,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     sink.write(MARKER)
     sink.flush()
     while True:
-        line = source.readline()
-        if not line:
-            return
-        data = source.read(int(line))
-        if len(data) < int(line):
+        size = int(source.readline() or 0)
+        data = source.read(size)
+        if not data or len(data) < size:
             return
         request = json.loads(data.decode())
         thread = threading.Thread(target=one, args=(request,))

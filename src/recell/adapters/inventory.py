@@ -108,7 +108,8 @@ def _read_ini(text: str, tree: _Tree) -> None:
         at = f"{tree.where} line {number}"
         if line.startswith("["):
             header = _SECTION.match(re.sub(r"\s[#;].*$", "", line))
-            if header is None and not _RANGE.search(line):
+            host = _RANGE.search(line) or _PORT.match(line.split()[0])
+            if header is None and not host:
                 raise BadInput(f"{at}: the section header is malformed", _REMEDY)
             if header is not None:
                 section, kind = header[1].strip(), header[2] or ""

@@ -29,9 +29,7 @@ class Endpoint:
         self._file = path.open("a", buffering=1)
         self._lock = threading.Lock()
 
-    def _write(
-        self, context: Any, publisher_id: str, event_type: str, payload: Any, metadata: Any
-    ) -> None:
+    def _write(self, context: Any, publisher_id: str, event_type: str, payload: Any, metadata: Any) -> None:
         body = payload if isinstance(payload, dict) else {}
         data = body.get("nova_object.data", body)
         line = {
