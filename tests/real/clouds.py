@@ -52,7 +52,8 @@ def recell_killed(
 def _run(argv: Sequence[str], expect: int, timeout: float) -> subprocess.CompletedProcess[str]:
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False, cwd=TOP)
     assert ended.returncode == expect, (
-        f"{' '.join(argv)} ended with {ended.returncode}, not {expect}:\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
+        f"{' '.join(argv)} ended with {ended.returncode}, not {expect}:\n"
+        f"{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
     )
     return ended
 

@@ -161,6 +161,12 @@ class SimWorld:
                 if unit.config["cell1"] != self.database.cell1_truth:
                     self._complain(f"{server.server} believes cell1 to be elsewhere")
                 self.tasks.append(Task(broker, self.time))
+        if not any(
+            u.active and u.role == "scheduler" and self.broker_named(u.config["transport_url"]) == "mq1"
+            for h in self.hosts.values()
+            for u in h.units_.values()
+        ) and not self.brokers["mq1"].spares:
+            self._complain("computes cast to scheduler_fanout, which is gone")
         running = [u for h in self.hosts.values() for u in h.units_.values() if u.active]
         published = {
             self.broker_named(self.hosts[s.server].units_["nova-api"].config["transport_url"])
@@ -220,7 +226,7 @@ class SimWorld:
                 c: sorted((r.host, r.binary) for r in rows) for c, rows in self.database.records.items()
             },
             "brokers": {
-                b.name: (sorted(b.vhost_set), dict(b.user_map), dict(b.permits))
+                b.name: (sorted(b.spares), sorted(b.vhost_set), dict(b.user_map), dict(b.permits))
                 for b in self.brokers.values()
             },
         }
@@ -413,6 +419,7 @@ class SimBroker:
         self.world = world
         self.name = name
         self.vhost_set = {"/"}
+        self.spares: set[tuple[str, str]] = set()
         self.user_map: dict[str, str] = {}
         self.permits: dict[tuple[str, str], tuple[str, str, str]] = {}
         for host in hosts:
@@ -431,22 +438,28 @@ class SimBroker:
         return tuple(self.user_map)
 
     def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
-        return tuple(
-            QueueInfo(t, 0, 0, self.world.takers(self.name, t), False)
-            for t in ("conductor", "scheduler", "compute")
-        )
+        serving = self.consumers(vhost)
+        names = {c.queue for c in serving} | {"conductor", "scheduler"}
+        return tuple(QueueInfo(n, 0, 0, sum(c.queue == n for c in serving), False) for n in sorted(names))
+
+    def bindings(self, vhost: str) -> tuple[tuple[str, str], ...]:
+        live = {("scheduler_fanout", c.client_name) for c in self.consumers(vhost) if c.queue == "scheduler"}
+        return (*sorted(live), *sorted(self.spares))
+
+    def bind_spare(self, vhost: str, exchange: str, queue: str) -> None:
+        self.spares.add((exchange, queue))
+        self._change("bind spare")
+
+    def delete_queue(self, vhost: str, queue: str) -> None:
+        self.spares = {s for s in self.spares if s[1] != queue}
+        self._change("delete queue")
 
     def consumers(self, vhost: str) -> tuple[Consumer, ...]:
         return tuple(
-            Consumer(
-                f"compute.{h.name}" if u.role == "compute" else u.role,
-                f"c{u.pid}",
-                h.name,
-                10_000 + u.pid,
-                f"nova-{u.role}:{u.pid}:x",
-            )
+            Consumer(queue, f"c{u.pid}", h.name, 10_000 + u.pid, f"nova-{u.role}:{u.pid}:x")
             for h in self.world.hosts.values()
             for u in h.units_.values()
+            for queue in (u.role, f"{u.role}.{h.name}")
             if u.active
             and u.role in ("conductor", "scheduler", "compute")
             and self.world.time >= u.started_at + START_S

@@ -265,7 +265,9 @@ defaults
     timeout server 120s
     timeout queue 60s
     timeout http-request 60s
-    default-server inter 2s fall 2 rise 1
+    # A check shares the application's threads: a busy server is not a dead one.
+    timeout check 10s
+    default-server inter 2s fall 4 rise 1
 """
     checked = "    option httpchk GET /\n    http-check expect rstatus ^[23]\n"
     for service, port in PORTS.items():

@@ -114,7 +114,25 @@ class RabbitCluster:
         rows = self._rows("list_permissions", "user\t", "-p", _safe(vhost))
         return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
+    def bindings(self, vhost: str) -> tuple[tuple[str, str], ...]:
+        columns = ["source_name", "destination_name", "destination_kind"]
+        rows = self._list("list_bindings", columns, "-p", _safe(vhost))
+        return tuple((row[0], row[1]) for row in rows if row[2] == "queue")
+
     # Changes
+
+    def bind_spare(self, vhost: str, exchange: str, queue: str) -> None:
+        arguments = {"x-max-length": 1}
+        definitions = {
+            "queues": [{"name": queue, "vhost": vhost, "durable": True, "auto_delete": False,
+                        "arguments": arguments}],
+            "bindings": [{"source": exchange, "vhost": vhost, "destination": queue,
+                          "destination_type": "queue", "routing_key": "", "arguments": {}}],
+        }
+        self._do("import_definitions", "--format", "json", text=json.dumps(definitions))
+
+    def delete_queue(self, vhost: str, queue: str) -> None:
+        self._do("delete_queue", "-p", _safe(vhost), _safe(queue))
 
     def add_vhost(self, vhost: str) -> None:
         self._do("add_vhost", _safe(vhost))
@@ -170,8 +188,9 @@ class RabbitCluster:
             raise self._failed(words[0], done)
         return done.stdout.decode("utf-8", "replace")
 
-    def _do(self, *words: str, secret: str | None = None) -> None:
-        done = self._run(True, words, secret)
+    def _do(self, *words: str, secret: str | None = None, text: str | None = None) -> None:
+        """``secret`` and ``text`` go to standard input."""
+        done = self._run(True, words, secret if secret is not None else text)
         if done.returncode != 0:
             raise self._failed(words[0], done)
 

@@ -71,6 +71,18 @@ def prepare(facts: Facts, draft: Draft) -> None:
         host=facts.conductors[0].host,
         config=edited_file(facts.conductors[0]),
     )
+    draft.add(
+        f"{facts.cell_name}/scheduler-fanout",
+        "keep-exchange",
+        facts.old.hosts[0],
+        f"keep scheduler_fanout alive on {facts.cell_name}'s broker: computes go on casting there,"
+        " and would fail builds and deletes without it",
+        undone="the spare queue is removed",
+        broker=facts.old.name,
+        vhost=facts.old_vhost,
+        exchange="scheduler_fanout",
+        queue="scheduler_fanout_recell",
+    )
     edited = {(s.host, edited_file(s)) for s in facts.api_level}
     copied: set[tuple[str, str]] = set()
     for service in facts.cell_level:
@@ -280,6 +292,7 @@ def _roll_host(
             estimate=15,
             unit=name,
             topics=["conductor"],
+            nova_host=next(c.nova_host for c in facts.conductors if c.host == host),
             reads=[_super_reads(facts, host)],
             **new,
         )
@@ -374,6 +387,7 @@ def _restart_scheduler(
         estimate=15,
         unit=service.unit,
         topics=["scheduler"],
+        nova_host=service.nova_host,
         old=old,
         new=new,
         reads=list(service.config_files),

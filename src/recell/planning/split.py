@@ -193,7 +193,8 @@ def _remarks(facts: Facts) -> tuple[str, ...]:
         f"Puppet, Ansible or kolla must learn the new files and the unit {unit} before their next run.",
         "Console proxies go on unrestarted, so open consoles stay open; from their next start they read"
         f" {facts.cell_name}'s own file.",
-        "nova-compute's updates to the scheduler no longer reach it (it asks the database instead);"
-        " [filter_scheduler] track_instance_changes = false on the computes spares the messages.",
+        "nova-compute's casts to the schedulers end in the spare queue scheduler_fanout_recell on"
+        f" {facts.cell_name}'s broker (the schedulers ask the database instead). Leave it there until every"
+        " compute runs with [filter_scheduler] track_instance_changes = false.",
         "Undo stays open until: recell finish. Old files stay root-only on their hosts until then.",
     )

@@ -76,7 +76,8 @@ def remove_api_database(facts: Facts, draft: Draft) -> None:
         path = cell_path(facts, path) if (s.host, path) in shared else path
         here = {"broker": facts.old.name, "vhost": facts.old_vhost}
         restart: dict[str, Any] = {
-            "unit": s.unit, "topics": ["conductor"], "old": here, "new": here, "reads": [path]}
+            "unit": s.unit, "topics": ["conductor"], "nova_host": s.nova_host,
+            "old": here, "new": here, "reads": [path]}
         draft.add(
             f"{s.host}/undo-{s.unit}",
             "restart-rpc",

@@ -103,6 +103,8 @@ def take_figures(
     """
     everything = tuple(requests)
     measured = in_window(everything, window)
+    # What came after the window decides what must be left of what was done in it.
+    since = [r for r in everything if r.phase != "setup" and r.t0 >= window.start]
     near = [r for r in everything if r.changes and r.t0 >= window.start - _REACH_S]
     touched = sorted({r.instance for r in near if r.instance})
     # Metadata changes touch rows of their own only, and Nova stamps those.
@@ -110,7 +112,7 @@ def take_figures(
     after = before.rows.with_name("after.sqlite")
     after.unlink(missing_ok=True)
     records = collect.nova_records(
-        nova, [r.req_id for r in measured if r.acknowledged and r.req_id], touched)
+        nova, [r.req_id for r in since if r.acknowledged and r.req_id], touched)
     guests = collect.guest_processes(computes, {
         *(i.uuid for i in records.instances), *before.guests}, nova_names)
     journal = collect.guest_journals(computes) if users else None
@@ -118,7 +120,7 @@ def take_figures(
     return Figures(
         api=api_figures(measured) if users else None,
         operations=operation_figures(
-            measured, actions=records.actions, instances=records.instances, journal=journal,
+            since, actions=records.actions, instances=records.instances, journal=journal,
             metadata=records.metadata) if users else None,
         guests=guest_figures(before.guests, guests, records.instances, near),
         rows=rows.compare(before.rows, after, touched=owners, expected=expected, nova=nova),

@@ -21,7 +21,7 @@ class RecycleCompute(UnitStep):
     kind: ClassVar[str] = "recycle-compute"
 
     def _serves(self) -> bool:
-        return self.consuming(str(self.param("broker")), str(self.param("vhost")), [self._topic()])
+        return self.consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])
 
     def _topic(self) -> str:
         return f"compute.{self.param('nova_host')}"
@@ -49,7 +49,7 @@ class RecycleCompute(UnitStep):
                 idle=self._begun,
             )
         self.host.systemctl("start", name)
-        self.await_consuming(str(self.param("broker")), str(self.param("vhost")), [self._topic()])
+        self.await_consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])
 
     def _await_quiet(self) -> None:
         """A moment without a task on this host: there is one soon, even on a busy cloud."""

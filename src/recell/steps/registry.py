@@ -7,6 +7,7 @@ from recell.model.plan import Plan
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
 from recell.steps.compute import RecycleCompute
+from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
 from recell.steps.mapping import LiteralMapping
 from recell.steps.prove import Prove
@@ -22,6 +23,7 @@ KINDS: dict[str, type[BaseStep]] = {
         CopyConfig,
         DropIn,
         EditConfig,
+        KeepExchange,
         LiteralMapping,
         Prove,
         Proxied,

@@ -9,7 +9,7 @@ from recell.errors import StepFailed
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 
-POLL_S = 0.5
+POLL_S = 1.0
 
 
 class UnitStep(BaseStep):
@@ -31,7 +31,11 @@ class UnitStep(BaseStep):
         return unit.running and unit.started_at > self.newest_input()
 
     def consuming(self, broker: str, vhost: str, topics: list[str]) -> bool:
-        """This unit's own processes take from every one of ``topics`` on that broker."""
+        """This unit's host is served by a consumer for every one of ``topics`` on that broker.
+
+        oslo.messaging declares ``<topic>.<host>`` beside the topic's shared queue: its consumers
+        are this host's. Asking the broker costs seconds; a process without a connection isn't asked for.
+        """
         unit = self.unit()
         if not unit.running:
             return False
@@ -42,18 +46,10 @@ class UnitStep(BaseStep):
             or p.pid == unit.main_pid
             or p.ppid == unit.main_pid
         }
-        sockets = self.host.sockets(sorted(pids))
-        own = {(s.local_ip, s.local_port) for s in sockets}
-        through = {s.remote_ip for s in sockets}  # a proxy's address, where one stands between
-        if not sockets:
-            return False  # asking the broker costs seconds; a process without a connection takes nothing
-        taken = set()
-        for consumer in self.world.broker(broker).consumers(vhost):
-            client_pid = consumer.client_name.split(":")[1:2]
-            by_pid = bool(client_pid) and client_pid[0].isdigit() and int(client_pid[0]) in pids
-            if (consumer.peer_host, consumer.peer_port) in own or (by_pid and consumer.peer_host in through):
-                taken.add(consumer.queue)
-        return set(topics) <= taken
+        if not self.host.sockets(sorted(pids)):
+            return False
+        served = {q.name for q in self.world.broker(broker).queues(vhost) if q.consumers}
+        return all(f"{topic}.{self.param('nova_host')}" in served for topic in topics)
 
     def await_consuming(self, broker: str, vhost: str, topics: list[str]) -> None:
         limit = self.limit("start_s")
