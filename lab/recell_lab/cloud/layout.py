@@ -80,7 +80,7 @@ def _wsgi(user: str, unit: str, description: str, module: str, **variables: str)
     preload = "nova_api_policy" if unit == "nova-api" else ""
     ini = f"/etc/{user}/{unit}-uwsgi.ini"
     command = [UWSGI, "--ini", ini]
-    unit_text = unitfiles.service(description, user, command, environment=variables)
+    unit_text = unitfiles.service(description, user, command, environment=variables, answers_users=True)
     return [
         _text(ini, confs.uwsgi_ini(unit, module, processes, threads, preload)),
         _text(f"{SYSTEM}/{unit}.service", unit_text),

@@ -285,7 +285,12 @@ def do_remove(request: Request) -> None:
     path = os.path.realpath(request["path"])
     _expect(path, request["expect"])
     os.unlink(path)
-    _sync_directory(os.path.dirname(path))
+    directory = os.path.dirname(path)
+    if directory.endswith(".service.d") and not os.listdir(directory):
+        # Made for a drop-in of ours; empty it means nothing to systemd.
+        os.rmdir(directory)
+        directory = os.path.dirname(directory)
+    _sync_directory(directory)
 
 
 def do_keep(request: Request) -> str:

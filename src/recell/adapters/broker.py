@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,6 +28,8 @@ _PID = re.compile(r"<'?(.+?)'?\.\d+\.\d+\.\d+>")
 _CLIENT = re.compile(r"(.*):(\d+):[0-9a-f-]{36}\Z")
 _ALARM = re.compile(r"\{resource_limit,\s*(\w+),\s*'?([^,'{}]+)'?\}|(file_descriptor_limit)")
 _TIMEOUT = 60.0
+_RECENT = 60.0
+"""A node that answered so lately needs no asking whether it runs; rabbitmqctl takes seconds."""
 
 
 class RabbitCluster:
@@ -39,6 +42,8 @@ class RabbitCluster:
         self._hosts = list(hosts)
         self._lock = threading.Lock()
         self._version = ""
+        self._answered_last = ""
+        self._answered_at = 0.0
 
     # Questions
 
@@ -203,7 +208,8 @@ class RabbitCluster:
             try:
                 if change:
                     # Find one whose node runs by asking, so that the change is tried once.
-                    self._probe(host)
+                    if host.name != self._answered_last or time.monotonic() - self._answered_at > _RECENT:
+                        self._probe(host)
                     done = host.run(argv, stdin=stdin, timeout=_TIMEOUT, user=_ACCOUNT)
                 else:
                     done = host.query(argv, stdin=stdin, timeout=_TIMEOUT, user=_ACCOUNT)
@@ -213,6 +219,7 @@ class RabbitCluster:
                     raise
                 trouble = error
                 continue
+            self._answered_last, self._answered_at = host.name, time.monotonic()
             if host is not self._hosts[0]:
                 with self._lock:
                     self._hosts.remove(host)

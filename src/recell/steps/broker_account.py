@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recell.errors import Denied, Unsupported
+from recell.errors import Denied, Unsupported, VerifyFailed
 from recell.model.step import Direction, Finding
 from recell.model.urls import Endpoint, parse_url
 from recell.planning.ini import get
@@ -15,6 +15,7 @@ class BrokerAccount(BaseStep):
     """vhost, user, permissions; what was there before stays and is not taken away by undo."""
 
     kind: ClassVar[str] = "broker-account"
+    _seen: dict[str, bool] | None = None
 
     def _account(self) -> Endpoint:
         text = (self.world.host(str(self.param("host"))).read(str(self.param("config"))) or b"").decode()
@@ -36,7 +37,7 @@ class BrokerAccount(BaseStep):
         return {"vhost": has_vhost, "user": has_user, "permissions": permitted}
 
     def look(self, toward: Direction) -> Finding:
-        there = self._there()
+        there = self._seen = self._there()
         made: list[str] | None = self.recall("made")
         if toward == "forward":
             if all(there.values()) and made is not None:
@@ -49,7 +50,7 @@ class BrokerAccount(BaseStep):
     def act(self, toward: Direction) -> None:
         broker = self.world.broker(str(self.param("broker")))
         vhost, user = str(self.param("vhost")), str(self.param("user"))
-        there = self._there()
+        there = self._seen or self._there()  # the engine has just looked; asking takes seconds
         if toward == "backward":
             made = [name for name in self.recall("made") or [] if there[name]]
             if "permissions" in made and "user" not in made:
@@ -76,14 +77,18 @@ class BrokerAccount(BaseStep):
             broker.permit(vhost, user)
 
     def prove(self, toward: Direction) -> str:
-        said = super().prove(toward)
-        if toward == "forward":
-            broker = self.world.broker(str(self.param("broker")))
-            account = self._account()
-            if not broker.password_works(account.user, account.password):
-                raise Denied(
-                    f"the broker {broker.name} refuses Nova's account {account.user}",
-                    "See rabbitmqctl list_users there",
-                )
-            said = f"{account.user} logs in on {broker.name}"
-        return said
+        if toward == "backward":
+            return super().prove(toward)
+        broker = self.world.broker(str(self.param("broker")))
+        account = self._account()
+        if not broker.password_works(account.user, account.password):
+            raise Denied(
+                f"the broker {broker.name} refuses Nova's account {account.user}",
+                "See rabbitmqctl list_users there",
+            )
+        if broker.permissions(str(self.param("vhost"))).get(account.user) != (".*", ".*", ".*"):
+            raise VerifyFailed(
+                f"{account.user} may not use {self.param('vhost')} on {broker.name}",
+                "See rabbitmqctl list_permissions there",
+            )
+        return f"{account.user} logs in on {broker.name} and may use {self.param('vhost')}"

@@ -44,8 +44,11 @@ class Prove(BaseStep):
     def prove(self, toward: Direction) -> str:
         proofs: list[str] = []
         wrong: list[str] = self._silent()
-        for broker, vhost, topic in self.param("serving", []):
-            queues = {q.name: q for q in self.world.broker(broker).queues(vhost)}
+        serving = self.param("serving", [])
+        seen = {(b, v): {q.name: q for q in self.world.broker(b).queues(v)}
+                for b, v in dict.fromkeys((b, v) for b, v, _ in serving)}
+        for broker, vhost, topic in serving:
+            queues = seen[broker, vhost]
             if topic not in queues or not queues[topic].consumers:
                 wrong.append(f"nobody serves {topic} on {broker}")
             else:
