@@ -138,6 +138,17 @@ def test_an_upcall_that_would_be_needed_keeps_the_api_database() -> None:
     }
 
 
+def test_a_wsgi_metadata_service_stays_with_the_api_level() -> None:
+    def plant(d: Deployment) -> Deployment:
+        model = d.role("api")[0]
+        wsgi = replace(model, role="metadata", unit="nova-api-metadata", argv=("/usr/bin/uwsgi", "--ini", "/x"))
+        return replace(d, services=(*d.services, wsgi))
+
+    assert plan_split(plant(healthy()), layout(), 0.0).steps
+    with pytest.raises(Unsupported, match="WSGI"):
+        plan_split(plant(healthy()), layout(LAYOUT + "services: {metadata: cell}\n"), 0.0)
+
+
 @pytest.mark.parametrize(
     ("plant", "text", "kind", "says"),
     [

@@ -76,11 +76,11 @@ def _own_directories(user: str, *more: str) -> list[HostFile]:
 def _wsgi(user: str, unit: str, description: str, module: str, **variables: str) -> list[HostFile]:
     """A service in uWSGI: its ini file and its unit."""
     # One thread but for Nova's API: the others load their policies unlocked in the first request.
-    processes, threads = {"nova-api": (1, 12), "keystone": (2, 1)}.get(unit, (1, 1))
+    processes, threads = {"nova-api": (1, 8), "keystone": (2, 1)}.get(unit, (1, 1))
     preload = "nova_api_policy" if unit == "nova-api" else ""
     ini = f"/etc/{user}/{unit}-uwsgi.ini"
     command = [UWSGI, "--ini", ini]
-    unit_text = unitfiles.service(description, user, command, environment=variables, answers_users=True)
+    unit_text = unitfiles.service(description, user, command, environment=variables)
     return [
         _text(ini, confs.uwsgi_ini(unit, module, processes, threads, preload)),
         _text(f"{SYSTEM}/{unit}.service", unit_text),

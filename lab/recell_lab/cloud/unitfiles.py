@@ -21,7 +21,7 @@ TimeoutStartSec=180
 TimeoutStopSec={stop}
 KillMode=mixed
 LimitNOFILE=8192
-{nice}
+
 [Install]
 WantedBy=multi-user.target
 """
@@ -38,13 +38,8 @@ def service(
     environment: Mapping[str, str] | None = None,
     after: Sequence[str] = (),
     type: str = "simple",
-    answers_users: bool = False,
 ) -> str:
-    """The text of a service's unit file; command is an argv without blanks in it.
-
-    ``answers_users``: elsewhere it has processors of its own; here what users wait for goes before
-    what merely starts.
-    """
+    """The text of a service's unit file; command is an argv without blanks in it."""
     variables = [f"Environment={name}={value}\n" for name, value in (environment or {}).items()]
     return SERVICE.format(
         description=description,
@@ -54,7 +49,6 @@ def service(
         environment="".join(variables),
         command=" ".join(command),
         stop=STOP_TIMEOUT,
-        nice="Nice=-10\n" if answers_users else "",
     )
 
 

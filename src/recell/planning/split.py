@@ -145,6 +145,14 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
     url = parse_url(conductors[0].transport_url)
     vhost = "/" + url.path if url.path else "/"
     new_vhost = layout.api.broker.vhost or vhost
+    metadata = [s for s in deployment.role("metadata") if s.active]
+    wsgi = [s for s in metadata if not s.argv[0].endswith("nova-api-metadata")]
+    if layout.services.metadata == "cell" and wsgi:
+        raise Unsupported(
+            f"{wsgi[0].unit} on {wsgi[0].host} is a WSGI application: its configuration can't be named on its"
+            " command line, so recell does not move it into the cell",
+            "Write metadata: api; it then serves every cell from the API level",
+        )
     super_hosts = layout.api.hosts or tuple(dict.fromkeys(s.host for s in conductors))
     for host in super_hosts:
         if host not in {s.host for s in conductors}:

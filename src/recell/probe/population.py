@@ -163,10 +163,11 @@ class Population:
         return Choice(kind, known.uuid, detail)
 
     def _read(self) -> Choice:
+        # People look at one thing more often than at everything, and a list costs the API ten shows.
         roll = self._rng.random()
-        if roll < 0.25:
+        if roll < 0.1:
             return Choice("list-detail")
-        if roll < 0.5:
+        if roll < 0.25:
             return Choice("list")
         present = [k.uuid for k in self._known.values()
                    if k.delete_asked is None and k.state != "gone"]
