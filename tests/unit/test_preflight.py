@@ -141,7 +141,8 @@ def test_an_upcall_that_would_be_needed_keeps_the_api_database() -> None:
 def test_a_wsgi_metadata_service_stays_with_the_api_level() -> None:
     def plant(d: Deployment) -> Deployment:
         model = d.role("api")[0]
-        wsgi = replace(model, role="metadata", unit="nova-api-metadata", argv=("/usr/bin/uwsgi", "--ini", "/x"))
+        argv = ("/usr/bin/uwsgi", "--ini", "/x")
+        wsgi = replace(model, role="metadata", unit="nova-api-metadata", argv=argv)
         return replace(d, services=(*d.services, wsgi))
 
     assert plan_split(plant(healthy()), layout(), 0.0).steps

@@ -134,7 +134,9 @@ def test_every_request_is_legal_and_enough_of_them_change_something(
     seed: int, share: float,
 ) -> None:
     dice = random.Random(seed)  # noqa: S311
-    p, world = _population(seed, share), _World(dice)
+    # As many as users of the lab have: of fewer, most would have something under way.
+    p = Population(bounds=(4, 8), change_share=share, rng=random.Random(seed))  # noqa: S311
+    world = _World(dice)
     changes = 0
     for number in range(400):
         now = number / 6
@@ -157,5 +159,5 @@ def test_every_request_is_legal_and_enough_of_them_change_something(
                 p.asked_delete(choice.instance, now)
             p.answered(choice, True, now + 0.01, world.ask(choice, now))
         deleting = sum(s["OS-EXT-STS:task_state"] == "delete" for s in world.servers.values())
-        assert deleting <= 3 and len(world.servers) - deleting <= 5
+        assert deleting <= 3 and len(world.servers) - deleting <= 8
     assert changes >= 0.3 * 400 * 0.9

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -65,7 +66,10 @@ def scan(inventory: Sequence[tuple[str, Address]], at: float) -> Deployment:
 
 
 def _look(host: SshHost, address: Address) -> _Seen:
+    host.hello()  # connects; the second one takes no time, so its clock can be compared
+    asked = time.time()
     hello = host.hello()
+    offset = float(hello["now"]) - (asked + time.time()) / 2
     hostname = str(hello["hostname"])
     processes = host.processes()
     names = {p.argv[0].rpartition("/")[2] for p in processes if p.argv}
@@ -80,7 +84,7 @@ def _look(host: SshHost, address: Address) -> _Seen:
         firewall=(_which(host, "nft") and "nft") or (_which(host, "iptables") and "iptables"),
         config_files=found.files,
         nova_manage=manage,
-        clock_offset_s=float(hello.get("offset", 0.0)),
+        clock_offset_s=round(offset, 3),
     )
     rabbit = any(
         p.argv and p.argv[0].endswith(("beam.smp", "beam")) and "rabbit" in " ".join(p.argv)
