@@ -57,7 +57,7 @@ def scan(inventory: Sequence[tuple[str, Address]], at: float) -> Deployment:
     """
     hosts = {name: SshHost(name, address) for name, address in inventory}
     try:
-        with ThreadPoolExecutor(max_workers=min(16, max(1, len(hosts)))) as pool:
+        with ThreadPoolExecutor(max_workers=min(6, max(1, len(hosts)))) as pool:
             seen = list(pool.map(lambda item: _look(hosts[item[0]], item[1]), inventory))
         return _assemble(hosts, seen, at)
     finally:
