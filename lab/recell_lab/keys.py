@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,16 @@ GROUPS = (
 )
 
 
+_making = threading.Lock()
+"""Hosts are prepared side by side and all want the user's key."""
+
+
 def _make_key(path: Path, comment: str) -> None:
+    with _making:
+        _make_key_once(path, comment)
+
+
+def _make_key_once(path: Path, comment: str) -> None:
     if path.exists() and path.with_name(path.name + ".pub").exists():
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
