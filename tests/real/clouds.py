@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def lab(*words: str, timeout: float = 900) -> str:
 
 
 def on(host: str, *argv: str, timeout: float = 180) -> str:
-    return lab("ssh", host, *argv, timeout=timeout)
+    return lab("ssh", host, shlex.join(argv), timeout=timeout)
 
 
 def recell(

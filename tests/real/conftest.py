@@ -10,6 +10,7 @@ from tests.real.clouds import Api, is_root, lab
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--running-cloud", action="store_true", help="use the cloud that runs, as it is")
     parser.addoption("--thorough", action="store_true", help="kill at every step and moment (hours)")
 
 
@@ -19,10 +20,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cloud() -> Iterator[None]:
+def cloud(request: pytest.FixtureRequest) -> Iterator[None]:
     assert is_root(), "the lab raises hosts of its own: run the real tests as root"
-    lab("down")
-    lab("up", timeout=1200)
+    if not request.config.getoption("--running-cloud"):
+        lab("down")
+        lab("up", timeout=1200)
     yield
 
 
