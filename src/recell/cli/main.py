@@ -22,18 +22,10 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except RecellError as error:
-            if "--json" in sys.argv:
-                click.echo(
-                    json.dumps(
-                        {
-                            "error": error.word,
-                            "sentence": error.sentence,
-                            "remedy": error.remedy,
-                            "exit_code": error.exit_code,
-                        }
-                    )
-                )
-            click.echo(f"recell: {error}", err=True)
+            content = {"error": error.word, "sentence": error.sentence, "remedy": error.remedy,
+                       "exit_code": error.exit_code}
+            # On stderr either way: what a command printed before it failed stays one document.
+            click.echo(json.dumps(content) if "--json" in sys.argv else f"recell: {error}", err=True)
             ctx.exit(error.exit_code)
 
 
