@@ -129,7 +129,6 @@ def test_stale_and_edited_plans(desk: Path) -> None:
         on("ctl2", "mv", "/etc/nova/nova.conf.kept", "/etc/nova/nova.conf")
 
 
-@pytest.mark.thorough
 def test_two_recells_at_once(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     recell("plan", directory=desk)
     plan = json.loads((desk / "plan.json").read_text())

@@ -101,7 +101,6 @@ def test_there_killed_on_the_way_while_users_work(story: Story) -> None:
     assert (d / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.thorough
 def test_it_is_what_was_wanted(story: Story, api: Api) -> None:
     recell("verify", directory=story.directory)
     again = recell("apply", "--no-measure", directory=story.directory)
@@ -164,7 +163,6 @@ def test_back_killed_on_the_way_while_users_work(story: Story, api: Api) -> None
     assert picture() == story.before
 
 
-@pytest.mark.thorough
 def test_there_again_and_every_host_rebooted(story: Story, api: Api) -> None:
     d = story.directory
     recell("apply", directory=d)
@@ -180,7 +178,6 @@ def test_there_again_and_every_host_rebooted(story: Story, api: Api) -> None:
     clean(api)
 
 
-@pytest.mark.thorough
 def test_finish_closes_the_way_back(story: Story) -> None:
     d = story.directory
     recell("finish", "--yes", directory=d)

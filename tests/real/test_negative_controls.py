@@ -31,7 +31,7 @@ from recell.report.collect import guest_processes
 from recell.report.figures import GuestProcess
 from recell.report.measure import Figures, take_baseline, take_figures
 
-pytestmark = [pytest.mark.real, pytest.mark.thorough]
+pytestmark = pytest.mark.real
 
 LAB = Path("/var/lib/recell-lab")
 CLOUDS = LAB / "clouds.yaml"

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from recell_lab import packages, state
+from recell_lab import lab, packages, state
 
 DEFAULT_NOVA = "33.0.2"
 
@@ -18,6 +18,12 @@ DEFAULT_NOVA = "33.0.2"
 def command(controllers: int, computes: int, nova: str) -> None:
     """Make the cloud and wait until it works."""
     if state.exists():
+        off = [host.spec.name for host in lab.all_hosts() if not host.running()]
+        if off:
+            raise click.ClickException(
+                f"a lab is here and {', '.join(off)} of it doesn't run; "
+                "run `recell-lab down`, then up again"
+            )
         if state.load().facts.get("ready"):
             click.echo("the lab is up already; see `recell-lab status`")
             return
