@@ -19,8 +19,8 @@ from recell.cli.desk import (
     engine_for,
     must_be_todays,
     options,
-    position,
     refuse_if,
+    standing,
     world_of,
 )
 from recell.cli.output import observer
@@ -65,13 +65,8 @@ def command(
         )
     fresh = not desk.journal_path.exists()
     if not fresh:
-        journal = desk.journal()
-        try:
-            journal.belongs_to(plan.digest)
-            where = position(plan, journal)
-            refuse_if(where, ("undoing", "finished"), "apply")
-        finally:
-            journal.close()
+        where = standing(desk, plan)
+        refuse_if(where, ("undoing", "finished"), "apply")
         fresh = where == "undone"
     if fresh or dry_run:
         _ready(desk, plan, stale_matters=fresh)
@@ -113,11 +108,7 @@ def _ready(desk: Desk, plan: Plan, *, stale_matters: bool) -> None:
         must_be_todays(plan, today)
     with world_of(deployment) as world:
         found = check(today, desk.layout(), world, plan)
-    if desk.journal_path.exists():
-        # Undone before: recell put these files back as their processes had read them, only younger.
-        ours = {s.where for s in plan.steps if s.kind == "edit-config"}
-        found = tuple(v for v in found if not (v.id.startswith("stale:") and v.where in ours))
-    check_command.refuse(found)
+    check_command.refuse(check_command.without_our_own(desk, plan, found))
 
 
 def _rehearse(desk: Desk, plan: Plan, as_json: bool) -> None:

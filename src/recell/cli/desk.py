@@ -159,6 +159,19 @@ def position(plan: Plan, journal: Journal) -> str:
     return "applying" if direction == "forward" else "undoing"
 
 
+def standing(desk: Desk, plan: Plan) -> str:
+    """:func:`position` of the desk's own journal.
+
+    :raises BadInput: there is no journal, or it belongs to another plan.
+    """
+    journal = desk.journal(read_only=True)
+    try:
+        journal.belongs_to(plan.digest)
+        return position(plan, journal)
+    finally:
+        journal.close()
+
+
 def must_be_todays(plan: Plan, now: Deployment) -> None:
     """:raises StalePlan: the deployment is not in the state that the plan was made for."""
     if now.state_digest() != plan.state:

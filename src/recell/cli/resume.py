@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from recell.cli import apply, undo
-from recell.cli.desk import Desk, options, position, refuse_if
+from recell.cli.desk import Desk, options, refuse_if, standing
 
 
 @click.command("resume")
@@ -21,12 +21,7 @@ def command(directory: Path, as_json: bool, pause_before: tuple[str, ...]) -> No
     """
     desk = Desk(directory)
     plan = desk.plan()
-    journal = desk.journal()
-    try:
-        journal.belongs_to(plan.digest)
-        where = position(plan, journal)
-    finally:
-        journal.close()
+    where = standing(desk, plan)
     refuse_if(where, ("finished",), "resume")
     if where in ("undoing", "undone"):
         undo.run(desk, plan, "resume", as_json, measure=True)

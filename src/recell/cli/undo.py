@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from recell.cli import measuring
-from recell.cli.desk import Desk, drive, options, position, refuse_if
+from recell.cli.desk import Desk, drive, options, refuse_if, standing
 from recell.cli.output import observer
 from recell.model.plan import Plan
 
@@ -22,13 +22,7 @@ def command(directory: Path, as_json: bool, no_measure: bool) -> None:
     """
     desk = Desk(directory)
     plan = desk.plan()
-    journal = desk.journal()
-    try:
-        journal.belongs_to(plan.digest)
-        where = position(plan, journal)
-    finally:
-        journal.close()
-    refuse_if(where, ("finished",), "undo")
+    refuse_if(standing(desk, plan), ("finished",), "undo")
     run(desk, plan, "undo", as_json, measure=not no_measure)
 
 
