@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from recell.adapters.broker import RabbitCluster
 from recell.adapters.conf import Config
 from recell.adapters.nova_db import NovaDatabases
-from recell.adapters.ports import BrokerPort, ConnectionInfo, HostPort, NovaPort
+from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
 from recell.discovery.services import Found, find_services
@@ -236,15 +236,16 @@ def _count(nova: NovaPort, cell: str) -> int:
     return int(nova.query(cell, "SELECT count(*) AS n FROM instances WHERE deleted = 0")[0]["n"])
 
 
-def _clusters(hosts: dict[str, SshHost], seen: Sequence[_Seen]) -> list[tuple[Broker, BrokerPort]]:
+def _clusters(hosts: dict[str, SshHost], seen: Sequence[_Seen]) -> list[tuple[Broker, RabbitCluster]]:
     """One Broker per set of nodes that know each other."""
-    out: list[tuple[Broker, BrokerPort]] = []
+    out: list[tuple[Broker, RabbitCluster]] = []
     done: set[str] = set()
     by_hostname = {one.facts.hostname: one.facts.name for one in seen}
     for one in seen:
         if not one.has_rabbit or one.facts.name in done:
             continue
         cluster = RabbitCluster(one.facts.name, (hosts[one.facts.name],))
+        alarms = cluster.alarms()  # tells the version too
         nodes = cluster.running_nodes()
         members = [
             by_hostname[n.partition("@")[2].partition(".")[0]]
@@ -253,28 +254,25 @@ def _clusters(hosts: dict[str, SshHost], seen: Sequence[_Seen]) -> list[tuple[Br
         ]
         members = sorted({*members, one.facts.name})
         done |= set(members)
-        port = RabbitCluster(members[0], tuple(hosts[m] for m in members))
-        out.append(
-            (
-                Broker(
-                    members[0], tuple(members), nodes, port.version(), port.vhosts(), alarms=port.alarms()
-                ),
-                port,
-            )
-        )
+        version = cluster.version()
+        port = RabbitCluster(members[0], tuple(hosts[m] for m in members), version)
+        found = Broker(members[0], tuple(members), nodes, version, port.vhosts(), alarms=alarms)
+        out.append((found, port))
     return out
 
 
-def _connected(broker: Broker, port: BrokerPort) -> tuple[dict[str, set[str]], tuple[ConnectionInfo, ...]]:
+def _connected(
+    broker: Broker, port: RabbitCluster
+) -> tuple[dict[str, set[str]], tuple[ConnectionInfo, ...]]:
     """connection -> queues that it takes from; and all connections."""
     queues: dict[str, set[str]] = {}
-    for vhost in broker.vhosts:
-        for consumer in port.consumers(vhost):
-            queues.setdefault(consumer.connection, set()).add(consumer.queue)
-    return queues, port.connections()
+    consumers, connections = port.clients(broker.vhosts)
+    for consumer in consumers:
+        queues.setdefault(consumer.connection, set()).add(consumer.queue)
+    return queues, connections
 
 
-def _clients(ports: list[tuple[Broker, BrokerPort]], seen: Sequence[_Seen]) -> tuple[Client, ...]:
+def _clients(ports: list[tuple[Broker, RabbitCluster]], seen: Sequence[_Seen]) -> tuple[Client, ...]:
     by_ip = {ip: one.facts.name for one in seen for ip in one.facts.ips}
     groups: dict[tuple[str, str, str, str, str], tuple[int, set[str]]] = {}
     with ThreadPoolExecutor(max(1, len(ports))) as pool:
