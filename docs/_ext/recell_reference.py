@@ -7,13 +7,20 @@ from typing import Any
 
 import click
 from docutils import nodes
-from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from recell.cli import main
 from recell.errors import EXIT_CODES
 from recell.model.layout import EXAMPLE, Layout
+
+_TITLES = {
+    "ApiLevel": "`api`",
+    "ApiBroker": "`api.broker`",
+    "Cell": "`cells.<name>`",
+    "Placement": "`services`",
+    "Limits": "`limits`",
+}
 
 
 class _Written(SphinxDirective):
@@ -62,15 +69,16 @@ class LayoutWords(_Written):
 
     def write(self) -> str:
         schema = Layout.model_json_schema()
-        out = ["## An example", f"```yaml\n{EXAMPLE}```", "## The file", *_model(schema, schema, Layout)]
-        for name, part in schema["$defs"].items():
-            title = {"ApiLevel": "`api`", "ApiBroker": "`api.broker`", "Cell": "`cells.<name>`",
-                     "Placement": "`services`", "Limits": "`limits`"}[name]
-            out += [f"## {title}", *_model(part, schema, None)]
+        out = ["## An example", f"```yaml\n{EXAMPLE}```", "## The file", *_model(schema)]
+        parts = dict(schema["$defs"])
+        for name, title in _TITLES.items():
+            out += [f"## {title}", *_model(parts.pop(name))]
+        if parts:
+            raise ValueError(f"the layout has parts that the reference does not name: {', '.join(parts)}")
         return "\n\n".join(out)
 
 
-def _model(part: dict[str, Any], schema: dict[str, Any], kind: type[BaseModel] | None) -> list[str]:
+def _model(part: dict[str, Any]) -> list[str]:
     said = inspect.cleandoc(part.get("description", "")).replace("``", "`")
     rows = ["| word | value | default |", "|---|---|---|"]
     needed = set(part.get("required", ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
@@ -105,6 +106,17 @@ def test_steps_and_users_appear_as_the_files_grow(page: Page, desk: Desk) -> Non
         assert kept(page)
     assert {urlsplit(u).netloc for u in seen.asked} == {urlsplit(url).netloc}
     assert [c for c in seen.complaints if "ERR_" not in c] == []
+
+
+def test_users_who_get_no_answer_any_more_are_noticed(page: Page, desk: Desk) -> None:
+    """Requests that hang are not in the probe's file: its silence must be seen."""
+    desk.users(0.2, at=time.time() - 60)
+    journal = desk.journal()
+    with journal.writing("apply", "forward"), serving(desk.directory) as (url, _):
+        page.goto(url)
+        expect(page.locator("#strip .late")).to_contain_text(re.compile(r"! (6|7)\d s ago"))
+        desk.users(0.2)
+        expect(page.locator("#strip .late")).to_have_count(0)
 
 
 def test_a_reload_and_a_restart_of_the_server_lose_nothing(page: Page, desk: Desk) -> None:

@@ -24,11 +24,14 @@
     const now = Date.now() / 1000 - skew;
     for (const e of document.querySelectorAll("[data-since]")) {
       const text = length(now - Number(e.dataset.since)) + (e.dataset.after || "");
-      if (e.textContent !== text) e.textContent = text;
+      const late = e.dataset.late && now - Number(e.dataset.since) > Number(e.dataset.late);
+      e.classList.toggle("late", Boolean(late));
+      const said = late ? `! ${text}` : text;
+      if (e.textContent !== said) e.textContent = said;
     }
     for (const e of document.querySelectorAll("[data-until]")) {
       const left = Number(e.dataset.until) - now;
-      const text = left < 1 ? "any moment" : `about ${length(left)}`;
+      const text = left < -30 ? "longer than estimated" : left < 1 ? "any moment" : `about ${length(left)}`;
       if (e.textContent !== text) e.textContent = text;
     }
     if (source && source.readyState === EventSource.OPEN && Date.now() - heard > 45000) connect();
