@@ -18,6 +18,7 @@ from recell_lab.errors import LabError
 
 # Package: the units of it that the machine itself should not start at its next boot.
 DEBIAN: Mapping[str, tuple[str, ...]] = {
+    "chromium": (),  # the tests of the live page look at it with this browser
     "dbus": (),
     "haproxy": ("haproxy.service",),
     "iproute2": (),

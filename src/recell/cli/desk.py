@@ -15,7 +15,7 @@ from recell.adapters.world import RealWorld
 from recell.engine import Engine
 from recell.engine.run import Observer
 from recell.errors import BadInput, Locked, StalePlan
-from recell.journal import Journal
+from recell.journal import Journal, position
 from recell.model.deployment import Deployment, load_deployment
 from recell.model.layout import Layout, load_layout
 from recell.model.plan import Plan, load_plan
@@ -160,24 +160,6 @@ def hosts_of(plan: Plan, lost: frozenset[str] = frozenset()) -> list[str]:
         {s.where for s in plan.steps if s.kind != "broker-account" or s.params["broker"] not in lost}
         | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", [])}
     )
-
-
-def position(plan: Plan, journal: Journal) -> str:
-    """new, applying, applied, undoing, undone or finished."""
-    if journal.finished:
-        return "finished"
-    last = [journal.last(s.id) for s in plan.steps]
-    if all(e is None for e in last):
-        return "new"
-    settled = {e.direction for e in last if e is not None and e.phase in ("finished", "found")}
-    open_ = [e for e in last if e is not None and e.phase not in ("finished", "found")]
-    runs = journal.runs()
-    direction = runs[-1].direction if runs else "forward"
-    if not open_ and None not in last and settled == {"forward"}:
-        return "applied"
-    if not open_ and settled == {"backward"}:
-        return "undone"
-    return "applying" if direction == "forward" else "undoing"
 
 
 def standing(desk: Desk, plan: Plan) -> str:

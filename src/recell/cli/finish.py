@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from recell.adapters.ssh import Fence
-from recell.cli.desk import Desk, hosts_of, options, position, world_of
+from recell.cli.desk import Desk, hosts_of, options, world_of
 from recell.errors import Locked
+from recell.journal import position
 
 
 @click.command("finish")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from recell import __version__
-from recell.cli import apply, check, finish, plan, report, resume, scan, status, undo, verify
+from recell.cli import apply, check, finish, page, plan, report, resume, scan, status, undo, verify
 from recell.errors import EXIT_CODES, RecellError
 
 _CODES = "\n".join(f"  {code:>3}  {EXIT_CODES[code].word}" for code in sorted(EXIT_CODES))
@@ -56,6 +56,7 @@ for command in (
     check.command,
     apply.command,
     status.command,
+    page.command,
     resume.command,
     undo.command,
     verify.command,

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from recell.adapters.ports import HostPort
 from recell.adapters.world import RealWorld
-from recell.cli.desk import Desk, position, world_of
+from recell.cli.desk import Desk, world_of
+from recell.drawing.groups import topology_groups
 from recell.engine.run import records
-from recell.journal import Journal, Run
+from recell.journal import Journal, Run, position
 from recell.model.deployment import Deployment
 from recell.model.measure import Measurement, StepRecord, UserRequest, Window
 from recell.model.plan import Plan
 from recell.model.step import Direction
 from recell.report.measure import load_baseline, take_baseline, take_figures
-from recell.report.write import topology_groups
 
 
 def folder(desk: Desk, direction: Direction) -> Path:

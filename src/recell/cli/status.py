@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from recell.cli.desk import Desk, options, position
+from recell.cli.desk import Desk, options
+from recell.journal import position
 
 
 @click.command("status")

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from recell.adapters.ports import World
-from recell.cli.desk import Desk, engine_for, options, position, world_of
+from recell.cli.desk import Desk, engine_for, options, world_of
 from recell.errors import RecellError, VerifyFailed
+from recell.journal import position
 from recell.preflight import consistency
 from recell.steps import Context, bind
 

@@ -132,14 +132,27 @@ class RowFigures:
 
 
 @dataclass(frozen=True)
+class TopologyService:
+    """A service in a picture and where it runs. ``moving``: those of its hosts where it is restarted now."""
+
+    role: str
+    hosts: tuple[str, ...]
+    moving: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TopologyGroup:
-    """A level or a cell in a picture: its broker and database, its services, its computes."""
+    """A level or a cell in a picture: its broker and database, its services, its computes.
+
+    ``through``: the computes on which a run under way has nothing more to do.
+    """
 
     name: str
     broker: str
     database: str
-    services: tuple[str, ...] = ()
+    services: tuple[TopologyService, ...] = ()
     computes: tuple[str, ...] = ()
+    through: tuple[str, ...] = ()
 
 
 Topology = tuple[TopologyGroup, ...]

@@ -5,22 +5,29 @@ Nothing is said by colour alone: failures are crosses, good and bad have words a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
-from math import log10
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from recell.model.measure import Measurement, StepRecord, UserRequest
+from recell import __version__
+from recell.drawing import stylesheet
+from recell.drawing.timeline import Bar, describe, draw_timeline
+from recell.drawing.topology import draw_hosts, draw_topology
+from recell.drawing.waits import by_second, total
+from recell.drawing.words import count, finalize, many, seconds, stamp
+from recell.model.measure import Measurement, StepRecord, Topology, UserRequest
 
-WIDTH, LEFT, RIGHT = 1000, 46, 12
-PLOT_TOP, PLOT_HEIGHT = 8, 220
-LANE_HEIGHT = 22
+AROUND_S = 30.0
+"""How much of the time before and after the run the picture shows."""
+_BEFORE_S = 120.0  # what a user waited before the run, for comparison
+_NAMED = 40  # so many hosts are listed by name at once; more are folded away
 _OUTCOMES = {
-    "succeeded": "succeeded", "undone": "was undone", "paused": "is paused",
-    "failed": "failed", "interrupted": "was interrupted",
+    "succeeded": ("✓", "good", "succeeded"),
+    "undone": ("✓", "good", "was undone"),
+    "paused": ("‖", "wait", "is paused"),
+    "failed": ("✕", "bad", "failed"),
+    "interrupted": ("✕", "bad", "was interrupted"),
 }
 
 
@@ -35,129 +42,135 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Tick:
-    at: float
-    text: str
+class StepRow:
+    """A step in the table. ``share``: of the longest step, 0 to 100. ``users``: what they had meanwhile."""
 
-
-@dataclass(frozen=True)
-class Bar:
     number: int
-    x: float
-    width: float
-    lane: int
-    title: str
-    retried: bool
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """Geometry of the picture. ``reads``, ``changes``, ``failures``: SVG path data."""
-
-    height: float
-    plot_bottom: float
-    reads: str
-    changes: str
-    failures: str
-    xticks: tuple[Tick, ...]
-    yticks: tuple[Tick, ...]
-    bars: tuple[Bar, ...]
+    step: StepRecord
+    share: float
+    users: str
 
 
 def render(measurement: Measurement) -> str:
     """The page. Everything that comes from outside is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True)
-    environment.filters["seconds"] = seconds
-    environment.filters["count"] = count
-    environment.filters["stamp"] = stamp
-    source = resources.files("recell.report").joinpath("page.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
-        m=measurement, headline=headline(measurement), figures=figures(measurement),
-        timeline=timeline(measurement), tables=findings(measurement),
-        width=WIDTH, left=LEFT, right=RIGHT, top=PLOT_TOP, lane=LANE_HEIGHT)
+    m = measurement
+    environment = Environment(
+        loader=PackageLoader("recell.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=finalize,
+    )
+    environment.filters.update(seconds=seconds, count=count, stamp=stamp)
+    sign, tone, _ = _OUTCOMES.get(m.outcome, ("·", "wait", m.outcome))
+    if not m.unharmed:
+        sign, tone = "✕", "bad"
+    return environment.get_template("page.html.j2").render(
+        m=m,
+        style=Markup(stylesheet()),  # noqa: S704 (a file of ours)
+        sign=sign,
+        tone=tone,
+        headline=headline(m),
+        figures=figures(m),
+        timeline=timeline(m),
+        tables=findings(m),
+        steps=step_rows(m),
+        before=_picture(m.topology_before, "Before"),
+        after=_picture(m.topology_after, "After"),
+        recell=__version__,
+    )
 
 
 # -- words -------------------------------------------------------------------------------------
 
-def seconds(value: float | None) -> str:
-    """``0.43 s``, ``12.1 s``, ``7 min 12 s``, ``1 h 2 min``; a dash for None."""
-    if value is None:
-        return "–"
-    if value < 10:
-        return f"{value:.2f} s"
-    if value < 100:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def count(value: int | None) -> str:
-    """Thousands apart by a thin space; a dash for None."""
-    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
-
-
-def stamp(value: float) -> str:
-    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
 
 def headline(m: Measurement) -> str:
     """The outcome in a sentence."""
-    text = f"The run “{m.kind}” {_OUTCOMES.get(m.outcome, m.outcome)} in {seconds(m.duration_s)}"
+    text = f"The run “{m.kind}” {_OUTCOMES.get(m.outcome, ('', '', m.outcome))[2]} in {seconds(m.duration_s)}"
     harm: list[str] = []
     if m.api and m.api.failed:
-        harm.append(_many(m.api.failed, "request") + " failed")
+        harm.append(many(m.api.failed, "request") + " failed")
     if m.operations and m.operations.lost:
-        harm.append(_many(m.operations.lost, "operation") + " lost")
+        harm.append(many(m.operations.lost, "operation") + " lost")
     if m.operations and m.operations.duplicated:
-        harm.append(_many(m.operations.duplicated, "operation") + " duplicated")
+        harm.append(many(m.operations.duplicated, "operation") + " duplicated")
     if m.guests and m.guests.restarted:
-        harm.append(_many(m.guests.restarted, "guest") + " restarted")
+        harm.append(many(m.guests.restarted, "guest") + " restarted")
     if m.guests and m.guests.missing:
-        harm.append(_many(m.guests.missing, "guest") + " missing")
+        harm.append(many(m.guests.missing, "guest") + " missing")
     if m.rows and m.rows.differing:
-        harm.append(_many(m.rows.differing, "row") + " changed unexpectedly")
+        harm.append(many(m.rows.differing, "row") + " changed unexpectedly")
     if harm:
         return f"{text}, but {', '.join(harm)}."
     if m.api and m.api.requests:
-        return (f"{text}, and users noticed nothing: none of {count(m.api.requests)} requests "
-                f"failed, the longest took {seconds(m.api.longest_wait_s)}.")
+        fine = [f"none of {count(m.api.requests)} requests failed"]
+        if m.operations:
+            fine.append(f"none of {count(m.operations.acknowledged)} operations was lost")
+        if m.guests:
+            fine.append("no guest was restarted")
+        return f"{text}: {', '.join(fine)}. The longest request took {seconds(m.api.longest_wait_s)}."
     if m.guests or m.rows:
         return f"{text}, and nothing that was measured came to harm."
     return f"{text}."
 
 
-def _many(number: int, noun: str) -> str:
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
-
-
 def figures(m: Measurement) -> tuple[Figure, ...]:
-    """The tiles; what does not apply has a dash."""
+    """The tiles; what was not measured has a dash."""
     api, operations, guests, rows = m.api, m.operations, m.guests, m.rows
     return (
-        Figure("Requests failed", count(api.failed if api else None),
-               f"of {count(api.requests)} by users" if api else "no users were measured",
-               _sign(api and api.failed)),
-        Figure("Longest wait", seconds(api.longest_wait_s if api else None),
-               f"99 of 100 within {seconds(api.p99_s)}" if api else ""),
-        Figure("Operations lost", count(operations.lost if operations else None),
-               f"of {count(operations.acknowledged)} acknowledged" if operations else "",
-               _sign(operations and operations.lost)),
-        Figure("Operations duplicated", count(operations.duplicated if operations else None), "",
-               _sign(operations and operations.duplicated)),
-        Figure("Guests restarted", count(guests.restarted if guests else None),
-               f"of {count(guests.total)}, unasked" if guests else "",
-               _sign(guests and guests.restarted)),
-        Figure("Guests missing", count(guests.missing if guests else None), "",
-               _sign(guests and guests.missing)),
-        Figure("Rows differing", count(rows.differing if rows else None),
-               f"of {count(rows.compared)} compared" if rows else "",
-               _sign(rows and rows.differing)),
-        Figure("Senders held", seconds(m.freeze_s), "" if m.freeze_s is None else "at most"),
-        Figure("Duration", seconds(m.duration_s), f"{len(m.steps)} steps"),
+        Figure(
+            "Requests failed",
+            count(api.failed if api else None),
+            f"of {count(api.requests)} by users" if api else "no users were measured",
+            _sign(api and api.failed),
+        ),
+        Figure("Longest wait", seconds(api.longest_wait_s if api else None), _p99(m)),
+        Figure(
+            "Operations lost",
+            count(operations.lost if operations else None),
+            f"of {count(operations.acknowledged)} acknowledged" if operations else "",
+            _sign(operations and operations.lost),
+        ),
+        Figure(
+            "Operations duplicated",
+            count(operations.duplicated if operations else None),
+            "done twice" if operations else "",
+            _sign(operations and operations.duplicated),
+        ),
+        Figure(
+            "Guests restarted",
+            count(guests.restarted if guests else None),
+            f"of {count(guests.total)}, unasked" if guests else "",
+            _sign(guests and guests.restarted),
+        ),
+        Figure(
+            "Guests missing",
+            count(guests.missing if guests else None),
+            f"of {count(guests.total)}" if guests else "",
+            _sign(guests and guests.missing),
+        ),
+        Figure(
+            "Rows differing",
+            count(rows.differing if rows else None),
+            f"of {count(rows.compared)} compared" if rows else "",
+            _sign(rows and rows.differing),
+        ),
+        *((Figure("Senders held", seconds(m.freeze_s), "at most"),) if m.freeze_s is not None else ()),
+        Figure("Duration", seconds(m.duration_s), many(len(m.steps), "step")),
     )
+
+
+def _p99(m: Measurement) -> str:
+    if not m.api:
+        return ""
+    text = f"99 of 100 within {seconds(m.api.p99_s)}"
+    earlier = total(
+        by_second(
+            r for r in _users(m) if m.window.start - _BEFORE_S <= r.t0 + r.dur_s < m.window.start
+        ).values()
+    )
+    return text if earlier.requests < 100 else f"{text}; before the run {seconds(earlier.quantile(0.99))}"
 
 
 def _sign(bad: object) -> str:
@@ -170,90 +183,99 @@ def findings(m: Measurement) -> tuple[tuple[str, tuple[str, ...], list[tuple[str
     """What went wrong, as tables: title, header, rows. Empty ones are left out."""
     tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
     if m.api:
-        tables.append(("Failed requests (the first 20)", ("when", "kind", "after", "why"), [
-            (f"+{f['t0'] - m.window.start:.1f} s", f["kind"], seconds(f["dur_s"]), f["why"])
-            for f in m.api.failures]))
+        tables.append(
+            (
+                "Failed requests (the first 20)",
+                ("when", "kind", "after", "why"),
+                [
+                    (f"+{f['t0'] - m.window.start:.1f} s", f["kind"], seconds(f["dur_s"]), f["why"])
+                    for f in m.api.failures
+                ],
+            )
+        )
     if m.operations:
         header = ("request id", "kind", "instance", "why")
-        for title, found in (("Operations lost", m.operations.lost_ids),
-                             ("Operations duplicated", m.operations.duplicated_ids)):
-            tables.append((title, header, [
-                (o["req_id"], o["kind"], o["instance"], o["why"]) for o in found]))
+        for title, found in (
+            ("Operations lost", m.operations.lost_ids),
+            ("Operations duplicated", m.operations.duplicated_ids),
+        ):
+            tables.append(
+                (title, header, [(o["req_id"], o["kind"], o["instance"], o["why"]) for o in found])
+            )
     if m.guests:
-        for title, guests in (("Guests restarted", m.guests.restarted_ids),
-                              ("Guests missing", m.guests.missing_ids)):
-            tables.append((title, ("instance", "why"), [
-                (g["instance"], g["why"]) for g in guests]))
+        for title, guests in (
+            ("Guests restarted", m.guests.restarted_ids),
+            ("Guests missing", m.guests.missing_ids),
+        ):
+            tables.append((title, ("instance", "why"), [(g["instance"], g["why"]) for g in guests]))
     if m.rows:
-        tables.append(("Rows differing (the first 100)", ("database", "table", "key", "how"), [
-            (d["database"], d["table"], d["key"], d["how"]) for d in m.rows.differences]))
+        tables.append(
+            (
+                "Rows differing (the first 100)",
+                ("database", "table", "key", "how"),
+                [(d["database"], d["table"], d["key"], d["how"]) for d in m.rows.differences],
+            )
+        )
     return tuple(t for t in tables if t[2])
 
 
-# -- geometry ----------------------------------------------------------------------------------
+# -- pictures ----------------------------------------------------------------------------------
 
-def timeline(m: Measurement) -> Timeline | None:
+
+def _users(m: Measurement) -> tuple[UserRequest, ...]:
+    return tuple(r for r in m.requests if r.phase != "setup")
+
+
+def timeline(m: Measurement) -> Markup | None:
     """The picture of users' waits over the steps; None when there is nothing to draw."""
-    steps = [s for s in m.steps if s.started is not None]
-    if not m.requests and not steps:
+    start, end = m.window.start - AROUND_S, m.window.end + AROUND_S
+    users = tuple(r for r in _users(m) if start <= r.t0 <= end)
+    bars = tuple(
+        Bar(n, s.title, s.started, s.started + s.seconds, "again" if s.attempts > 1 else "done")
+        for n, s in enumerate(m.steps, 1)
+        if s.started is not None
+    )
+    if not users and not bars:
         return None
-    start = min([m.window.start, *(r.t0 for r in m.requests)])
-    end = max([m.window.end, start + 1, *(r.t0 for r in m.requests)])
-    scale = (WIDTH - LEFT - RIGHT) / (end - start)
-
-    def x(when: float) -> float:
-        return round(LEFT + (when - start) * scale, 1)
-
-    longest = max((r.dur_s for r in m.requests), default=1.0)
-    top = max(0.0, log10(max(longest, 1e-3))) + 0.1
-    low = -2.0  # 10 ms: nobody asks for less
-
-    def y(wait: float) -> float:
-        share = (log10(max(wait, 0.01)) - low) / (top - low)
-        return round(PLOT_TOP + PLOT_HEIGHT * (1 - share), 1)
-
-    def dots(requests: Sequence[UserRequest]) -> str:
-        return "".join(f"M{x(r.t0)} {y(r.dur_s)}h0" for r in requests)
-
-    bottom = PLOT_TOP + PLOT_HEIGHT
-    bars = _bars(m.steps, x)
-    lanes = max((b.lane for b in bars), default=-1) + 1
-    return Timeline(
-        height=bottom + 20 + lanes * LANE_HEIGHT + 8, plot_bottom=bottom,
-        reads=dots([r for r in m.requests if r.ok and not r.changes]),
-        changes=dots([r for r in m.requests if r.ok and r.changes]),
-        failures="".join(f"M{x(r.t0) - 4:.1f} {y(r.dur_s) - 4:.1f}l8 8m0-8l-8 8"
-                         for r in m.requests if not r.ok),
-        xticks=_xticks(start, end),
-        yticks=tuple(Tick(y(v), t) for v, t in (
-            (0.01, "10 ms"), (0.1, "0.1 s"), (1, "1 s"), (5, "5 s"), (10, "10 s"), (60, "60 s"))
-            if log10(v) <= top),
-        bars=bars)
+    seen = by_second(users)
+    inside = total(w for second, w in seen.items() if m.window.holds(second))
+    return draw_timeline(
+        seen,
+        bars,
+        start,
+        end,
+        requests=users,
+        mark=(m.window.start, m.window.end),
+        label="What users waited over time, with the steps as numbered bars below. "
+        + (describe(inside) if users else "No users were measured."),
+    )
 
 
-def _xticks(start: float, end: float) -> tuple[Tick, ...]:
-    length = end - start
-    pace = next((p for p in (10, 30, 60, 120, 300, 600, 1800, 3600) if length / p <= 10), 7200)
-    scale = (WIDTH - LEFT - RIGHT) / length
+def step_rows(m: Measurement) -> tuple[StepRow, ...]:
+    longest = max((s.seconds for s in m.steps), default=0.0) or 1.0
+    users = _users(m)
     return tuple(
-        Tick(round(LEFT + at * scale, 1), f"{at} s" if pace < 60 else f"{at // 60} min")
-        for at in range(0, int(length) + 1, pace))
+        StepRow(n, s, round(s.seconds / longest * 100, 1), _meanwhile(s, users))
+        for n, s in enumerate(m.steps, 1)
+    )
 
 
-def _bars(steps: Sequence[StepRecord], x: Callable[[float], float]) -> tuple[Bar, ...]:
-    """Bars in as few lanes as keep them apart; the number leads to the table below."""
-    ends: list[float] = []
-    bars: list[Bar] = []
-    for number, step in enumerate(steps, 1):
-        if step.started is None:
-            continue
-        left = x(step.started)
-        width = max(2.0, x(step.started + step.seconds) - left)
-        room = max(width, 7.0 * len(str(number)) + 4)  # its number must not run into the next one
-        lane = next((i for i, end in enumerate(ends) if end <= left), len(ends))
-        if lane == len(ends):
-            ends.append(0.0)
-        ends[lane] = left + room
-        bars.append(Bar(number, left, round(width, 1), lane,
-                        f"{number}. {step.title}: {seconds(step.seconds)}", step.attempts > 1))
-    return tuple(bars)
+def _meanwhile(step: StepRecord, users: tuple[UserRequest, ...]) -> str:
+    """What users had who waited while the step ran; empty where that isn't known or nobody did."""
+    if step.started is None:
+        return ""
+    end = step.started + step.seconds
+    waiting = [r for r in users if r.t0 <= end and r.t0 + r.dur_s >= step.started]
+    if not waiting:
+        return ""
+    failed = sum(not r.ok for r in waiting)
+    return f"{count(len(waiting))} waited, at most {seconds(max(r.dur_s for r in waiting))}" + (
+        f", ✕ {count(failed)} failed" if failed else ""
+    )
+
+
+def _picture(groups: Topology, title: str) -> Markup | None:
+    if not groups:
+        return None
+    everyone = {h for g in groups for h in (*g.computes, *(h for s in g.services for h in s.hosts))}
+    return draw_topology(groups, title) + draw_hosts(groups, title.lower(), opened=len(everyone) <= _NAMED)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recell.model.measure import Measurement, Topology, TopologyGroup
+from recell.model.measure import Measurement
 from recell.report.page import render
 
 
@@ -46,19 +45,6 @@ def write_report(directory: Path, measurement: Measurement) -> tuple[Path, Path]
     _replace(data, json.dumps(document(measurement), indent=1) + "\n")
     _replace(page, render(measurement))
     return data, page
-
-
-def topology_groups(picture: Mapping[str, Any]) -> Topology:
-    """A plan's topology, ``{"groups": [{name, broker, database, services: {role: hosts}}]}``."""
-    return tuple(
-        TopologyGroup(
-            name=str(group.get("name", "")), broker=str(group.get("broker", "")),
-            database=str(group.get("database", "")),
-            services=tuple(f"{role} on {' and '.join(hosts)}"
-                           for role, hosts in group.get("services", {}).items()
-                           if role != "compute"),
-            computes=tuple(group.get("services", {}).get("compute", ())))
-        for group in picture.get("groups", ()))
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,0 +1,124 @@
+"""Directives that write the reference out of the code: commands, exit codes, the layout's words."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import click
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from recell.cli import main
+from recell.errors import EXIT_CODES
+from recell.model.layout import EXAMPLE, Layout
+
+_TITLES = {
+    "ApiLevel": "`api`",
+    "ApiBroker": "`api.broker`",
+    "Cell": "`cells.<name>`",
+    "Placement": "`services`",
+    "Limits": "`limits`",
+}
+
+
+class _Written(SphinxDirective):
+    """Subclasses write MyST."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(self.write(), allow_section_headings=True)
+
+    def write(self) -> str:
+        raise NotImplementedError
+
+
+class Commands(_Written):
+    """``recell --help`` and every command's."""
+
+    def write(self) -> str:
+        out = [_block(_help(main, None))]
+        parent = click.Context(main, info_name="recell", max_content_width=100)
+        for name, command in main.commands.items():
+            out += [f"## recell {name}", _block(_help(command, parent, name))]
+        return "\n\n".join(out)
+
+
+def _help(command: click.Command, parent: click.Context | None, name: str = "recell") -> str:
+    return command.get_help(click.Context(command, info_name=name, parent=parent, max_content_width=100))
+
+
+def _block(text: str) -> str:
+    return f"```text\n{text}\n```"
+
+
+class ExitCodes(_Written):
+    def write(self) -> str:
+        rows = ["| code | word | when |", "|---|---|---|"]
+        rows += ["| 0 | | done |", "| 2 | | wrong usage of a command |"]
+        for code in sorted(EXIT_CODES):
+            kind = EXIT_CODES[code]
+            # The base class stands for what no other says.
+            said = "a defect of recell" if code == 70 else " ".join(inspect.getdoc(kind).split())  # type: ignore[union-attr]
+            rows.append(f"| {code} | `{kind.word}` | {said} |")
+        return "\n".join(rows)
+
+
+class LayoutWords(_Written):
+    """Every word of layout.yaml, from the models that read it."""
+
+    def write(self) -> str:
+        schema = Layout.model_json_schema()
+        out = ["## An example", f"```yaml\n{EXAMPLE}```", "## The file", *_model(schema)]
+        parts = dict(schema["$defs"])
+        for name, title in _TITLES.items():
+            out += [f"## {title}", *_model(parts.pop(name))]
+        if parts:
+            raise ValueError(f"the layout has parts that the reference does not name: {', '.join(parts)}")
+        return "\n\n".join(out)
+
+
+def _model(part: dict[str, Any]) -> list[str]:
+    said = inspect.cleandoc(part.get("description", "")).replace("``", "`")
+    rows = ["| word | value | default |", "|---|---|---|"]
+    needed = set(part.get("required", ()))
+    for word, value in part["properties"].items():
+        default = "**needed**" if word in needed else _default(value)
+        rows.append(f"| `{word}` | {_value(value)} | {default} |")
+    return [said, "\n".join(rows)]
+
+
+def _value(value: dict[str, Any]) -> str:
+    if "$ref" in value or "allOf" in value:
+        return "see below"
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "enum" in value:
+        return " or ".join(f"`{v}`" for v in value["enum"])
+    kind = value.get("type", "")
+    if kind == "array":
+        return "list of words"
+    if kind == "object":
+        return "name: see below"
+    if kind in ("number", "integer"):
+        low = value.get("minimum", value.get("exclusiveMinimum"))
+        high = value.get("maximum")
+        whole = "whole number" if kind == "integer" else "number"
+        if high is not None:
+            return f"{whole}, {low} to {high}"
+        return whole if low is None else f"{whole} above {low}"
+    return "text"
+
+
+def _default(value: dict[str, Any]) -> str:
+    default = value.get("default")
+    if default in ("", [], None) or isinstance(default, dict):
+        return "–" if not isinstance(default, dict) else "see below"
+    return f"`{default}`"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("recell-commands", Commands)
+    app.add_directive("recell-exit-codes", ExitCodes)
+    app.add_directive("recell-layout", LayoutWords)
+    return {"parallel_read_safe": True}
