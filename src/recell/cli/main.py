@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from recell import __version__
-from recell.cli import apply, check, finish, plan, report, resume, scan, status, undo, verify
+from recell.cli import apply, check, doctor, finish, plan, report, resume, scan, status, undo, verify
 from recell.errors import EXIT_CODES, RecellError
 
 _CODES = "\n".join(f"  {code:>3}  {EXIT_CODES[code].word}" for code in sorted(EXIT_CODES))
@@ -51,6 +51,7 @@ def main() -> None:
 
 
 for command in (
+    doctor.command,
     scan.command,
     plan.command,
     check.command,
