@@ -105,6 +105,9 @@ def test_it_is_what_was_wanted(story: Story, api: Api) -> None:
     recell("verify", directory=story.directory)
     again = recell("apply", "--no-measure", directory=story.directory)
     assert "Done" in again.stdout
+    health = json.loads(recell("doctor", "--json", directory=story.directory).stdout)["findings"]
+    # The cell's conductors and console proxies go on as they were begun: known, and harmless.
+    assert {f["id"].partition(":")[0] for f in health} <= {"prepared"}, health
     exercise(api, "after")
     api_clients = on("mq4", "rabbitmqctl", "-q", "list_connections", "peer_host")
     assert not {f"10.77.0.5{n}" for n in range(1, 5)} & set(api_clients.split())

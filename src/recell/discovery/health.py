@@ -245,7 +245,7 @@ def _brokers(
     out = []
     for number, e in enumerate(url.endpoints if url else ()):
         trouble = knock(gate, e.host, e.port or 5672, AMQP)
-        if not trouble and broker and number == 0:
+        if not trouble and broker and number == 0 and e.user:
             works = notes.ask(
                 f"Nova's account on {broker.name}",
                 world.broker(broker.name).password_works,
