@@ -15,7 +15,19 @@ from typing import Any
 import pytest
 
 from recell.model.plan import load_plan
-from tests.real.clouds import STATE, TOP, Api, lab, on, recell, recell_killed, report, users, wait_until
+from tests.real.clouds import (
+    BACKUP,
+    STATE,
+    TOP,
+    Api,
+    lab,
+    on,
+    recell,
+    recell_killed,
+    report,
+    users,
+    wait_until,
+)
 from tests.real.exercise import exercise
 
 pytestmark = pytest.mark.real
@@ -89,7 +101,7 @@ def test_everything_works_before(story: Story, api: Api) -> None:
 def test_there_killed_on_the_way_while_users_work(story: Story) -> None:
     d = story.directory
     with users(story.requests, "--boot", "12"):
-        paused = recell("apply", "--pause-before", "ctl1/drain", directory=d, expect=13)
+        paused = recell("apply", *BACKUP, "--pause-before", "ctl1/drain", directory=d, expect=13)
         assert "paused before ctl1/drain" in paused.stderr
         recell_killed("ctl1/nova-conf", "acted", "resume", directory=d)
         recell_killed("ctl1/nova-scheduler", "inside", "resume", directory=d)
@@ -205,10 +217,10 @@ def test_killed_at_every_step(tmp_path: Path, moment: str, then: str) -> None:
     with users(requests, "--boot", "8"):
         for step in steps:
             verb = "apply" if step == steps[0] or then == "undo" else "resume"
-            recell_killed(step, moment, verb, directory=tmp_path)
+            recell_killed(step, moment, verb, *(BACKUP if verb == "apply" else ()), directory=tmp_path)
             if then == "undo":
                 recell("undo", directory=tmp_path)
                 assert picture() == before
-        recell("resume" if then == "resume" else "apply", directory=tmp_path)
+        recell(*(("resume",) if then == "resume" else ("apply", *BACKUP)), directory=tmp_path)
     recell("report", "--of", "apply", "--requests", str(requests), directory=tmp_path)
     unharmed(report(tmp_path), "succeeded")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,8 @@ from recell.steps import Context, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+OPERATOR = "operator"
+"""What the journal's facts about the operator's own words stand under."""
 LIMITS = {"drain_s": 120.0, "quiet_s": 300.0, "stop_s": 120.0, "start_s": 180.0}
 
 
@@ -121,9 +123,13 @@ def drive(
     direction: Any,
     observer: Observer,
     pause_before: tuple[str, ...] = (),
+    said: Mapping[str, Any] | None = None,
 ) -> None:
-    """Be the one writer, take the hosts, and run in one direction."""
+    """Be the one writer, take the hosts, and run in one direction. ``said``: the operator's words, which
+    the journal keeps."""
     with journal.writing(verb, direction) as epoch, world_of(desk.deployment()) as world:
+        for key, value in (said or {}).items():
+            journal.remember(OPERATOR, key, value)
         world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts_of(plan))
         engine = engine_for(desk, plan, journal, world, observer=observer, pause_before=pause_before)
         if direction == "forward":

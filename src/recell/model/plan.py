@@ -81,6 +81,11 @@ class Plan:
         """A short name for journals and for the directories on hosts that keep old values."""
         return self.digest[:16]
 
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """The databases that it writes to: "api" or a cell's name."""
+        return tuple(sorted({c.database for c in self.expected_changes}))
+
     def sealed(self) -> Plan:
         """The same plan as it will be read back from its file (1 and 1.0 differ there), with its digest."""
         read_back = _ADAPTER.validate_json(_ADAPTER.dump_json(self))
