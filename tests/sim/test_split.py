@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from recell.engine import Engine
-from recell.errors import StalePlan, VerifyFailed
+from recell.errors import StalePlan, Unreachable, VerifyFailed
 from recell.journal import Journal
 from recell.model.plan import Plan, dump_plan, load_plan
 from recell.planning.split import plan_split
@@ -41,14 +41,14 @@ class Desk:
         self.plan = plan or plan_split(scan(world), layout(), 0.0)
         self.path = directory / "journal.sqlite"
 
-    def go(self, direction: str) -> None:
+    def go(self, direction: str, *lost: str) -> None:
         if not self.path.exists():
             Journal.create(self.path, self.plan.digest).close()
         journal = DyingJournal.open(self.path)
         assert isinstance(journal, DyingJournal)
         journal.world = self.world
         journal._db.execute("PRAGMA synchronous = OFF")  # this test kills recell, not the machine
-        context = Context(self.world, journal, self.plan.id, self.plan.fingerprints, LIMITS)
+        context = Context(self.world, journal, self.plan.id, self.plan.fingerprints, LIMITS, frozenset(lost))
         engine = Engine(bind(self.plan, context), journal, wait=self.world.wait, clock=self.world.clock)
         try:
             with journal.writing(direction, direction):  # type: ignore[arg-type]
@@ -103,6 +103,20 @@ def test_there_and_back_and_there_again(desks: Any, controllers: int, templated:
     desk.go("forward")
     assert world.complaints == []
     assert world.picture() == after
+
+
+def test_undone_after_the_new_broker_died(desks: Any) -> None:
+    world = build()
+    before = world.picture()
+    desk = desks(world)
+    desk.go("forward")
+    world.dead.add("mq4")
+    with pytest.raises(Unreachable):
+        desk.go("backward")
+    desk.go("backward", "mq4")
+    after = world.picture()
+    assert after.pop("brokers")["mq4"] != before.pop("brokers")["mq4"], "its account could not be removed"
+    assert after == before
 
 
 def test_the_api_database_goes_in_the_right_order(desks: Any) -> None:

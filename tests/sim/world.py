@@ -25,7 +25,7 @@ from recell.adapters.ports import (
     SocketInfo,
     UnitState,
 )
-from recell.errors import Locked, StalePlan
+from recell.errors import Locked, StalePlan, Unreachable
 from recell.model.urls import parse_url
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
@@ -92,6 +92,7 @@ class SimWorld:
         self.points = 0
         self.kill_at = -1
         self.changes: list[str] = []
+        self.dead: set[str] = set()  # brokers that never answer again
         self._pid = 1000
 
     # -- World ------------------------------------------------------------------------------------
@@ -100,6 +101,8 @@ class SimWorld:
         return self.hosts[name]
 
     def broker(self, name: str) -> SimBroker:
+        if name in self.dead:
+            raise Unreachable(f"the broker {name} does not answer", "It is dead")
         return self.brokers[name]
 
     def proxy(self, host: str) -> SimProxy:
@@ -123,7 +126,11 @@ class SimWorld:
         vhost: str,
         limit: float,
         idle: Callable[[], str] | None = None,
+        *,
+        lost: bool = False,
     ) -> None:
+        if not lost:
+            self.broker(broker)
         self.point(f"hold off {unit}")
         assert idle is None or not idle()
         target = self.hosts[host].units_[unit]

@@ -332,7 +332,7 @@ class DryWorld:
 
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,
-        idle: Callable[[], str] | None = None,
+        idle: Callable[[], str] | None = None, *, lost: bool = False,
     ) -> None:
         self.record.add(host, f"end {unit} without losing what is sent to it")
         self.host(host).show(unit, "kill")

@@ -317,6 +317,8 @@ class World(Protocol):
         vhost: str,
         limit: float,
         idle: Callable[[], str] | None = None,
+        *,
+        lost: bool = False,
     ) -> None:
         """End a unit that serves RPC without losing what its senders are sending meanwhile.
 
@@ -325,6 +327,7 @@ class World(Protocol):
 
         :param idle: asked between holding off and ending, until it returns "": what the unit is
             still at, of work that outlives its RPC threads (nova-compute's builds).
+        :param lost: the broker was given up: it isn't asked, and there is nothing to save.
         """
         ...
 

@@ -106,6 +106,17 @@ def stop_rpc_server(
         host.systemctl("reset-failed", unit)
 
 
+def stop_plainly(
+    host: HostPort, unit: str, *, wait: Callable[[float], None], clock: Callable[[], float],
+) -> None:
+    """Stop a unit whose broker is lost, and with it what was on its way; idempotent."""
+    state = host.unit(unit)
+    if _up(state.active):
+        if state.active != "deactivating":
+            host.systemctl("stop-later", unit)
+        _end_after(host, unit, _PLAIN_STOP, wait, clock)
+
+
 def _wait_until_idle(
     host: HostPort, unit: str, idle: Callable[[], str], limit: float,
     wait: Callable[[float], None], clock: Callable[[], float],
@@ -323,11 +334,22 @@ def _stop_plainly(
     was stopping already, and then it is left to end by itself."""
     if not already:
         host.systemctl("stop-later", unit)
+    _end_after(host, unit, patience, wait, clock, kill=not already)
+
+
+def _end_after(
+    host: HostPort, unit: str, patience: float, wait: Callable[[float], None],
+    clock: Callable[[], float], *, kill: bool = True,
+) -> None:
+    """Wait for a unit that was asked to stop.
+
+    :raises StepFailed: it goes on, and is not to be killed.
+    """
     deadline = clock() + patience
     while _up(host.unit(unit).active) and clock() < deadline:
         wait(_POLL)
     if _up(host.unit(unit).active):
-        if already:
+        if not kill:
             raise StepFailed(f"{unit} on {host.name} is stopping and has not ended after"
                              f" {patience:.0f} s", _REMEDY)
         host.systemctl("kill", unit)

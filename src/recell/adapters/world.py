@@ -13,7 +13,7 @@ from recell.adapters.conf import Config, parse_config
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import HostPort
 from recell.adapters.proxy import HaproxySocket
-from recell.adapters.rpc import stop_rpc_server
+from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
 from recell.errors import BadInput, RecellError, StalePlan, Unsupported
 from recell.model.deployment import Deployment, NovaService
@@ -128,8 +128,11 @@ class RealWorld:
 
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,
-        idle: Callable[[], str] | None = None,
+        idle: Callable[[], str] | None = None, *, lost: bool = False,
     ) -> None:
+        if lost:
+            stop_plainly(self.host(host), unit, wait=self.wait, clock=self.clock)
+            return
         stop_rpc_server(self.host(host), unit, self.broker(broker), vhost, limit,
                         wait=self.wait, clock=self.clock, idle=idle)
 

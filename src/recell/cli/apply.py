@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,23 +11,23 @@ from typing import Any
 
 import click
 
-from recell.adapters.dry import DryWorld
 from recell.cli import check as check_command
 from recell.cli import measuring
+from recell.cli import observe as observe_command
 from recell.cli.desk import (
     OPERATOR,
     Desk,
     drive,
-    engine_for,
     must_be_todays,
     options,
     position,
+    recalled,
     refuse_if,
+    standing,
     world_of,
 )
 from recell.cli.output import observer
 from recell.discovery import scan
-from recell.engine import Engine
 from recell.errors import BadInput, StalePlan
 from recell.journal import Journal
 from recell.model.plan import Plan
@@ -39,6 +38,12 @@ from recell.preflight import check
 @options
 @click.option(
     "--dry-run", is_flag=True, help="Read everything for real, change nothing, say what would change."
+)
+@click.option(
+    "--observe",
+    is_flag=True,
+    help="As --dry-run, and make every check of every step as well: nothing is written, all that would"
+    " stand in the way is said at once.",
 )
 @click.option(
     "--pause-before", multiple=True, metavar="STEP", help="Stop before this step (again and again)."
@@ -54,6 +59,7 @@ def command(
     directory: Path,
     as_json: bool,
     dry_run: bool,
+    observe: bool,
     pause_before: tuple[str, ...],
     backup: str | None,
     no_measure: bool,
@@ -66,7 +72,7 @@ def command(
 
     \b
     Examples:
-      recell apply --dry-run
+      recell apply --observe
       recell apply --backup "dump of 20 Nov, restored on db9" --pause-before ctl1/drain
     """
     desk = Desk(directory)
@@ -83,17 +89,15 @@ def command(
     said: dict[str, Any] = {}
     known: dict[str, Any] | None = None
     if not fresh:
-        journal = desk.journal()
-        try:
-            journal.belongs_to(plan.digest)
-            where = position(plan, journal)
-            refuse_if(where, ("undoing", "finished"), "apply")
-            known = journal.recall(OPERATOR, "backup")
-        finally:
-            journal.close()
+        where = standing(desk, plan)
+        refuse_if(where, ("undoing", "finished"), "apply")
+        known = recalled(desk, "backup")
         fresh = where == "undone"
-    if not dry_run and (backup is not None or known is None):
+    if not (dry_run or observe) and (backup is not None or known is None):
         said["backup"] = backup_words(plan, backup, ask=sys.stdin.isatty() and not as_json)
+    if observe:
+        observe_command.observe(desk, plan, as_json, stale_matters=fresh)
+        return
     if fresh or dry_run:
         _ready(desk, plan, stale_matters=fresh)
     if dry_run:
@@ -141,7 +145,7 @@ def run(
             backup_words(plan, None, ask=False)
         if measure:
             measuring.before(desk, plan, journal, "forward")
-        drive(desk, plan, journal, verb, "forward", observer(as_json), pause_before, said)
+        drive(desk, plan, journal, verb, "forward", observer(as_json), pause_before, said=said)
     finally:
         journal.close()
     if not as_json:
@@ -157,22 +161,11 @@ def _ready(desk: Desk, plan: Plan, *, stale_matters: bool) -> None:
         must_be_todays(plan, today)
     with world_of(deployment) as world:
         found = check(today, desk.layout(), world, plan)
-    if desk.journal_path.exists():
-        # Undone before: recell put these files back as their processes had read them, only younger.
-        ours = {s.where for s in plan.steps if s.kind == "edit-config"}
-        found = tuple(v for v in found if not (v.id.startswith("stale:") and v.where in ours))
-    check_command.refuse(found)
+    check_command.refuse(check_command.without_our_own(desk, plan, found))
 
 
 def _rehearse(desk: Desk, plan: Plan, as_json: bool) -> None:
-    with tempfile.TemporaryDirectory() as top:
-        journal = Journal.create(Path(top) / "journal.sqlite", plan.digest)
-        with journal.writing("rehearse", "forward"), world_of(desk.deployment()) as real:
-            world = DryWorld(real)
-            engine: Engine = engine_for(desk, plan, journal, world)
-            seen = engine.rehearse()
-        journal.close()
-    changes = [(c.where, c.what) if not isinstance(c, tuple) else c for c in world.record.changes]
+    seen, changes = observe_command.rehearse(desk, plan)
     if as_json:
         click.echo(
             json.dumps(

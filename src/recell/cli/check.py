@@ -11,6 +11,7 @@ import click
 
 from recell.cli.desk import Desk, options, world_of
 from recell.errors import Violations
+from recell.model.plan import Plan
 from recell.model.violation import Violation
 from recell.preflight import check
 
@@ -28,6 +29,7 @@ def command(directory: Path, as_json: bool, offline: bool) -> None:
     else:
         with world_of(deployment) as world:
             found = check(deployment, layout, world, plan)
+    found = without_our_own(desk, plan, found)
     if as_json:
         click.echo(json.dumps([asdict(v) for v in found], indent=1))
     else:
@@ -41,6 +43,14 @@ def text(found: Sequence[Violation]) -> str:
     return "".join(
         f"{v.severity.upper():8}{v.id}\n        {v.where}: {v.what}\n        -> {v.remedy}\n" for v in found
     )
+
+
+def without_our_own(desk: Desk, plan: Plan | None, found: Sequence[Violation]) -> tuple[Violation, ...]:
+    """Leave out files that an undo put back as their processes had read them, only younger."""
+    if plan is None or not desk.journal_path.exists():
+        return tuple(found)
+    ours = {s.where for s in plan.steps if s.kind == "edit-config"}
+    return tuple(v for v in found if not (v.id.startswith("stale:") and v.where in ours))
 
 
 def refuse(found: Sequence[Violation]) -> None:

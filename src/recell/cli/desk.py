@@ -42,6 +42,16 @@ def options(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
 
 
+def lost_option(command: F) -> F:
+    """--lost, for what goes backward."""
+    return click.option(
+        "--lost",
+        multiple=True,
+        metavar="BROKER",
+        help="This new broker is dead for good: go back without asking it or waiting for what it held.",
+    )(command)
+
+
 class Desk:
     """Paths and loaders. Loaders raise BadInput with the command that makes the missing file."""
 
@@ -110,8 +120,10 @@ def world_of(deployment: Deployment) -> Iterator[RealWorld]:
         world.close()
 
 
-def engine_for(desk: Desk, plan: Plan, journal: Journal, world: Any, **more: Any) -> Engine:
-    context = Context(world, journal, plan.id, plan.fingerprints, desk.limits())
+def engine_for(
+    desk: Desk, plan: Plan, journal: Journal, world: Any, lost: frozenset[str] = frozenset(), **more: Any
+) -> Engine:
+    context = Context(world, journal, plan.id, plan.fingerprints, desk.limits(), lost)
     return Engine(bind(plan, context), journal, wait=world.wait, **more)
 
 
@@ -123,26 +135,35 @@ def drive(
     direction: Any,
     observer: Observer,
     pause_before: tuple[str, ...] = (),
+    lost: frozenset[str] = frozenset(),
     said: Mapping[str, Any] | None = None,
 ) -> None:
     """Be the one writer, take the hosts, and run in one direction. ``said``: the operator's words, which
     the journal keeps."""
+    hosts = hosts_of(plan, lost)
     with journal.writing(verb, direction) as epoch, world_of(desk.deployment()) as world:
         for key, value in (said or {}).items():
             journal.remember(OPERATOR, key, value)
-        world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts_of(plan))
-        engine = engine_for(desk, plan, journal, world, observer=observer, pause_before=pause_before)
+        world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts)
+        engine = engine_for(
+            desk, plan, journal, world, lost, observer=observer, pause_before=pause_before
+        )
         if direction == "forward":
             engine.forward()
         else:
             engine.backward()
-            world.release(*hosts_of(plan))
+            world.release(*hosts)
 
 
-def hosts_of(plan: Plan) -> list[str]:
-    """Hosts that steps act on or keep things on."""
+def new_brokers(plan: Plan) -> set[str]:
+    """Brokers that services move to."""
+    return {str(s.params["broker"]) for s in plan.steps if s.kind == "broker-account"}
+
+
+def hosts_of(plan: Plan, lost: frozenset[str] = frozenset()) -> list[str]:
+    """Hosts that steps act on or keep things on; without those that matter for lost brokers only."""
     return sorted(
-        {s.where for s in plan.steps}
+        {s.where for s in plan.steps if s.kind != "broker-account" or s.params["broker"] not in lost}
         | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", [])}
     )
 
@@ -163,6 +184,28 @@ def position(plan: Plan, journal: Journal) -> str:
     if not open_ and settled == {"backward"}:
         return "undone"
     return "applying" if direction == "forward" else "undoing"
+
+
+def standing(desk: Desk, plan: Plan) -> str:
+    """:func:`position` of the desk's own journal.
+
+    :raises BadInput: there is no journal, or it belongs to another plan.
+    """
+    journal = desk.journal(read_only=True)
+    try:
+        journal.belongs_to(plan.digest)
+        return position(plan, journal)
+    finally:
+        journal.close()
+
+
+def recalled(desk: Desk, key: str) -> Any:
+    """What the operator said once, as the journal keeps it; None: nothing."""
+    journal = desk.journal(read_only=True)
+    try:
+        return journal.recall(OPERATOR, key)
+    finally:
+        journal.close()
 
 
 def must_be_todays(plan: Plan, now: Deployment) -> None:

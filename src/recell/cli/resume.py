@@ -7,13 +7,15 @@ from pathlib import Path
 import click
 
 from recell.cli import apply, undo
-from recell.cli.desk import Desk, options, position, refuse_if
+from recell.cli.desk import Desk, lost_option, options, refuse_if, standing
+from recell.errors import BadInput
 
 
 @click.command("resume")
 @options
+@lost_option
 @click.option("--pause-before", multiple=True, metavar="STEP", help="Stop before this step.")
-def command(directory: Path, as_json: bool, pause_before: tuple[str, ...]) -> None:
+def command(directory: Path, as_json: bool, lost: tuple[str, ...], pause_before: tuple[str, ...]) -> None:
     """Go on where an apply or an undo stopped, was paused or was killed, in its direction.
 
     A step without an outcome is looked at first: not done, done, partial; or unknown, then recell
@@ -21,14 +23,11 @@ def command(directory: Path, as_json: bool, pause_before: tuple[str, ...]) -> No
     """
     desk = Desk(directory)
     plan = desk.plan()
-    journal = desk.journal()
-    try:
-        journal.belongs_to(plan.digest)
-        where = position(plan, journal)
-    finally:
-        journal.close()
+    where = standing(desk, plan)
     refuse_if(where, ("finished",), "resume")
     if where in ("undoing", "undone"):
-        undo.run(desk, plan, "resume", as_json, measure=True)
+        undo.run(desk, plan, "resume", as_json, measure=True, lost=lost)
     else:
+        if lost:
+            raise BadInput("there is no way forward with a lost broker", "Go back with: recell undo --lost")
         apply.run(desk, plan, "resume", as_json, pause_before, measure=True)

@@ -7,38 +7,47 @@ from pathlib import Path
 import click
 
 from recell.cli import measuring
-from recell.cli.desk import Desk, drive, options, position, refuse_if
+from recell.cli.desk import Desk, drive, lost_option, new_brokers, options, refuse_if, standing
 from recell.cli.output import observer
+from recell.errors import BadInput, Unreachable
 from recell.model.plan import Plan
 
 
 @click.command("undo")
 @options
+@lost_option
 @click.option("--no-measure", is_flag=True, help="Take no snapshots of guests and rows for the report.")
-def command(directory: Path, as_json: bool, no_measure: bool) -> None:
+def command(directory: Path, as_json: bool, lost: tuple[str, ...], no_measure: bool) -> None:
     """Go back to the former deployment, last step first, while users keep working.
 
     From the middle of an apply as well as after its success, until `recell finish`.
     """
     desk = Desk(directory)
     plan = desk.plan()
-    journal = desk.journal()
-    try:
-        journal.belongs_to(plan.digest)
-        where = position(plan, journal)
-    finally:
-        journal.close()
-    refuse_if(where, ("finished",), "undo")
-    run(desk, plan, "undo", as_json, measure=not no_measure)
+    refuse_if(standing(desk, plan), ("finished",), "undo")
+    run(desk, plan, "undo", as_json, measure=not no_measure, lost=lost)
 
 
-def run(desk: Desk, plan: Plan, verb: str, as_json: bool, *, measure: bool) -> None:
+def run(
+    desk: Desk, plan: Plan, verb: str, as_json: bool, *, measure: bool, lost: tuple[str, ...] = ()
+) -> None:
     """Backward, with measurements around it."""
+    unknown = set(lost) - new_brokers(plan)
+    if unknown:
+        raise BadInput(
+            f"--lost names no broker that this plan moves services to: {', '.join(sorted(unknown))}",
+            f"It can be: {', '.join(sorted(new_brokers(plan)))}",
+        )
     journal = desk.journal()
     try:
         if measure:
             measuring.before(desk, plan, journal, "backward")
-        drive(desk, plan, journal, verb, "backward", observer(as_json))
+        drive(desk, plan, journal, verb, "backward", observer(as_json), lost=frozenset(lost))
+    except Unreachable as error:
+        if lost:
+            raise
+        hint = f"or, when the new broker is dead for good: recell undo --lost {' '.join(new_brokers(plan))}"
+        raise Unreachable(error.sentence, f"{error.remedy}; {hint}") from None
     finally:
         journal.close()
     if not as_json:

@@ -130,9 +130,11 @@ def read_host_mappings(nova: NovaPort) -> dict[str, tuple[str, ...]]:
 def read_mapping_times(nova: NovaPort, ahead_s: float) -> tuple[MappingTimes, ...]:
     """``ahead_s``: how far the database's clock is ahead of ours."""
     return tuple(
-        MappingTimes(str(r["uuid"]), float(r["at"]) - ahead_s if r["at"] else 0.0)
+        MappingTimes(str(r["uuid"]), *(float(r[k]) - ahead_s if r[k] else 0.0 for k in ("made", "changed")))
         for r in nova.query(
-            "", "SELECT uuid, UNIX_TIMESTAMP(COALESCE(updated_at, created_at)) AS at FROM cell_mappings"
+            "",
+            "SELECT uuid, UNIX_TIMESTAMP(created_at) AS made, UNIX_TIMESTAMP(updated_at) AS changed"
+            " FROM cell_mappings",
         )
     )
 

@@ -158,10 +158,11 @@ class Moving:
 
 @dataclass(frozen=True)
 class MappingTimes:
-    """``changed``: when the row was last written, by this machine's clock; 0 when it doesn't say."""
+    """When the row was made and last written, by this machine's clock; 0 when it doesn't say."""
 
     uuid: str
-    changed: float
+    made: float
+    changed: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,18 @@ from recell.model.step import Direction, Finding, Truth
 
 @dataclass(frozen=True)
 class Context:
-    """What steps share. ``keep``: the directory name under which old values stay on their hosts."""
+    """What steps share. ``keep``: the directory name under which old values stay on their hosts.
+
+    ``lost``: brokers that the operator gave up. What they held can't be saved any more, so a step
+    neither asks them nor waits for what went through them.
+    """
 
     world: World
     journal: Journal
     keep: str
     fingerprints: tuple[Fingerprint, ...]
     limits: dict[str, float]
+    lost: frozenset[str] = frozenset()
 
 
 class BaseStep:
@@ -61,6 +66,9 @@ class BaseStep:
 
     def limit(self, name: str) -> float:
         return self.context.limits[name]
+
+    def is_lost(self, broker: str) -> bool:
+        return broker in self.context.lost
 
     def recall(self, key: str, default: Any = None) -> Any:
         return self.context.journal.recall(self.id, key, default)

@@ -37,6 +37,8 @@ class BrokerAccount(BaseStep):
         return {"vhost": has_vhost, "user": has_user, "permissions": permitted}
 
     def look(self, toward: Direction) -> Finding:
+        if toward == "backward" and self.is_lost(str(self.param("broker"))):
+            return Finding.done(f"{self.param('broker')} is lost, with what recell made there")
         there = self._seen = self._there()
         made: list[str] | None = self.recall("made")
         if toward == "forward":

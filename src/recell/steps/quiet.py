@@ -29,6 +29,8 @@ class Quiet(BaseStep):
         return Finding.not_done("a wait is taken anew each time")
 
     def act(self, toward: Direction) -> None:
+        if self.context.lost:
+            return  # what went through a lost broker does not come to an end
         nova = self.world.nova()
         before = nova.now()
         started = [
@@ -52,4 +54,6 @@ class Quiet(BaseStep):
             self.world.wait(POLL_S)
 
     def prove(self, toward: Direction) -> str:
+        if self.context.lost:
+            return f"not waited for: {', '.join(sorted(self.context.lost))} is lost"
         return "nothing begun before is under way"

@@ -37,7 +37,7 @@ class UnitStep(BaseStep):
         are this host's. Asking the broker costs seconds; a process without a connection isn't asked for.
         """
         unit = self.unit()
-        if not unit.running:
+        if not unit.running or self.is_lost(broker):
             return False
         pids = {
             p.pid
@@ -50,6 +50,17 @@ class UnitStep(BaseStep):
             return False
         served = {q.name for q in self.world.broker(broker).queues(vhost) if q.consumers}
         return all(f"{topic}.{self.param('nova_host')}" in served for topic in topics)
+
+    def end(self, broker: str, vhost: str) -> None:
+        """End the unit without losing a message that ``broker`` holds for it."""
+        self.world.stop_rpc_server(
+            self.spec.where,
+            str(self.param("unit")),
+            broker,
+            vhost,
+            self.limit("stop_s"),
+            lost=self.is_lost(broker),
+        )
 
     def await_consuming(self, broker: str, vhost: str, topics: list[str]) -> None:
         limit = self.limit("start_s")
@@ -101,13 +112,7 @@ class StartUnit(UnitStep):
             self.await_consuming(str(self.param("broker")), str(self.param("vhost")), self.param("topics"))
             return
         if unit.active not in ("inactive", "failed"):
-            self.world.stop_rpc_server(
-                self.spec.where,
-                name,
-                str(self.param("broker")),
-                str(self.param("vhost")),
-                self.limit("stop_s"),
-            )
+            self.end(str(self.param("broker")), str(self.param("vhost")))
         if unit.enabled:
             self.host.systemctl("disable", name)
 
@@ -147,9 +152,7 @@ class RestartRpc(UnitStep):
         name = str(self.param("unit"))
         unit = self.unit()
         if unit.active not in ("inactive", "failed") and not self._just_begun():
-            self.world.stop_rpc_server(
-                self.spec.where, name, source["broker"], source["vhost"], self.limit("stop_s")
-            )
+            self.end(source["broker"], source["vhost"])
         self.host.systemctl("start", name)
         self.await_consuming(target["broker"], target["vhost"], self.param("topics"))
 

@@ -191,21 +191,26 @@ def templates(facts: Facts) -> Iterator[Diagnosis]:
 
 
 def cached(facts: Facts) -> Iterator[Diagnosis]:
-    """Processes that were begun before a mapping was last written go on with the old one."""
+    """Processes that were begun before a mapping was made or written go on without it, or with the old
+    one. What a changed mapping was before, nobody can see: it may mean the same."""
     offsets = {h.name: h.clock_offset_s for h in facts.deployment.hosts}
-    times = {t.uuid: t.changed for t in facts.mapping_times}
     for s in api_level(facts):
         if not s.started_at:
             continue
-        began = s.started_at - offsets.get(s.host, 0.0)
-        late = [m for m in facts.deployment.mappings if times.get(m.uuid, 0.0) > began + CLOCK_SLACK_S]
-        if late:
+        began = s.started_at - offsets.get(s.host, 0.0) + CLOCK_SLACK_S
+        new = [t.uuid for t in facts.mapping_times if t.made > began]
+        late = [t.uuid for t in facts.mapping_times if t.changed > began and t.uuid not in new]
+        if new or late:
             yield Diagnosis(
                 f"mapping:cached:{s.host}:{s.unit}",
-                "error",
+                "error" if new else "warning",
                 s.host,
-                f"{s.unit} began before the mapping of {some(name(m) for m in late)} was last written",
-                "It goes on with what it loaded: lists miss instances with a 200; SIGHUP does not help",
+                f"{s.unit} began before the mapping of {some(facts.cell_name(u) for u in new or late)} was"
+                f" {'made' if new else 'last written'}",
+                "It does not know that cell: lists leave out its instances with a 200"
+                if new
+                else "It goes on with what it loaded, also when the cell's URLs are others by now; SIGHUP doesn't"
+                " help",
                 f"Restart {s.unit} on {s.host}, one host at a time behind the proxy",
             )
 
