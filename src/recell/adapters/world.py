@@ -67,6 +67,7 @@ class RealWorld:
         self._proxies: dict[str, HaproxySocket] = {}
         self._nova: NovaDatabases | None = None
         self._fence: Fence | None = None
+        self._claimed: tuple[str, ...] = ()
 
     def host(self, name: str) -> SshHost:
         with self._lock:
@@ -109,7 +110,7 @@ class RealWorld:
                     if not secrets.api_database:
                         continue
                     nova = NovaDatabases(host, secrets.api_database, secrets.transport_url,
-                                         secrets.database)
+                                         secrets.database, self._permit)
                     nova.now()
                 except RecellError as error:
                     trouble = error
@@ -152,14 +153,27 @@ class RealWorld:
         with self._lock:
             self._fence = fence
         self._each(names, lambda host: host.claim(fence))
+        with self._lock:
+            self._claimed = names
 
     def release(self, *hosts: str) -> None:
         """Give the hosts back; one that was never claimed is left alone."""
         names = hosts or tuple(h.name for h in self.deployment.hosts)
         self._each(names, lambda host: host.release())
         with self._lock:
+            self._claimed = tuple(n for n in self._claimed if n not in names)
             if not hosts:
                 self._fence = None
+
+    def _permit(self) -> None:
+        """Ask a claimed host whether it is still ours: what it refuses, the databases shall not get.
+
+        :raises Locked: another machine took the journal over.
+        """
+        with self._lock:
+            claimed = self._claimed[:1]
+        for name in claimed:
+            self.host(name).run(["true"])
 
     def _each(self, names: tuple[str, ...], act: Callable[[SshHost], None]) -> None:
         """On all at once; the first error, in the order of names, after all have ended."""

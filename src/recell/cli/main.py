@@ -9,7 +9,21 @@ from typing import Any
 import click
 
 from recell import __version__
-from recell.cli import apply, check, doctor, finish, plan, report, resume, scan, status, undo, verify
+from recell.cli import (
+    apply,
+    check,
+    doctor,
+    finish,
+    plan,
+    report,
+    resume,
+    runbook,
+    scan,
+    status,
+    takeover,
+    undo,
+    verify,
+)
 from recell.errors import EXIT_CODES, RecellError
 
 _CODES = "\n".join(f"  {code:>3}  {EXIT_CODES[code].word}" for code in sorted(EXIT_CODES))
@@ -55,9 +69,11 @@ for command in (
     scan.command,
     plan.command,
     check.command,
+    runbook.command,
     apply.command,
     status.command,
     resume.command,
+    takeover.command,
     undo.command,
     verify.command,
     report.command,

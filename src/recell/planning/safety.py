@@ -7,24 +7,28 @@ failure then costs more than it should. A safe point is a place between two step
 
 from __future__ import annotations
 
-from recell.model.plan import Plan, PlanStep
+from collections.abc import Sequence
+from dataclasses import replace
+
+from recell.model.plan import PlanStep
 
 BEGINNING = "the beginning"
+RESTARTS = ("restart-api", "restart-rpc", "recycle-compute")
 
 
-def safe_points(plan: Plan) -> dict[str, str]:
-    """step id -> the last step after which the plan can be left, at or before that step's end; its own
-    id when it is one. Of steps that act forward; :data:`BEGINNING` before the first."""
-    out: dict[str, str] = {}
+def with_safe_points(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
+    """The same steps, each naming the last one, at or before itself, after which the plan can be left;
+    :data:`BEGINNING` when that is before the first. Steps that act backward only name none."""
     open_: set[tuple[str, str]] = set()
     last = BEGINNING
-    forward = [s for s in plan.steps if s.acts != "backward"]
+    forward = [s for s in steps if s.acts != "backward"]
+    named: dict[str, str] = {}
     for index, step in enumerate(forward):
         _move(step, forward[index + 1 :], open_)
         if not open_:
             last = step.id
-        out[step.id] = last
-    return out
+        named[step.id] = last
+    return tuple(replace(s, safe_point=named.get(s.id, "")) for s in steps)
 
 
 def _move(step: PlanStep, later: list[PlanStep], open_: set[tuple[str, str]]) -> None:
@@ -38,19 +42,20 @@ def _move(step: PlanStep, later: list[PlanStep], open_: set[tuple[str, str]]) ->
             open_.discard(bracket)
     if step.kind == "edit-config" and _reader(step, later):
         open_.add(here)
-    if here in open_ and step.kind in RESTARTS and not any(
-        _reads_edited(s, step.where, later) for s in later if s.kind in RESTARTS
+    if (
+        here in open_
+        and step.kind in RESTARTS
+        and not any(_reads_edited(s, step.where, later) for s in later if s.kind in RESTARTS)
     ):
         open_.discard(here)
-
-
-RESTARTS = ("restart-api", "restart-rpc", "recycle-compute")
 
 
 def _reader(edit: PlanStep, later: list[PlanStep]) -> bool:
     """Whether a later step restarts what reads the edited file."""
     path = str(edit.params.get("path", ""))
-    return any(s.where == edit.where and s.kind in RESTARTS and path in s.params.get("reads", ()) for s in later)
+    return any(
+        s.where == edit.where and s.kind in RESTARTS and path in s.params.get("reads", ()) for s in later
+    )
 
 
 def _reads_edited(restart: PlanStep, where: str, later: list[PlanStep]) -> bool:

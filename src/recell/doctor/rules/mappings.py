@@ -209,8 +209,8 @@ def cached(facts: Facts) -> Iterator[Diagnosis]:
                 f" {'made' if new else 'last written'}",
                 "It does not know that cell: lists leave out its instances with a 200"
                 if new
-                else "It goes on with what it loaded, also when the cell's URLs are others by now; SIGHUP doesn't"
-                " help",
+                else "It goes on with what it loaded, also when the cell has other URLs by now; SIGHUP"
+                " does not help",
                 f"Restart {s.unit} on {s.host}, one host at a time behind the proxy",
             )
 
