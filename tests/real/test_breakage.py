@@ -29,6 +29,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield directory
     # Their configuration was written and put back: younger than they are, though the same.
     for host in ("ctl1", "ctl2"):
+        on(host, "systemctl", "kill", "--signal=SIGKILL", "nova-conductor")
         on(host, "systemctl", "restart", "nova-conductor")
 
 

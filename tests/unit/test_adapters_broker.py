@@ -24,8 +24,8 @@ _CONNECTIONS = (
 _ANSWERS = {
     "eval rabbit_misc:version().": '"3.10.8"\n',
     "eval node().": "rabbit@mq1\n",
-    "eval rabbit_alarm:get_alarms().":
-        "[{{resource_limit,memory,rabbit@mq1},[]},{{resource_limit,disk,'rabbit@mq-2'},[]}]\n",
+    "eval {rabbit_misc:version(), rabbit_alarm:get_alarms()}.":
+        "{\"3.10.8\",[{{resource_limit,memory,rabbit@mq1},[]},{{resource_limit,disk,'rabbit@mq-2'},[]}]}\n",
     "--formatter json cluster_status": '{"running_nodes":["rabbit@mq2","rabbit@mq1"]}',
     "list_vhosts name": "name\n/\ncell1\n",
     "list_users": "user\ttags\nguest\t[administrator]\nnova\t[]\n",
@@ -59,9 +59,9 @@ class Host:
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
         user: str | None = None,
     ) -> Finished:
-        assert list(argv[:2]) == ["rabbitmqctl", "-q"]
+        assert argv[0] == "env" and list(argv[2:4]) == ["rabbitmqctl", "-q"]
         assert user == "rabbitmq"
-        words = " ".join(argv[2:])
+        words = " ".join(argv[4:])
         self.asked.append((words, stdin))
         if self.down:
             return Finished(69, b"", b"Error: unable to perform an operation on node 'rabbit@mq1'.")

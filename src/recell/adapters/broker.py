@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from recell.adapters.ports import ConnectionInfo, Consumer, Finished, HostPort, QueueInfo
 from recell.errors import BadInput, Denied, RecellError, StepFailed, Unreachable, Unsupported
 
+_CTL = ("env", "RABBITMQ_CTL_ERL_ARGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
+"""One scheduler that doesn't spin: starting Erlang is all that most questions cost."""
 _ACCOUNT = "rabbitmq"
 """rabbitmqctl runs as the broker's own account: it needs its cookie, and run as root Debian's
 wrapper would pass the arguments through a shell."""
@@ -35,13 +37,14 @@ _RECENT = 60.0
 class RabbitCluster:
     """:class:`~recell.adapters.ports.BrokerPort`; asks the first of its hosts that answers."""
 
-    def __init__(self, name: str, hosts: Sequence[HostPort]) -> None:
+    def __init__(self, name: str, hosts: Sequence[HostPort], version: str = "") -> None:
+        """``version``: when it is known already; asking for it takes a second."""
         if not hosts:
             raise BadInput(f"the broker {name} has no host", "Name the hosts of its nodes")
         self.name = name
         self._hosts = list(hosts)
         self._lock = threading.Lock()
-        self._version = ""
+        self._version = version
         self._answered_last = ""
         self._answered_at = 0.0
 
@@ -76,21 +79,30 @@ class RabbitCluster:
         )
 
     def consumers(self, vhost: str) -> tuple[Consumer, ...]:
-        with ThreadPoolExecutor(3) as pool:
-            # In this order: what appears between the first and the last is left out, not misread.
-            listed = pool.submit(self._rows, "list_consumers", "queue_name\t", "-p", _safe(vhost))
-            listed.result()
+        return self.clients([vhost])[0]
+
+    def clients(
+        self, vhosts: Sequence[str]
+    ) -> tuple[tuple[Consumer, ...], tuple[ConnectionInfo, ...]]:
+        """The consumers of some vhosts, and all connections of the broker."""
+        # In this order: what appears between the first and the last is left out, not misread.
+        listed = [
+            row
+            for vhost in vhosts
+            for row in self._rows("list_consumers", "queue_name\t", "-p", _safe(vhost))
+        ]
+        with ThreadPoolExecutor(2) as pool:
             channels = pool.submit(self._list, "list_channels", ["pid", "connection"])
             connections = pool.submit(self._connections)
             channel_of = {row[0]: row[1] for row in channels.result()}
             by_pid = connections.result()
         found = []
-        for row in listed.result():
+        for row in listed:
             connection = by_pid.get(channel_of.get(row[1], ""))
             if connection is not None:
                 found.append(Consumer(row[0], connection.name, connection.peer_host,
                                       connection.peer_port, connection.client_name))
-        return tuple(found)
+        return tuple(found), tuple(by_pid.values())
 
     def connections(self) -> tuple[ConnectionInfo, ...]:
         return tuple(self._connections().values())
@@ -101,7 +113,9 @@ class RabbitCluster:
                 for row in self._list("list_connections", columns) if row[5].isdigit()}
 
     def alarms(self) -> tuple[str, ...]:
-        text = self._ask("eval", "rabbit_alarm:get_alarms().")
+        text = self._ask("eval", "{rabbit_misc:version(), rabbit_alarm:get_alarms()}.")
+        with self._lock:
+            self._version = self._version or text.partition('"')[2].partition('"')[0]
         return tuple(sorted({f"{m[1]} on {m[2]}" if m[1] else "file descriptors"
                              for m in _ALARM.finditer(text)}))
 
@@ -203,7 +217,7 @@ class RabbitCluster:
         """On the first host that answers; a change that was tried is not tried on another."""
         trouble: RecellError | None = None
         for host in list(self._hosts):
-            argv = ["rabbitmqctl", "-q", *words]
+            argv = [*_CTL, *words]
             stdin = b"" if secret is None else secret.encode() + b"\n"
             try:
                 if change:
@@ -235,7 +249,7 @@ class RabbitCluster:
         raise trouble
 
     def _probe(self, host: HostPort) -> None:
-        argv = ["rabbitmqctl", "-q", "eval", "node()."]
+        argv = [*_CTL, "eval", "node()."]
         try:
             self._answered(host, host.query(argv, timeout=_TIMEOUT, user=_ACCOUNT))
         except Unreachable as error:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from recell.cli import check as check_command
-from recell.cli import measuring
+from recell.cli import completion, measuring
 from recell.cli import observe as observe_command
 from recell.cli.desk import (
     OPERATOR,
@@ -46,7 +46,11 @@ from recell.preflight import check
     " stand in the way is said at once.",
 )
 @click.option(
-    "--pause-before", multiple=True, metavar="STEP", help="Stop before this step (again and again)."
+    "--pause-before",
+    multiple=True,
+    metavar="STEP",
+    shell_complete=completion.steps,
+    help="Stop before this step (again and again).",
 )
 @click.option(
     "--backup",

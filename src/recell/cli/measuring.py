@@ -68,7 +68,7 @@ def measure(
     start, goal = picture if direction == "forward" else picture[::-1]
     return Measurement(
         kind=plan.kind,
-        outcome=_outcome(where, runs),
+        outcome=_outcome(where, runs, direction),
         window=window,
         duration_s=window.end - window.start,
         api=figures.api,
@@ -96,11 +96,14 @@ def _end(runs: list[Run]) -> float:
     return (runs[-1].ended or time.time()) if runs else time.time()
 
 
-def _outcome(where: str, runs: list[Run]) -> str:
+def _outcome(where: str, runs: list[Run], direction: Direction) -> str:
+    """Of this direction's last run, whatever came of the conversion since."""
     last = runs[-1].outcome if runs else None
-    if where in ("applied", "finished"):
+    if last == "done":
+        return "succeeded" if direction == "forward" else "undone"
+    if where in ("applied", "finished"):  # its last words were not written
         return "succeeded"
-    if where == "undone":
+    if where == "undone" and direction == "backward":
         return "undone"
     if last == "paused":
         return "paused"

@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 from recell.adapters.broker import RabbitCluster
 from recell.adapters.conf import Config
 from recell.adapters.nova_db import NovaDatabases
-from recell.adapters.ports import BrokerPort, ConnectionInfo, HostPort, NovaPort, RawMapping
+from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort, RawMapping
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
 from recell.discovery.services import Found, find_services
@@ -282,9 +282,9 @@ def _count(nova: NovaPort, cell: str) -> int:
 
 def _clusters(
     hosts: dict[str, SshHost], seen: Sequence[_Seen], note: Trouble
-) -> list[tuple[Broker, BrokerPort]]:
+) -> list[tuple[Broker, RabbitCluster]]:
     """One Broker per set of nodes that know each other."""
-    out: list[tuple[Broker, BrokerPort]] = []
+    out: list[tuple[Broker, RabbitCluster]] = []
     done: set[str] = set()
     by_hostname = {one.facts.hostname: one.facts.name for one in seen}
     for one in seen:
@@ -297,26 +297,32 @@ def _clusters(
     return out
 
 
-def _cluster(hosts: dict[str, SshHost], name: str, by_hostname: dict[str, str]) -> tuple[Broker, BrokerPort]:
+def _cluster(
+    hosts: dict[str, SshHost], name: str, by_hostname: dict[str, str]
+) -> tuple[Broker, RabbitCluster]:
     """The cluster that the node on this host belongs to."""
-    nodes = RabbitCluster(name, (hosts[name],)).running_nodes()
+    cluster = RabbitCluster(name, (hosts[name],))
+    alarms = cluster.alarms()  # tells the version too
+    nodes, version = cluster.running_nodes(), cluster.version()
     short = [n.partition("@")[2].partition(".")[0] for n in nodes]
     members = sorted({*(by_hostname[n] for n in short if n in by_hostname), name})
-    port = RabbitCluster(members[0], tuple(hosts[m] for m in members))
-    broker = Broker(members[0], tuple(members), nodes, port.version(), port.vhosts(), alarms=port.alarms())
-    return broker, port
+    port = RabbitCluster(members[0], tuple(hosts[m] for m in members), version)
+    found = Broker(members[0], tuple(members), nodes, version, port.vhosts(), alarms=alarms)
+    return found, port
 
 
-def _connected(broker: Broker, port: BrokerPort) -> tuple[dict[str, set[str]], tuple[ConnectionInfo, ...]]:
+def _connected(
+    broker: Broker, port: RabbitCluster
+) -> tuple[dict[str, set[str]], tuple[ConnectionInfo, ...]]:
     """connection -> queues that it takes from; and all connections."""
     queues: dict[str, set[str]] = {}
-    for vhost in broker.vhosts:
-        for consumer in port.consumers(vhost):
-            queues.setdefault(consumer.connection, set()).add(consumer.queue)
-    return queues, port.connections()
+    consumers, connections = port.clients(broker.vhosts)
+    for consumer in consumers:
+        queues.setdefault(consumer.connection, set()).add(consumer.queue)
+    return queues, connections
 
 
-def _clients(ports: list[tuple[Broker, BrokerPort]], seen: Sequence[_Seen]) -> tuple[Client, ...]:
+def _clients(ports: list[tuple[Broker, RabbitCluster]], seen: Sequence[_Seen]) -> tuple[Client, ...]:
     by_ip = {ip: one.facts.name for one in seen for ip in one.facts.ips}
     groups: dict[tuple[str, str, str, str, str], tuple[int, set[str]]] = {}
     with ThreadPoolExecutor(max(1, len(ports))) as pool:
