@@ -101,6 +101,8 @@ def test_everything_works_before(story: Story, api: Api) -> None:
     assert said == "Nothing stands in the way.\n"
     dry = recell("apply", "--dry-run", directory=story.directory).stdout
     assert "nothing was changed" in dry and picture() == story.before
+    observed = recell("apply", "--observe", directory=story.directory).stdout
+    assert "nothing was written" in observed and "BAD" not in observed and picture() == story.before
 
 
 def test_there_killed_on_the_way_while_users_work(story: Story) -> None:

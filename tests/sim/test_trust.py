@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 
 from recell.adapters import dry, ports
 from recell.adapters.dry import DryWorld
-from recell.cli import apply
+from recell.cli import apply, observe
 from recell.cli.main import main
 from recell.engine import Engine
 from recell.errors import BadInput
@@ -26,6 +27,7 @@ from recell.model.step import Truth
 from recell.planning import runbook
 from recell.planning.safety import BEGINNING
 from recell.planning.split import plan_split
+from recell.preflight import consistency
 from recell.steps import Context, bind
 from recell.steps.registry import KINDS
 from tests.sim.cloud import LAYOUT, REMOVE, build, layout, scan
@@ -258,3 +260,30 @@ def test_the_command_prints_both_ways_and_no_secret(tmp_path: Path) -> None:
     assert "s3cret" not in said.stdout and "dbpw" not in said.stdout
     content = json.loads(CliRunner().invoke(main, ["runbook", "--dir", str(top), "--json"]).stdout)
     assert content["position"] == "new" and len(content["back"]) > 20 and "forth" not in content
+
+
+def test_the_command_observes_and_says_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, _ = drafted()
+    before = world.picture()
+
+    @contextlib.contextmanager
+    def mine(_: Any) -> Any:
+        yield world
+
+    def proof(_: Any, __: Any) -> str:
+        return "all is well"
+
+    monkeypatch.setattr(observe, "world_of", mine)
+    monkeypatch.setattr(observe, "scan", lambda hosts, at: scan(world))
+    monkeypatch.setattr(consistency, "PROOFS", (("instances", proof),))
+    monkeypatch.setattr(observe, "check", lambda *_: ())
+    top = desk(tmp_path)
+    said = CliRunner().invoke(main, ["apply", "--observe", "--dir", str(top)])
+    assert said.exit_code == 0, said.output
+    assert "nothing was written" in said.stdout and "ok   instances: all is well" in said.stdout
+    assert world.picture() == before and not (top / "journal.sqlite").exists()
+    old = world.hosts["ctl2"].files["/etc/nova/nova.conf"]
+    world.hosts["ctl2"].files["/etc/nova/nova.conf"] = replace(old, content=old.content + b"# hm\n")
+    said = CliRunner().invoke(main, ["apply", "--observe", "--json", "--dir", str(top)])
+    content = json.loads(said.stdout)
+    assert said.exit_code == 7 and {t[0] for t in content["trouble"]} >= {"plan", "ctl2/nova-conf"}

@@ -44,6 +44,7 @@ class PlacementApi:
         self._doors: dict[tuple[str, int], Path] = {}
         self._url = ""
         self._token = ""
+        self._context: ssl.SSLContext | bool | None = None
 
     def look(self, suspicious: Callable[[str, str], bool] = lambda uuid, name: False) -> Placement:
         """Every root provider with its consumers; traits are asked of suspicious ones only."""
@@ -130,7 +131,8 @@ class PlacementApi:
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         where = f"{host}:{port}"
         try:
-            transport = httpx2.HTTPTransport(uds=str(self._door(host, port)), verify=self._tls())
+            verify = parts.scheme == "https" and self._tls()
+            transport = httpx2.HTTPTransport(uds=str(self._door(host, port)), verify=verify)
             with httpx2.Client(transport=transport, timeout=_TIMEOUT) as client:
                 answer = client.request(method, url, **more)
         except (httpx2.HTTPError, OSError) as error:
@@ -149,11 +151,17 @@ class PlacementApi:
         return self._doors[host, port]
 
     def _tls(self) -> ssl.SSLContext | bool:
+        """As nova.conf says; loading certificates takes long, so once."""
+        if self._context is None:
+            self._context = self._new_context()
+        return self._context
+
+    def _new_context(self) -> ssl.SSLContext | bool:
         if self._config.get("placement", "insecure").lower() in ("true", "1", "yes"):
             return False
         path = self._config.get("placement", "cafile")
         content = self._via.read(path) if path else None
-        return ssl.create_default_context(cadata=content.decode()) if content else True
+        return ssl.create_default_context(cadata=content.decode() if content else None)
 
 
 def _domain(by_id: str, by_name: str) -> dict[str, str]:

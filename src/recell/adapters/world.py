@@ -15,7 +15,7 @@ from recell.adapters.ports import HostPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
-from recell.errors import BadInput, RecellError, StalePlan, Unsupported
+from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
 from recell.model.deployment import Deployment, NovaService
 
 
@@ -171,9 +171,16 @@ class RealWorld:
         :raises Locked: another machine took the journal over.
         """
         with self._lock:
-            claimed = self._claimed[:1]
+            claimed = self._claimed
+        silent: Unreachable | None = None
         for name in claimed:
-            self.host(name).run(["true"])
+            try:
+                self.host(name).run(["true"])
+                return
+            except Unreachable as error:
+                silent = error  # any of them can tell
+        if silent is not None:
+            raise silent
 
     def _each(self, names: tuple[str, ...], act: Callable[[SshHost], None]) -> None:
         """On all at once; the first error, in the order of names, after all have ended."""

@@ -14,6 +14,7 @@ from recell.cli import (
     check,
     completion,
     doctor,
+    export,
     finish,
     plan,
     report,
@@ -76,6 +77,7 @@ def main() -> None:
       recell runbook                     the way back by hand, should recell not be there
       recell apply                   ->  journal.sqlite    does it, while users keep working
       recell verify, recell report   ->  report.html, report.json
+      recell export --to TOOL            what Ansible or Puppet must learn, so that they keep it
       recell undo                        back, also after success, until: recell finish
       recell takeover                    go on from another machine; the first one is fenced
 
@@ -97,6 +99,7 @@ for command in (
     undo.command,
     verify.command,
     report.command,
+    export.command,
     finish.command,
     completion.command,
 ):
