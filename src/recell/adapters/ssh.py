@@ -257,6 +257,9 @@ class SshHost:
         if "ermission denied" in text or "not permitted" in text:
             return Denied(f"{_doing(what)} is not permitted on {where}: {text}",
                           "recell must be root there")
+        if "No space left" in text or "Read-only file system" in text or "quota exceeded" in text:
+            return StepFailed(f"{_doing(what)} failed on {where}: {text}",
+                              "Make room there, then: recell resume")
         kind = StepFailed if changing else Unreachable
         return kind(f"{_doing(what)} failed on {where}: {text}", "Look at that host")
 
