@@ -21,7 +21,7 @@ from recell.errors import Unreachable
 from recell.model.deployment import Deployment
 from recell.model.health import Placement, Provider
 from tests.sim.cloud import NOVA_CONF, build, scan
-from tests.unit.test_doctor import record
+from tests.unit.doctor_plants import record
 from tests.unit.test_doctor_gathering import nova, root, server
 
 __all__ = ["nova", "root", "server"]

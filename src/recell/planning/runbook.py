@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recell.model.plan import Plan, PlanStep
@@ -54,9 +54,12 @@ class _Book:
 def back(plan: Plan, recall: Recall) -> tuple[Hand, ...]:
     """From the end to the beginning; of a plan that is half applied only what was begun has an effect."""
     book = _Book(plan, recall)
-    return tuple(
-        h for s in reversed(plan.steps) if s.acts != "forward" for h in _KINDS[s.kind](book, s, True)
-    )
+    out: list[Hand] = []
+    for step in reversed(plan.steps):
+        if step.acts != "forward":
+            title = step.undone if step.acts == "both" else step.title
+            out += [replace(h, title=title) for h in _KINDS[step.kind](book, step, True)]
+    return tuple(out)
 
 
 def forth(plan: Plan, recall: Recall) -> tuple[Hand, ...]:
