@@ -111,6 +111,20 @@ class Paused(RecellError):
     word = "paused"
 
 
+class Ailing(RecellError):
+    """`doctor` found errors: something fails today, or will at its next use."""
+
+    exit_code = 20
+    word = "ailing"
+
+
+class Unchecked(RecellError):
+    """`doctor` found no error, and could not make every check."""
+
+    exit_code = 21
+    word = "unchecked"
+
+
 EXIT_CODES: dict[int, type[RecellError]] = {
     kind.exit_code: kind
     for kind in (
@@ -125,6 +139,8 @@ EXIT_CODES: dict[int, type[RecellError]] = {
         Unknowable,
         VerifyFailed,
         Paused,
+        Ailing,
+        Unchecked,
         RecellError,
     )
 }

@@ -20,6 +20,8 @@ import yaml
 STATE = Path("/var/lib/recell-lab")
 TOP = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+BACKUP = ("--backup", "none is needed: the lab is raised anew in minutes")
+"""What a human must say before recell writes to databases."""
 
 
 def lab(*words: str, timeout: float = 900) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.clouds import STATE, TOP, on, recell
+from tests.real.clouds import BACKUP, STATE, TOP, on, recell
 
 pytestmark = pytest.mark.real
 
@@ -90,7 +90,7 @@ def test_a_broker_that_is_down_and_a_password_that_differs(desk: Path) -> None:
     on("mq4", "rabbitmqctl", "-q", "add_user", "nova", "quite-another-one")
     try:
         assert "another password" in recell("check", directory=desk, expect=7).stdout
-        sentence(desk, 7, "apply")
+        sentence(desk, 7, "apply", *BACKUP)
         assert not (desk / "journal.sqlite").exists()
     finally:
         on("mq4", "rabbitmqctl", "-q", "delete_user", "nova")
@@ -118,15 +118,21 @@ def test_stale_and_edited_plans(desk: Path) -> None:
     plan = desk / "plan.json"
     good = plan.read_text()
     plan.write_text(good.replace("mq4:5672", "mq5:5672", 1))
-    assert "edited" in sentence(desk, 8, "apply")
+    assert "edited" in sentence(desk, 8, "apply", *BACKUP)
     plan.write_text(good)
     on("ctl2", "cp", "-p", "/etc/nova/nova.conf", "/etc/nova/nova.conf.kept")
     on("ctl2", "sh", "-c", "echo '# somebody was here' >> /etc/nova/nova.conf")
     try:
-        sentence(desk, 8, "apply")
+        sentence(desk, 8, "apply", *BACKUP)
         assert not (desk / "journal.sqlite").exists()
     finally:
         on("ctl2", "mv", "/etc/nova/nova.conf.kept", "/etc/nova/nova.conf")
+
+
+def test_a_backup_must_be_named(desk: Path) -> None:
+    recell("plan", directory=desk)
+    said = sentence(desk, 3, "apply")
+    assert "backup" in said and "cell1" in said and not (desk / "journal.sqlite").exists()
 
 
 def test_two_recells_at_once(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -148,10 +154,10 @@ def test_two_recells_at_once(desk: Path, tmp_path_factory: pytest.TempPathFactor
         first.wait()
     (desk / "journal.sqlite").unlink()
     # Another directory, the same cloud: the hosts themselves refuse.
-    recell("apply", "--no-measure", "--pause-before", "mapping/cell1", directory=desk, expect=13)
+    recell("apply", *BACKUP, "--no-measure", "--pause-before", "mapping/cell1", directory=desk, expect=13)
     other = tmp_path_factory.mktemp("other")
     for name in ("deployment.json", "layout.yaml", "plan.json"):
         shutil.copy(desk / name, other)
-    sentence(other, 9, "apply", "--no-measure")
+    sentence(other, 9, "apply", *BACKUP, "--no-measure")
     recell("undo", "--no-measure", directory=desk)
     assert "absent" in on("ctl1", "sh", "-c", "test -s /var/lib/recell/owner && echo there || echo absent")

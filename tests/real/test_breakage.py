@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from recell.journal import Journal
-from tests.real.clouds import STATE, TOP, Api, lab, on, recell, report, users, wait_until
+from tests.real.clouds import BACKUP, STATE, TOP, Api, lab, on, recell, report, users, wait_until
 from tests.real.test_conversion import picture
 
 pytestmark = pytest.mark.real
@@ -39,8 +39,8 @@ def before(desk: Path) -> dict[str, object]:
 
 
 def paused_before(step: str, directory: Path) -> None:
-    verb = "resume" if (directory / "journal.sqlite").exists() else "apply"
-    recell(verb, "--pause-before", step, directory=directory, expect=13)
+    verb = ["resume"] if (directory / "journal.sqlite").exists() else ["apply", *BACKUP]
+    recell(*verb, "--pause-before", step, directory=directory, expect=13)
 
 
 def test_a_controllers_disk_is_full(desk: Path, before: dict[str, object]) -> None:
@@ -110,7 +110,7 @@ def test_back_without_the_new_broker(desk: Path, before: dict[str, object], api:
 def test_there_again_with_the_broker_back(desk: Path, before: dict[str, object]) -> None:
     requests = desk / "requests.jsonl"
     with users(requests, "--boot", "4"):
-        recell("apply", directory=desk)
+        recell("apply", *BACKUP, directory=desk)
         recell("undo", directory=desk)
     recell("report", "--of", "undo", "--requests", str(requests), directory=desk)
     found = report(desk / "undo")

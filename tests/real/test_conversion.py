@@ -16,7 +16,19 @@ from typing import Any
 import pytest
 
 from recell.model.plan import load_plan
-from tests.real.clouds import STATE, TOP, Api, lab, on, recell, recell_killed, report, users, wait_until
+from tests.real.clouds import (
+    BACKUP,
+    STATE,
+    TOP,
+    Api,
+    lab,
+    on,
+    recell,
+    recell_killed,
+    report,
+    users,
+    wait_until,
+)
 from tests.real.exercise import exercise
 
 pytestmark = pytest.mark.real
@@ -89,12 +101,14 @@ def test_everything_works_before(story: Story, api: Api) -> None:
     assert said == "Nothing stands in the way.\n"
     dry = recell("apply", "--dry-run", directory=story.directory).stdout
     assert "nothing was changed" in dry and picture() == story.before
+    observed = recell("apply", "--observe", directory=story.directory).stdout
+    assert "nothing was written" in observed and "BAD" not in observed and picture() == story.before
 
 
 def test_there_killed_on_the_way_while_users_work(story: Story) -> None:
     d = story.directory
     with users(story.requests, "--boot", "12"):
-        paused = recell("apply", "--pause-before", "ctl1/drain", directory=d, expect=13)
+        paused = recell("apply", *BACKUP, "--pause-before", "ctl1/drain", directory=d, expect=13)
         assert "paused before ctl1/drain" in paused.stderr
         recell_killed("ctl1/nova-conf", "acted", "resume", directory=d)
         recell_killed("ctl1/nova-scheduler", "inside", "resume", directory=d)
@@ -110,6 +124,9 @@ def test_it_is_what_was_wanted(story: Story, api: Api) -> None:
     recell("verify", directory=story.directory)
     again = recell("apply", "--no-measure", directory=story.directory)
     assert "Done" in again.stdout
+    health = json.loads(recell("doctor", "--json", directory=story.directory).stdout)["findings"]
+    # The cell's conductors and console proxies go on as they were begun: known, and harmless.
+    assert {f["id"].partition(":")[0] for f in health} <= {"prepared"}, health
     exercise(api, "after")
     api_clients = on("mq4", "rabbitmqctl", "-q", "list_connections", "peer_host")
     assert not {f"10.77.0.5{n}" for n in range(1, 5)} & set(api_clients.split())
@@ -208,10 +225,10 @@ def test_killed_at_every_step(tmp_path: Path, moment: str, then: str) -> None:
     with users(requests, "--boot", "8"):
         for step in steps:
             verb = "apply" if step == steps[0] or then == "undo" else "resume"
-            recell_killed(step, moment, verb, directory=tmp_path)
+            recell_killed(step, moment, verb, *(BACKUP if verb == "apply" else ()), directory=tmp_path)
             if then == "undo":
                 recell("undo", directory=tmp_path)
                 assert picture() == before
-        recell("resume" if then == "resume" else "apply", directory=tmp_path)
+        recell(*(("resume",) if then == "resume" else ("apply", *BACKUP)), directory=tmp_path)
     recell("report", "--of", "apply", "--requests", str(requests), directory=tmp_path)
     unharmed(report(tmp_path), "succeeded")

@@ -267,7 +267,7 @@ def test_a_row_changed_behind_novas_back(lab: Lab, users: Callable[..., Users]) 
     was = lab.nova.query(lab.cell("cell1"), "SELECT display_description AS d FROM instances "
                          "WHERE uuid = %s", (victim,))[0]["d"]
     where = f" WHERE uuid = '{victim}';"
-    statement = "UPDATE instances SET updated_at = updated_at, display_description = {}" + where  # noqa: S608
+    statement = "UPDATE instances SET updated_at = updated_at, display_description = {}" + where
     with users() as at_work:
         lab.sql(statement.format("'changed'"))
         at_work.work(5)

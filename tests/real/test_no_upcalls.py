@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.clouds import STATE, TOP, Api, lab, on, recell, report, users
+from tests.real.clouds import BACKUP, STATE, TOP, Api, lab, on, recell, report, users
 from tests.real.exercise import exercise
 from tests.real.test_conversion import picture, unharmed
 
@@ -23,7 +23,7 @@ def test_there_and_back_under_users(tmp_path: Path) -> None:
     recell("check", directory=tmp_path)
     before = picture()
     with users(tmp_path / "requests.jsonl", "--boot", "8"):
-        recell("apply", directory=tmp_path)
+        recell("apply", *BACKUP, directory=tmp_path)
     recell("report", "--requests", str(tmp_path / "requests.jsonl"), directory=tmp_path)
     unharmed(report(tmp_path), "succeeded")
     conf = on("ctl1", "cat", "/etc/nova/nova-cell1.conf")

@@ -70,7 +70,7 @@ def test_a_bad_layout_is_one_sentence(text: str, says: str) -> None:
 
 
 def test_exit_codes_are_numbered_once() -> None:
-    assert len(EXIT_CODES) == 12 and all(2 < code < 128 for code in EXIT_CODES)
+    assert len(EXIT_CODES) == 14 and all(2 < code < 128 for code in EXIT_CODES)
 
 
 def test_exec_start_quotes_what_systemd_would_expand() -> None:

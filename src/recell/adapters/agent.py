@@ -1,12 +1,12 @@
 """What recell runs on a host, on its own Python (3.6 or newer) and the standard library alone.
 
-Shipped over SSH's standard input. Requests and answers are frames: a decimal length, a newline,
-that many bytes of JSON; bytes inside are base64. Every request is served in a thread of its own.
-Nothing is ever taken from a command line, and nothing of a request is logged.
+Shipped over SSH's standard input. Requests and answers are frames: a decimal length, a newline, that
+many bytes of JSON; bytes inside are base64. Every request is served in a thread of its own. Nothing is
+taken from a command line, and nothing of a request is logged.
 
-Changes are fenced. ``/var/lib/recell/owner`` says which journal may change this host, and with
-which epoch at least; a change holds a shared lock while it runs and a claim waits for the exclusive
-one, so that a change that an older recell has begun never ends after a newer one took over.
+Changes are fenced. ``/var/lib/recell/owner`` says which journal may change this host, and with which
+epoch at least; a change holds a shared lock while it runs and a claim waits for the exclusive one, so
+that a change that an older recell has begun never ends after a newer one took over.
 """
 
 import base64
@@ -31,11 +31,12 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Set, Tuple
 from urllib.parse import urlsplit
 
 MARKER = b"recell-agent 1\n"
 STATE = "/var/lib/recell"
+TAKEN = 1000000  # epochs from here on are those of runs after a takeover
 LARGEST_FILE = 64 * 1024 * 1024
 _PLAN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -71,8 +72,8 @@ def unpack(text: str) -> bytes:
 
 
 def do_hello(_: Request) -> Dict[str, Any]:
-    python, name = sys.version.split()[0], socket.gethostname()
-    return {"python": python, "uid": os.getuid(), "hostname": name, "now": time.time()}
+    return {"python": sys.version.split()[0], "uid": os.getuid(), "hostname": socket.gethostname(),
+            "now": time.time()}
 
 
 def do_exec(request: Request) -> Dict[str, Any]:
@@ -117,8 +118,7 @@ def do_stat(request: Request) -> Optional[Dict[str, Any]]:
     found = os.stat(path)
     return {
         "sha256": hashlib.sha256(content).hexdigest(), "mode": stat.S_IMODE(found.st_mode),
-        "owner": _name(pwd.getpwuid, found.st_uid),
-        "group": _name(grp.getgrgid, found.st_gid),
+        "owner": _name(pwd.getpwuid, found.st_uid), "group": _name(grp.getgrgid, found.st_gid),
         "size": len(content), "mtime": found.st_mtime,
     }
 
@@ -131,13 +131,10 @@ def do_unit(request: Request) -> Dict[str, Any]:
     name = request["name"]
     wanted = "--property=" + _UNIT_PROPERTIES
     show = _output(["systemctl", "show", "--no-pager", wanted, "--", name])
-    escaped = "".join(
-        char if char in _PLAIN else "_{:02x}".format(ord(char))
-        for char in name.encode().decode("latin-1")
-    )
+    characters = name.encode().decode("latin-1")
+    escaped = "".join(c if c in _PLAIN else "_{:02x}".format(ord(c)) for c in characters)
     # systemctl prints an argv joined by blanks; the bus keeps its words apart.
-    bus = ""
-    systemd = "org.freedesktop.systemd1"
+    bus, systemd = "", "org.freedesktop.systemd1"
     of_unit = ["/org/freedesktop/systemd1/unit/" + escaped, systemd + ".Service", "ExecStart"]
     with contextlib.suppress(Refusal):
         bus = _output(["busctl", "--json=short", "get-property", systemd, *of_unit])
@@ -145,14 +142,11 @@ def do_unit(request: Request) -> Dict[str, Any]:
 
 
 def do_units(_: Request) -> List[str]:
-    names = set()
+    names: Set[str] = set()
     for command in ("list-units", "list-unit-files"):
-        argv = ["systemctl", command, "--all", "--no-legend", "--no-pager", "--plain"]
-        for line in _output([*argv, "--type=service"]).splitlines():
-            words = line.split()
-            if words and "@." not in words[0]:
-                names.add(words[0])
-    return sorted(names)
+        argv = ["systemctl", command, "--all", "--no-legend", "--no-pager", "--plain", "--type=service"]
+        names |= {line.split()[0] for line in _output(argv).splitlines() if line.strip()}
+    return sorted(name for name in names if "@." not in name)
 
 
 def do_processes(_: Request) -> List[Dict[str, Any]]:
@@ -204,8 +198,7 @@ def do_sockets(request: Request) -> List[Dict[str, Any]]:
 def do_http(request: Request) -> int:
     url = urlsplit(request["url"])
     target = (url.path or "/") + ("?" + url.query if url.query else "")
-    timeout = request["timeout"]
-    host = url.hostname or ""
+    timeout, host = request["timeout"], url.hostname or ""
     connection = http.client.HTTPConnection(host, url.port, timeout=timeout)
     if url.scheme == "https":
         # Only the status matters, and few services have a certificate for the host's own address.
@@ -222,8 +215,7 @@ def do_http(request: Request) -> int:
 
 def do_unix(request: Request) -> Dict[str, Any]:
     """A question to a unix stream socket that answers once and closes (HAProxy's does)."""
-    deadline = time.monotonic() + request["timeout"]
-    answer = b""
+    deadline, answer = time.monotonic() + request["timeout"], b""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         client.settimeout(request["timeout"])
@@ -310,10 +302,9 @@ def do_forget(request: Request) -> None:
 
 def do_claim(request: Request) -> Dict[str, Any]:
     """Make the request's journal and epoch this host's owner; idempotent."""
-    owner = _owner()
-    if owner and owner["journal"] != request["journal"]:
-        raise Refusal("locked", _owned_by(owner))
-    if owner and owner["epoch"] > request["epoch"]:
+    owner = _mine(request)
+    # Given back after a takeover, it is still not the first machine's.
+    if max((owner or {}).get("epoch", 0), _taken(request["journal"])) > request["epoch"]:
         raise Refusal("locked", "a newer run of the same journal has taken over")
     new = {"journal": request["journal"], "epoch": request["epoch"], "who": request.get("who", "")}
     _write_own(os.path.join(STATE, "owner"), json.dumps(new).encode())
@@ -321,10 +312,10 @@ def do_claim(request: Request) -> Dict[str, Any]:
 
 
 def do_release(request: Request) -> None:
-    owner = _owner()
-    if owner and owner["journal"] != request["journal"]:
-        raise Refusal("locked", _owned_by(owner))
+    owner = _mine(request)
     if owner:
+        if owner["epoch"] >= TAKEN:
+            _write_own(os.path.join(STATE, "taken"), json.dumps(owner).encode())
         os.unlink(os.path.join(STATE, "owner"))
         _sync_directory(STATE)
 
@@ -345,8 +336,8 @@ _FILE_CHANGES = ("write", "remove", "keep", "forget")
 def _output(argv: List[str]) -> str:
     done = do_exec({"argv": argv, "timeout": 30})
     if done["returncode"] != 0:
-        detail = unpack(done["stderr"]).decode("utf-8", "replace").strip()
-        raise Refusal("os", "{} failed: {}".format(argv[0], detail[:300]))
+        detail = unpack(done["stderr"]).decode("utf-8", "replace").strip()[:300]
+        raise Refusal("os", "{} failed: {}".format(argv[0], detail))
     return unpack(done["stdout"]).decode("utf-8", "replace")
 
 
@@ -417,7 +408,7 @@ def _sync_directory(path: str) -> None:
 
 
 def _kept_path(plan: str, sha256: str) -> str:
-    ours = plan in ("owner", "owner.new", "lock")
+    ours = plan in ("owner", "owner.new", "taken", "taken.new", "lock")
     if ours or not _PLAN.match(plan) or not _SHA256.match(sha256):
         raise Refusal("bad", "not a plan's name or not a sha256")
     return os.path.join(STATE, plan, sha256)
@@ -487,16 +478,25 @@ def _address(text: str) -> Tuple[str, int]:
 # Fencing
 
 
-def _owner() -> Optional[Dict[str, Any]]:
-    content = _content(os.path.join(STATE, "owner"))
-    if content is None:
-        return None
-    return dict(json.loads(content.decode()))
+def _owner(name: str = "owner") -> Optional[Dict[str, Any]]:
+    content = _content(os.path.join(STATE, name))
+    return None if content is None else dict(json.loads(content.decode()))
+
+
+def _mine(request: Request) -> Optional[Dict[str, Any]]:
+    owner = _owner()
+    if owner and owner["journal"] != request["journal"]:
+        raise Refusal("locked", _owned_by(owner))
+    return owner
+
+
+def _taken(journal: str) -> int:
+    taken = _owner("taken")
+    return int(taken["epoch"]) if taken and taken["journal"] == journal else 0
 
 
 def _owned_by(owner: Dict[str, Any]) -> str:
-    who = " ({})".format(owner["who"]) if owner.get("who") else ""
-    return "it belongs to the journal {}{}".format(owner["journal"], who)
+    return "it belongs to the journal {} ({})".format(owner["journal"], owner.get("who") or "no name")
 
 
 @contextlib.contextmanager

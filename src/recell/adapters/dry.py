@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from recell.adapters.ports import (
     BrokerPort,
+    ConnectionInfo,
+    Consumer,
     FileStat,
     Finished,
     HostPort,
@@ -22,6 +24,7 @@ from recell.adapters.ports import (
     ProcessInfo,
     ProxyPort,
     ProxyServer,
+    QueueInfo,
     RawMapping,
     ServiceRow,
     SocketInfo,
@@ -166,10 +169,25 @@ class DryBroker:
         self._vhosts: dict[str, bool] = {}
         self._users: dict[str, str | None] = {}
         self._permissions: dict[tuple[str, str], bool] = {}
+        self._spares: dict[tuple[str, str], str] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        # Only for what isn't defined below: the questions that no change here affects.
-        return getattr(self._real, name)
+    def version(self) -> str:
+        return self._real.version()
+
+    def running_nodes(self) -> tuple[str, ...]:
+        return self._real.running_nodes()
+
+    def connections(self) -> tuple[ConnectionInfo, ...]:
+        return self._real.connections()
+
+    def alarms(self) -> tuple[str, ...]:
+        return self._real.alarms()
+
+    def bindings(self, vhost: str) -> tuple[tuple[str, str], ...]:
+        """With the spare queues that would be there by now."""
+        found = () if self._made(vhost) else self._real.bindings(vhost)
+        kept = tuple(b for b in found if self._spares.get((vhost, b[1])) != "")
+        return kept + tuple((e, q) for (v, q), e in self._spares.items() if v == vhost and e)
 
     def vhosts(self) -> tuple[str, ...]:
         return _overlaid(self._real.vhosts(), self._vhosts)
@@ -181,10 +199,10 @@ class DryBroker:
     def _made(self, vhost: str) -> bool:
         return self._vhosts.get(vhost, False) and vhost not in self._real.vhosts()
 
-    def queues(self, vhost: str) -> Any:
+    def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
         return () if self._made(vhost) else self._real.queues(vhost)
 
-    def consumers(self, vhost: str) -> Any:
+    def consumers(self, vhost: str) -> tuple[Consumer, ...]:
         return () if self._made(vhost) else self._real.consumers(vhost)
 
     def password_works(self, user: str, password: str) -> bool:
@@ -200,6 +218,14 @@ class DryBroker:
             elif of == vhost:
                 found.pop(user, None)
         return found
+
+    def bind_spare(self, vhost: str, exchange: str, queue: str) -> None:
+        self._record.add(self.name, f"bind the spare queue {queue} to {exchange} in {vhost}")
+        self._spares[vhost, queue] = exchange
+
+    def delete_queue(self, vhost: str, queue: str) -> None:
+        self._record.add(self.name, f"delete the queue {queue} in {vhost}")
+        self._spares[vhost, queue] = ""
 
     def add_vhost(self, vhost: str) -> None:
         self._record.add(self.name, f"add vhost {vhost}")

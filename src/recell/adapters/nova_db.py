@@ -224,10 +224,16 @@ class NovaDatabases:
 
     :param api: URL of the API database, with its password.
     :param own_transport, own_database: the URLs that the mappings' templates are filled from.
+    :param permit: asked before every change; raises Locked when this run may change nothing any more.
+        A database knows no owner file.
     """
 
-    def __init__(self, via: Gateway, api: str, own_transport: str, own_database: str) -> None:
+    def __init__(
+        self, via: Gateway, api: str, own_transport: str, own_database: str,
+        permit: Callable[[], None] = lambda: None,
+    ) -> None:
         self._via = via
+        self._permit = permit
         self._own_transport = own_transport
         self._own_database = own_database
         self._lock = threading.RLock()
@@ -259,6 +265,7 @@ class NovaDatabases:
                 (new.name, new.transport_url, new.database_connection, new.disabled, old.uuid),
             )
 
+        self._permit()
         self._api.change(act)
         with self._lock:
             gone = self._cells.pop(old.uuid, None)
@@ -293,6 +300,7 @@ class NovaDatabases:
             cursor.execute("UPDATE services SET deleted = id, deleted_at = UTC_TIMESTAMP(),"
                            " updated_at = updated_at WHERE id = %s AND deleted = 0", (row.id,))
 
+        self._permit()
         self._cell(cell).change(act)
 
     def restore_service(self, cell: str, row_id: int) -> None:
@@ -306,6 +314,7 @@ class NovaDatabases:
                     "Stop that service and delete its new record, then: recell resume",
                 ) from None
 
+        self._permit()
         self._cell(cell).change(act)
 
     def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:

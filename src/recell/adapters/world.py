@@ -15,7 +15,7 @@ from recell.adapters.ports import HostPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
-from recell.errors import BadInput, RecellError, StalePlan, Unsupported
+from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
 from recell.model.deployment import Deployment, NovaService
 
 
@@ -67,6 +67,7 @@ class RealWorld:
         self._proxies: dict[str, HaproxySocket] = {}
         self._nova: NovaDatabases | None = None
         self._fence: Fence | None = None
+        self._claimed: tuple[str, ...] = ()
 
     def host(self, name: str) -> SshHost:
         with self._lock:
@@ -109,7 +110,7 @@ class RealWorld:
                     if not secrets.api_database:
                         continue
                     nova = NovaDatabases(host, secrets.api_database, secrets.transport_url,
-                                         secrets.database)
+                                         secrets.database, self._permit)
                     nova.now()
                 except RecellError as error:
                     trouble = error
@@ -152,14 +153,34 @@ class RealWorld:
         with self._lock:
             self._fence = fence
         self._each(names, lambda host: host.claim(fence))
+        with self._lock:
+            self._claimed = names
 
     def release(self, *hosts: str) -> None:
         """Give the hosts back; one that was never claimed is left alone."""
         names = hosts or tuple(h.name for h in self.deployment.hosts)
         self._each(names, lambda host: host.release())
         with self._lock:
+            self._claimed = tuple(n for n in self._claimed if n not in names)
             if not hosts:
                 self._fence = None
+
+    def _permit(self) -> None:
+        """Ask a claimed host whether it is still ours: what it refuses, the databases shall not get.
+
+        :raises Locked: another machine took the journal over.
+        """
+        with self._lock:
+            claimed = self._claimed
+        silent: Unreachable | None = None
+        for name in claimed:
+            try:
+                self.host(name).run(["true"])
+                return
+            except Unreachable as error:
+                silent = error  # any of them can tell
+        if silent is not None:
+            raise silent
 
     def _each(self, names: tuple[str, ...], act: Callable[[SshHost], None]) -> None:
         """On all at once; the first error, in the order of names, after all have ended."""

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from recell.adapters.dry import DryWorld
 from recell.cli import check as check_command
-from recell.cli import measuring
+from recell.cli import completion, measuring
+from recell.cli import observe as observe_command
 from recell.cli.desk import (
+    OPERATOR,
     Desk,
     drive,
-    engine_for,
     must_be_todays,
     options,
+    recalled,
     refuse_if,
     standing,
     world_of,
 )
 from recell.cli.output import observer
 from recell.discovery import scan
-from recell.engine import Engine
 from recell.errors import BadInput, StalePlan
-from recell.journal import Journal
+from recell.journal import Journal, position
 from recell.model.plan import Plan
 from recell.preflight import check
 
@@ -38,20 +39,44 @@ from recell.preflight import check
     "--dry-run", is_flag=True, help="Read everything for real, change nothing, say what would change."
 )
 @click.option(
-    "--pause-before", multiple=True, metavar="STEP", help="Stop before this step (again and again)."
+    "--observe",
+    is_flag=True,
+    help="As --dry-run, and make every check of every step as well: nothing is written, all that would"
+    " stand in the way is said at once.",
+)
+@click.option(
+    "--pause-before",
+    multiple=True,
+    metavar="STEP",
+    shell_complete=completion.steps,
+    help="Stop before this step (again and again).",
+)
+@click.option(
+    "--backup",
+    metavar="WORDS",
+    help="Names the restore-tested backup of the databases that the plan writes to; kept in the journal."
+    " Asked for on a terminal when it is missing.",
 )
 @click.option("--no-measure", is_flag=True, help="Take no snapshots of guests and rows for the report.")
 def command(
     directory: Path,
     as_json: bool,
     dry_run: bool,
+    observe: bool,
     pause_before: tuple[str, ...],
+    backup: str | None,
     no_measure: bool,
 ) -> None:
     """Do what plan.json says, while users keep working. Applied twice it changes nothing.
 
-    Refuses a plan that was edited or made for another state than today's, and anything that
-    `recell check` would stop at.
+    Refuses a plan that was edited or made for another state than today's, anything that `recell check`
+    would stop at, and to begin before you have named a backup that was restored for a test: recell undoes
+    what it did, not what a database server does on its own.
+
+    \b
+    Examples:
+      recell apply --observe
+      recell apply --backup "dump of 20 Nov, restored on db9" --pause-before ctl1/drain
     """
     desk = Desk(directory)
     plan = desk.plan()
@@ -64,10 +89,18 @@ def command(
             "See the ids with: recell status",
         )
     fresh = not desk.journal_path.exists()
+    said: dict[str, Any] = {}
+    known: dict[str, Any] | None = None
     if not fresh:
         where = standing(desk, plan)
         refuse_if(where, ("undoing", "finished"), "apply")
+        known = recalled(desk, "backup")
         fresh = where == "undone"
+    if not (dry_run or observe) and (backup is not None or known is None):
+        said["backup"] = backup_words(plan, backup, ask=sys.stdin.isatty() and not as_json)
+    if observe:
+        observe_command.observe(desk, plan, as_json, stale_matters=fresh)
+        return
     if fresh or dry_run:
         _ready(desk, plan, stale_matters=fresh)
     if dry_run:
@@ -75,7 +108,26 @@ def command(
         return
     if not desk.journal_path.exists():
         Journal.create(desk.journal_path, plan.digest).close()
-    run(desk, plan, "apply", as_json, pause_before, measure=not no_measure)
+    run(desk, plan, "apply", as_json, pause_before, measure=not no_measure, said=said)
+
+
+def backup_words(plan: Plan, words: str | None, *, ask: bool) -> dict[str, Any]:
+    """What the operator says of a backup, as the journal keeps it.
+
+    recell can't see a backup, and less that it was restored: only a person can say so, and signs for it
+    with words that name it. :raises BadInput: nothing was said.
+    """
+    names = ", ".join(plan.databases)
+    if words is None and ask and names:
+        words = click.prompt(
+            f"Which restore-tested backup is there of {names}? (kept in the journal)", err=True
+        )
+    if names and not (words or "").strip():
+        raise BadInput(
+            f"the plan writes to the databases of {names}, and no restore-tested backup of them was named",
+            'Restore one for a test, then say which it is: recell apply --backup "WORDS"',
+        )
+    return {"words": (words or "").strip(), "of": list(plan.databases), "at": time.time()}
 
 
 def run(
@@ -86,13 +138,17 @@ def run(
     pause_before: tuple[str, ...] = (),
     *,
     measure: bool,
+    said: dict[str, Any] | None = None,
 ) -> None:
     """Forward, with measurements around it."""
     journal = desk.journal()
     try:
+        if not said and position(plan, journal) == "new" and journal.recall(OPERATOR, "backup") is None:
+            # Killed after it made its journal and before it wrote there what the operator said.
+            backup_words(plan, None, ask=False)
         if measure:
             measuring.before(desk, plan, journal, "forward")
-        drive(desk, plan, journal, verb, "forward", observer(as_json), pause_before)
+        drive(desk, plan, journal, verb, "forward", observer(as_json), pause_before, said=said)
     finally:
         journal.close()
     if not as_json:
@@ -112,14 +168,7 @@ def _ready(desk: Desk, plan: Plan, *, stale_matters: bool) -> None:
 
 
 def _rehearse(desk: Desk, plan: Plan, as_json: bool) -> None:
-    with tempfile.TemporaryDirectory() as top:
-        journal = Journal.create(Path(top) / "journal.sqlite", plan.digest)
-        with journal.writing("rehearse", "forward"), world_of(desk.deployment()) as real:
-            world = DryWorld(real)
-            engine: Engine = engine_for(desk, plan, journal, world)
-            seen = engine.rehearse()
-        journal.close()
-    changes = [(c.where, c.what) if not isinstance(c, tuple) else c for c in world.record.changes]
+    seen, changes = observe_command.rehearse(desk, plan)
     if as_json:
         click.echo(
             json.dumps(

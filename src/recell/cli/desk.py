@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,8 @@ from recell.steps import Context, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+OPERATOR = "operator"
+"""What the journal's facts about the operator's own words stand under."""
 LIMITS = {"drain_s": 120.0, "quiet_s": 300.0, "stop_s": 120.0, "start_s": 180.0}
 
 
@@ -134,10 +136,14 @@ def drive(
     observer: Observer,
     pause_before: tuple[str, ...] = (),
     lost: frozenset[str] = frozenset(),
+    said: Mapping[str, Any] | None = None,
 ) -> None:
-    """Be the one writer, take the hosts, and run in one direction."""
+    """Be the one writer, take the hosts, and run in one direction. ``said``: the operator's words, which
+    the journal keeps."""
     hosts = hosts_of(plan, lost)
     with journal.writing(verb, direction) as epoch, world_of(desk.deployment()) as world:
+        for key, value in (said or {}).items():
+            journal.remember(OPERATOR, key, value)
         world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts)
         engine = engine_for(
             desk, plan, journal, world, lost, observer=observer, pause_before=pause_before
@@ -171,6 +177,15 @@ def standing(desk: Desk, plan: Plan) -> str:
     try:
         journal.belongs_to(plan.digest)
         return position(plan, journal)
+    finally:
+        journal.close()
+
+
+def recalled(desk: Desk, key: str) -> Any:
+    """What the operator said once, as the journal keeps it; None: nothing."""
+    journal = desk.journal(read_only=True)
+    try:
+        return journal.recall(OPERATOR, key)
     finally:
         journal.close()
 

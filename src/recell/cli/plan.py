@@ -9,7 +9,7 @@ import click
 
 from recell.cli.desk import Desk, options
 from recell.model.layout import EXAMPLE
-from recell.model.plan import Plan, dump_plan
+from recell.model.plan import Plan, PlanStep, dump_plan
 from recell.planning.split import plan_split
 
 
@@ -30,6 +30,13 @@ def command(directory: Path, as_json: bool, example: bool) -> None:
     click.echo(dump_plan(plan).decode() if as_json else text(plan), nl=False)
 
 
+def _leave(step: PlanStep) -> str:
+    """Whether the plan may be left for a night after this step."""
+    if step.safe_point in ("", step.id):
+        return "after this step, as long as you like"
+    return f"not here for long; the last safe point is {step.safe_point}"
+
+
 def text(plan: Plan) -> str:
     """A plan in words."""
     lines = [
@@ -47,6 +54,7 @@ def text(plan: Plan) -> str:
             f"     what:    {step.title}",
             f"     users:   {step.notice}",
             f"     undone:  {step.undone}, until recell {step.until}",
+            f"     leave:   {_leave(step)}",
         ]
     backward = [s for s in plan.steps if s.acts == "backward"]
     if backward:

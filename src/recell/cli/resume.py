@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from recell.cli import apply, undo
+from recell.cli import apply, completion, undo
 from recell.cli.desk import Desk, lost_option, options, refuse_if, standing
 from recell.errors import BadInput
 
@@ -14,7 +14,13 @@ from recell.errors import BadInput
 @click.command("resume")
 @options
 @lost_option
-@click.option("--pause-before", multiple=True, metavar="STEP", help="Stop before this step.")
+@click.option(
+    "--pause-before",
+    multiple=True,
+    metavar="STEP",
+    shell_complete=completion.steps,
+    help="Stop before this step.",
+)
 def command(directory: Path, as_json: bool, lost: tuple[str, ...], pause_before: tuple[str, ...]) -> None:
     """Go on where an apply or an undo stopped, was paused or was killed, in its direction.
 

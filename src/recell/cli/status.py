@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from recell.cli.desk import Desk, options
+from recell.cli.desk import OPERATOR, Desk, options
 from recell.journal import position
 
 
@@ -27,6 +27,7 @@ def command(directory: Path, as_json: bool) -> None:
         entries = {s.id: journal.last(s.id) for s in plan.steps}
         state = {
             "position": position(plan, journal),
+            "backup": journal.recall(OPERATOR, "backup"),
             "steps": [
                 {
                     "id": s.id,
@@ -56,6 +57,8 @@ def command(directory: Path, as_json: bool) -> None:
         click.echo(json.dumps(state, indent=1))
         return
     click.echo(f"{plan.kind} {plan.id}: {state['position']}")
+    if state.get("backup"):
+        click.echo(f"  backup: {state['backup']['words']}")
     for step in state["steps"]:
         when = time.strftime("%H:%M:%S", time.localtime(step["at"])) if step["at"] else ""
         phase = f"{step['direction']} {step['phase']}" if step["phase"] else "not begun"

@@ -7,14 +7,15 @@ import hmac
 import ipaddress
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
 
 from recell.adapters.broker import RabbitCluster
 from recell.adapters.conf import Config
 from recell.adapters.nova_db import NovaDatabases
-from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort
+from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort, RawMapping
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
 from recell.discovery.services import Found, find_services
@@ -35,6 +36,8 @@ from recell.model.deployment import (
 from recell.model.urls import is_template, parse_url
 from recell.planning.templates import resolve_template
 
+P = ParamSpec("P")
+T = TypeVar("T")
 NOVA_PROGRAMS = ("nova-conductor", "nova-scheduler", "nova-compute", "nova-api", "uwsgi", "mod_wsgi")
 
 
@@ -50,19 +53,43 @@ class _Seen:
     nova_version: str
 
 
-def scan(inventory: Sequence[tuple[str, Address]], at: float) -> Deployment:
+Trouble = Callable[[str, RecellError], None]
+"""(what could not be looked at, why)"""
+
+
+def scan(inventory: Sequence[tuple[str, Address]], at: float, trouble: Trouble | None = None) -> Deployment:
     """Look at every host of the inventory. Changes nothing.
 
+    :param trouble: told of what does not answer (a host, a cell's database, a broker, a proxy), which
+        is then left out. Without it such a thing ends the scan: a plan must not be made of half a cloud.
     :raises Unreachable, Denied: a host, naming it. :raises Unsupported: no Nova is there.
     """
     hosts = {name: SshHost(name, address) for name, address in inventory}
+    note = trouble or _raise
     try:
+
+        def look(item: tuple[str, Address]) -> _Seen | None:
+            return _unless(note, f"host {item[0]}", _look, hosts[item[0]], item[1])
+
         with ThreadPoolExecutor(max_workers=min(6, max(1, len(hosts)))) as pool:
-            seen = list(pool.map(lambda item: _look(hosts[item[0]], item[1]), inventory))
-        return _assemble(hosts, seen, at)
+            seen = [one for one in pool.map(look, inventory) if one is not None]
+        return _assemble(hosts, seen, at, note)
     finally:
         for host in hosts.values():
             host.close()
+
+
+def _raise(area: str, error: RecellError) -> None:
+    raise error
+
+
+def _unless(note: Trouble, area: str, ask: Callable[P, T], *args: P.args, **more: P.kwargs) -> T | None:
+    """What ``ask`` answers; None, and a note, when it can't."""
+    try:
+        return ask(*args, **more)
+    except RecellError as error:
+        note(area, error)
+        return None
 
 
 def _look(host: SshHost, address: Address) -> _Seen:
@@ -90,7 +117,7 @@ def _look(host: SshHost, address: Address) -> _Seen:
         p.argv and p.argv[0].endswith(("beam.smp", "beam")) and "rabbit" in " ".join(p.argv)
         for p in processes
     )
-    version = _nova_version(host, manage) if manage and found.services else ""
+    version = nova_version(host, manage) if manage and found.services else ""
     return _Seen(
         facts, found, find_writers(host) if found.services else (), rabbit, "haproxy" in names, version
     )
@@ -122,7 +149,7 @@ def _os(host: HostPort) -> str:
     return match[1] if match else ""
 
 
-def _nova_version(host: HostPort, manage: str) -> str:
+def nova_version(host: HostPort, manage: str) -> str:
     """Asked of the Python that nova-manage names: loading all of nova-manage takes seconds."""
     first = (host.read(manage) or b"").split(b"\n", 1)[0].decode(errors="replace")
     interpreter = first.removeprefix("#!").split()
@@ -136,13 +163,13 @@ def _nova_version(host: HostPort, manage: str) -> str:
     return next((w for w in reversed(words) if re.fullmatch(r"\d+\.\d+.*", w)), "")
 
 
-def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float) -> Deployment:
+def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note: Trouble) -> Deployment:
     services = tuple(s for one in seen for s in one.found.services)
     if not services:
         raise Unsupported(
             "no host of the inventory runs a Nova service", "Name the controllers and computes in it"
         )
-    ports = _clusters(hosts, seen)
+    ports = _clusters(hosts, seen, note)
     brokers = tuple(b for b, _ in ports)
     first = _controller(services)
     config = next(one.found.configs[first.unit] for one in seen if one.facts.name == first.host)
@@ -153,19 +180,35 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float) -> De
         config.get("database", "connection"),
     )
     try:
-        mappings = _mappings(nova, config)
+        mappings = _mappings(nova, config, note)
         records = tuple(
             ServiceRecord(
                 m.uuid, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report
             )
             for m in mappings
-            for r in nova.services(m.uuid)
+            for r in _unless(note, f"service records of {m.name or m.uuid}", nova.services, m.uuid) or ()
         )
-        instances = {m.name or m.uuid: _count(nova, m.uuid) for m in mappings}
+        instances = {
+            m.name or m.uuid: n
+            for m in mappings
+            if (n := _unless(note, f"instances of {m.name or m.uuid}", _count, nova, m.uuid)) is not None
+        }
     finally:
         nova.close()
-    clients = _clients(ports, seen)
-    proxies = tuple(p for one in seen if one.has_haproxy for p in _proxied(hosts[one.facts.name], seen))
+    clients = _unless(note, "clients of the brokers", _clients, ports, seen) or ()
+    proxies = tuple(
+        p
+        for one in seen
+        if one.has_haproxy
+        for p in _unless(
+            note,
+            f"HAProxy on {one.facts.name}",
+            _proxied,
+            hosts[one.facts.name],
+            seen,
+        )
+        or ()
+    )
     generation = "v1" if any(s.role == "cells" for s in services) else "v2"
     return Deployment(
         format=1,
@@ -196,33 +239,34 @@ def _controller(services: Sequence[NovaService]) -> NovaService:
     )
 
 
-def _mappings(nova: NovaPort, config: Config) -> tuple[CellMapping, ...]:
-    own_transport = config.get("DEFAULT", "transport_url")
-    own_database = config.get("database", "connection")
+def _mappings(nova: NovaPort, config: Config, note: Trouble) -> tuple[CellMapping, ...]:
     # Keyed with something an outsider doesn't have: a bare hash of a URL would let a weak password
     # be guessed out of deployment.json.
     key = hashlib.sha256(repr(sorted(config.values.items(), key=str)).encode()).digest()
-    out = []
-    for raw in nova.mappings():
-        urls = (raw.transport_url, raw.database_connection)
-        resolved = (
-            resolve_template(raw.transport_url, own_transport),
-            resolve_template(raw.database_connection, own_database),
-        )
-        out.append(
-            CellMapping(
-                uuid=raw.uuid,
-                name=raw.name,
-                transport_raw=_shown(urls[0]),
-                database_raw=_shown(urls[1]),
-                transport_resolved=_shown(resolved[0]),
-                database_resolved=_shown(resolved[1]),
-                templated=any(is_template(u) for u in urls),
-                disabled=raw.disabled,
-                digest=hmac.new(key, "\0".join(urls).encode(), hashlib.sha256).hexdigest(),
-            )
-        )
-    return tuple(out)
+    found = [
+        _unless(note, f"the mapping of {raw.name or raw.uuid}", _mapping, raw, config, key)
+        for raw in nova.mappings()
+    ]
+    return tuple(m for m in found if m is not None)
+
+
+def _mapping(raw: RawMapping, config: Config, key: bytes) -> CellMapping:
+    urls = (raw.transport_url, raw.database_connection)
+    resolved = (
+        resolve_template(raw.transport_url, config.get("DEFAULT", "transport_url")),
+        resolve_template(raw.database_connection, config.get("database", "connection")),
+    )
+    return CellMapping(
+        uuid=raw.uuid,
+        name=raw.name,
+        transport_raw=_shown(urls[0]),
+        database_raw=_shown(urls[1]),
+        transport_resolved=_shown(resolved[0]),
+        database_resolved=_shown(resolved[1]),
+        templated=any(is_template(u) for u in urls),
+        disabled=raw.disabled,
+        digest=hmac.new(key, "\0".join(urls).encode(), hashlib.sha256).hexdigest(),
+    )
 
 
 def _shown(url: str) -> str:
@@ -236,7 +280,9 @@ def _count(nova: NovaPort, cell: str) -> int:
     return int(nova.query(cell, "SELECT count(*) AS n FROM instances WHERE deleted = 0")[0]["n"])
 
 
-def _clusters(hosts: dict[str, SshHost], seen: Sequence[_Seen]) -> list[tuple[Broker, RabbitCluster]]:
+def _clusters(
+    hosts: dict[str, SshHost], seen: Sequence[_Seen], note: Trouble
+) -> list[tuple[Broker, RabbitCluster]]:
     """One Broker per set of nodes that know each other."""
     out: list[tuple[Broker, RabbitCluster]] = []
     done: set[str] = set()
@@ -244,21 +290,25 @@ def _clusters(hosts: dict[str, SshHost], seen: Sequence[_Seen]) -> list[tuple[Br
     for one in seen:
         if not one.has_rabbit or one.facts.name in done:
             continue
-        cluster = RabbitCluster(one.facts.name, (hosts[one.facts.name],))
-        alarms = cluster.alarms()  # tells the version too
-        nodes = cluster.running_nodes()
-        members = [
-            by_hostname[n.partition("@")[2].partition(".")[0]]
-            for n in nodes
-            if n.partition("@")[2].partition(".")[0] in by_hostname
-        ]
-        members = sorted({*members, one.facts.name})
-        done |= set(members)
-        version = cluster.version()
-        port = RabbitCluster(members[0], tuple(hosts[m] for m in members), version)
-        found = Broker(members[0], tuple(members), nodes, version, port.vhosts(), alarms=alarms)
-        out.append((found, port))
+        found = _unless(note, f"the broker on {one.facts.name}", _cluster, hosts, one.facts.name, by_hostname)
+        if found is not None:
+            done |= set(found[0].hosts)
+            out.append(found)
     return out
+
+
+def _cluster(
+    hosts: dict[str, SshHost], name: str, by_hostname: dict[str, str]
+) -> tuple[Broker, RabbitCluster]:
+    """The cluster that the node on this host belongs to."""
+    cluster = RabbitCluster(name, (hosts[name],))
+    alarms = cluster.alarms()  # tells the version too
+    nodes, version = cluster.running_nodes(), cluster.version()
+    short = [n.partition("@")[2].partition(".")[0] for n in nodes]
+    members = sorted({*(by_hostname[n] for n in short if n in by_hostname), name})
+    port = RabbitCluster(members[0], tuple(hosts[m] for m in members), version)
+    found = Broker(members[0], tuple(members), nodes, version, port.vhosts(), alarms=alarms)
+    return found, port
 
 
 def _connected(

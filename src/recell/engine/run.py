@@ -156,21 +156,32 @@ class Engine:
         self._journal.append(step.id, toward, "finished", seconds=seconds, verified=proof)
         self._observer(Event("finished", step, progress, proof, seconds))
 
-    def rehearse(self) -> tuple[tuple[Step, Finding], ...]:
-        """Ask and act without a journal and without proofs: for a world that only pretends."""
+    def rehearse(self, *, guarded: bool = False) -> tuple[tuple[Step, Finding], ...]:
+        """Ask and act without a journal and without proofs: for a world that only pretends.
+
+        :param guarded: ask each step's guard too, and go on after what would stop a run: it becomes
+            the step's finding, unknown.
+        """
         seen: list[tuple[Step, Finding]] = []
         for step in self._steps:
-            last = self._journal.last(step.id)
-            finding = (
-                step.check("forward")
-                if last is None or not self._settled(step, "forward")
-                else Finding.done("applied before")
-            )
-            if finding.truth in (Truth.NOT_DONE, Truth.PARTIAL):
-                with contextlib.suppress(WouldWait):
-                    step.do()
-            seen.append((step, finding))
+            try:
+                seen.append((step, self._pretend(step, guarded)))
+            except RecellError as error:
+                if not guarded:
+                    raise
+                seen.append((step, Finding.unknown(str(error))))
         return tuple(seen)
+
+    def _pretend(self, step: Step, guarded: bool) -> Finding:
+        if guarded:
+            step.guard("forward")
+        if self._settled(step, "forward"):
+            return Finding.done("applied before")
+        finding = step.check("forward")
+        if finding.truth in (Truth.NOT_DONE, Truth.PARTIAL):
+            with contextlib.suppress(WouldWait):
+                step.do()
+        return finding
 
 
 @dataclass(frozen=True)

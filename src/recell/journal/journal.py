@@ -153,17 +153,7 @@ class Journal:
         The run's outcome is "done", or the word of the error that left the block, or nothing when
         the process dies. :raises Locked: another recell has the journal.
         """
-        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another recell"
-                raise Locked(
-                    f"{holder} is writing {self.path}", "Wait for it, or look at it with: recell status"
-                ) from None
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"recell {verb} (pid {os.getpid()} on {os.uname().nodename})".encode(), 0)
+        with self._locked(verb):
             with _full_disk(self.path), self._db:
                 self._epoch = self.epoch + 1
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (str(self._epoch),))
@@ -181,8 +171,24 @@ class Journal:
                 raise
             finally:
                 self._end_run(outcome)
+                self._run = self._epoch = None
+
+    @contextmanager
+    def _locked(self, verb: str) -> Iterator[None]:
+        """Hold the lock beside the file; the kernel gives it back when the process dies."""
+        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another recell"
+                raise Locked(
+                    f"{holder} is writing {self.path}", "Wait for it, or look at it with: recell status"
+                ) from None
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"recell {verb} (pid {os.getpid()} on {os.uname().nodename})".encode(), 0)
+            yield
         finally:
-            self._run = self._epoch = None
             os.close(lock)
 
     def _end_run(self, outcome: str) -> None:
@@ -194,6 +200,15 @@ class Journal:
         except sqlite3.OperationalError:
             # The disk may be full: a run without an end is what a killed one leaves, too.
             return
+
+    def raise_epoch(self, epoch: int) -> None:
+        """Another machine's runs of this journal end here: the next writer's epoch is beyond ``epoch``.
+
+        Only between runs. :raises Locked: another recell writes this file now.
+        """
+        with self._locked("takeover"), _full_disk(self.path), self._db:
+            if epoch > self.epoch:
+                self._db.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (str(epoch),))
 
     def append(self, step: str, direction: Direction, phase: Phase, **detail: Any) -> None:
         """Durable when it returns. :raises Locked: a newer writer took over; StepFailed: disk full."""
@@ -234,6 +249,11 @@ class Journal:
             (after,),
         )
         return tuple(_entry(row) for row in rows)
+
+    def facts(self) -> dict[tuple[str, str], Any]:
+        """Everything that was remembered: (step, key) -> value."""
+        rows = self._db.execute("SELECT step, key, value FROM facts")
+        return {(step, key): json.loads(value) for step, key, value in rows}
 
     def runs(self) -> tuple[Run, ...]:
         rows = self._db.execute(

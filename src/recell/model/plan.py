@@ -26,6 +26,7 @@ class PlanStep:
     ``kind`` names the module in recell.steps; ``params`` is plain JSON for it. ``acts``: a step that
     acts only ``backward`` stands where undo needs it (a restart after a file is put back) and does
     nothing on the way forward, and the other way round. ``estimate_s``: for the ETA only.
+    ``safe_point``: the last step, at or before this one, after which the plan can be left for long.
     """
 
     id: str
@@ -38,6 +39,7 @@ class PlanStep:
     acts: Acts = "both"
     estimate_s: float = 1.0
     params: dict[str, Any] = field(default_factory=dict)
+    safe_point: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Plan:
         """A short name for journals and for the directories on hosts that keep old values."""
         return self.digest[:16]
 
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """The databases that it writes to: "api" or a cell's name."""
+        return tuple(sorted({c.database for c in self.expected_changes}))
+
     def sealed(self) -> Plan:
         """The same plan as it will be read back from its file (1 and 1.0 differ there), with its digest."""
         read_back = _ADAPTER.validate_json(_ADAPTER.dump_json(self))
@@ -89,6 +96,9 @@ class Plan:
     def _computed(self) -> str:
         content = asdict(self)
         del content["digest"]
+        for step in content["steps"]:
+            if not step["safe_point"]:
+                del step["safe_point"]  # a plan from before it was named keeps its digest
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

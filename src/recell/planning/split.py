@@ -18,6 +18,7 @@ from recell.model.plan import ExpectedChange, Fingerprint, Plan
 from recell.model.urls import parse_url
 from recell.planning import phases, topology, upcalls
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
+from recell.planning.safety import with_safe_points
 
 KIND = "split-super-conductor"
 
@@ -56,7 +57,7 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         made_at=made_at,
         state=deployment.state_digest(),
         layout=layout.digest(),
-        steps=tuple(draft.steps),
+        steps=with_safe_points(draft.steps),
         fingerprints=tuple(dict.fromkeys([*known, *absent])),
         expected_changes=tuple(changes),
         remarks=_remarks(facts),

@@ -30,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     rules.computes_with_api_database,
     rules.other_writers,
     rules.notifications,
+    rules.alarms,
     rules.brokers,
     rules.firewalls,
     rules.clocks,

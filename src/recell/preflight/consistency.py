@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recell.adapters.ports import World
+from recell.discovery.rows import read_homes
 from recell.errors import VerifyFailed
 from recell.model.deployment import Deployment
 
@@ -19,7 +20,7 @@ def instances_are_where_they_are_mapped(world: World, deployment: Deployment) ->
     A build that has no cell yet (a build request) is not wrong. Looks twice at what seems wrong:
     an instance may be born between two queries.
     """
-    seen: set[str] = set()
+    seen: frozenset[str] = frozenset()
     number = 0
     for attempt in range(2):
         number, wrong = _compare(world)
@@ -34,27 +35,9 @@ def instances_are_where_they_are_mapped(world: World, deployment: Deployment) ->
     )
 
 
-def _compare(world: World) -> tuple[int, set[str]]:
-    nova = world.nova()
-    homes: dict[str, set[str]] = {}
-    cells = {m.uuid for m in nova.mappings()}
-    for cell in cells:
-        for row in nova.query(cell, "SELECT uuid FROM instances WHERE deleted = 0 AND hidden = 0"):
-            homes.setdefault(str(row["uuid"]), set()).add(cell)
-    mapped = {
-        str(row["instance_uuid"]): str(row["cell"] or "")
-        for row in nova.query(
-            "",
-            "SELECT m.instance_uuid, c.uuid AS cell FROM instance_mappings m"
-            " LEFT JOIN cell_mappings c ON c.id = m.cell_id"
-            " WHERE COALESCE(m.queued_for_delete, 0) = 0",
-        )
-    }
-    building = {str(r["instance_uuid"]) for r in nova.query("", "SELECT instance_uuid FROM build_requests")}
-    wrong = {u for u, places in homes.items() if len(places) != 1 or mapped.get(u, "") not in (places | {""})}
-    wrong |= {u for u in homes if u not in mapped}
-    wrong |= {u for u, cell in mapped.items() if cell and u not in homes}
-    return len(homes), wrong - building
+def _compare(world: World) -> tuple[int, frozenset[str]]:
+    homes = read_homes(world.nova())
+    return len(homes.rows), homes.wrong
 
 
 def hosts_are_mapped_once(world: World, deployment: Deployment) -> str:

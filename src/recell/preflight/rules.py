@@ -1,4 +1,7 @@
-"""Rules over a deployment as data. Each names the trap it knows."""
+"""Rules over a deployment as data. Each names the trap it knows.
+
+Those that do without a layout serve `recell doctor` too (doctor/rules/shared.py).
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def versions(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
         )
 
 
-def services_run(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+def services_run(deployment: Deployment, layout: Layout | None = None) -> Iterator[Violation]:
     for s in deployment.services:
         if s.enabled and not s.active:
             yield Violation(
@@ -60,7 +63,7 @@ def services_run(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
             )
 
 
-def processes_are_current(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+def processes_are_current(deployment: Deployment, layout: Layout | None = None) -> Iterator[Violation]:
     for remark in deployment.remarks:
         kind, _, rest = remark.partition("|")
         if kind == "stale-process":
@@ -89,7 +92,7 @@ def one_of_each_is_not_enough(deployment: Deployment, layout: Layout) -> Iterato
         )
 
 
-def proxies(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+def proxies(deployment: Deployment, layout: Layout | None = None) -> Iterator[Violation]:
     for s in deployment.role("api", "metadata"):
         if not s.active:
             continue
@@ -129,7 +132,7 @@ def proxies(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
                 )
 
 
-def templates(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+def templates(deployment: Deployment, layout: Layout | None = None) -> Iterator[Violation]:
     for m in deployment.mappings:
         for name, text in (
             ("transport_url", m.transport_resolved),
@@ -229,7 +232,7 @@ def notifications(deployment: Deployment, layout: Layout) -> Iterator[Violation]
             )
 
 
-def brokers(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+def alarms(deployment: Deployment, layout: Layout | None = None) -> Iterator[Violation]:
     for b in deployment.brokers:
         for alarm in b.alarms:
             yield Violation(
@@ -239,6 +242,10 @@ def brokers(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
                 f"the broker {b.name} has an alarm: {alarm}",
                 "See rabbitmqctl status there",
             )
+
+
+def brokers(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+    for b in deployment.brokers:
         wanted = layout.api.broker.nodes
         if set(wanted) & set(b.hosts) and len(wanted) < len(b.hosts):
             left = sorted(set(b.hosts) - set(wanted))
@@ -264,7 +271,7 @@ def firewalls(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
             )
 
 
-def clocks(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+def clocks(deployment: Deployment, layout: Layout | None = None) -> Iterator[Violation]:
     for host in deployment.hosts:
         if abs(host.clock_offset_s) > 2:
             yield Violation(
@@ -276,7 +283,7 @@ def clocks(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
             )
 
 
-def records(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+def records(deployment: Deployment, layout: Layout | None = None) -> Iterator[Violation]:
     for r in deployment.records:
         if r.binary in WSGI_RECORDS:
             continue

@@ -1,0 +1,199 @@
+"""What Nova's databases say of instances, hosts and themselves. Read-only statements, no row is written.
+
+``trouble`` is told of a cell that can't be read, and the cell is left out; without it the error is
+raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from recell.adapters.ports import NovaPort
+from recell.errors import RecellError
+from recell.model.health import ComputeNode, DatabaseFacts, Guest, Homes, MappingTimes
+
+Trouble = Callable[[str, RecellError], None]
+"""(area, error)"""
+
+ENDED = ("completed", "confirmed", "reverted", "failed", "error", "cancelled")
+"""Migration states in which a migration holds no allocation any more; a resize that is "finished" still
+waits for its owner's word, and holds the room on the host that it left."""
+_VARIABLES = ("version", "log_bin", "binlog_format", "binlog_row_image", "read_only", "max_connections")
+_UNMIGRATED_API = {
+    "populate_queued_for_delete": (
+        "SELECT count(*) AS n FROM instance_mappings WHERE queued_for_delete IS NULL AND cell_id IS NOT NULL"
+    ),
+    "populate_user_id": (
+        "SELECT count(*) AS n FROM instance_mappings WHERE user_id IS NULL AND cell_id IS NOT NULL"
+        " AND project_id <> '00000000-0000-0000-0000-000000000000'"
+    ),
+}
+_UNMIGRATED_CELL = {
+    "migration_migrate_to_uuid": "SELECT count(*) AS n FROM migrations WHERE uuid IS NULL AND deleted = 0",
+    "populate_uuids": "SELECT count(*) AS n FROM block_device_mapping WHERE uuid IS NULL AND deleted = 0",
+    "populate_missing_availability_zones": (
+        "SELECT count(*) AS n FROM instances WHERE host IS NOT NULL AND availability_zone IS NULL"
+        " AND task_state IS NULL AND deleted = 0"
+    ),
+    "migrate_empty_ratio": (
+        "SELECT count(*) AS n FROM compute_nodes WHERE deleted = 0 AND"
+        " (COALESCE(cpu_allocation_ratio, 0) = 0 OR COALESCE(ram_allocation_ratio, 0) = 0"
+        " OR COALESCE(disk_allocation_ratio, 0) = 0)"
+    ),
+    "populate_dev_uuids": "SELECT count(*) AS n FROM pci_devices WHERE uuid IS NULL AND deleted = 0",
+    "populate_instance_compute_id": (
+        "SELECT count(*) AS n FROM instances WHERE compute_id IS NULL AND host IS NOT NULL"
+        " AND task_state IS NULL AND deleted = 0"
+    ),
+    "service_uuids_online_data_migration": (
+        "SELECT count(*) AS n FROM services WHERE uuid IS NULL AND deleted = 0"
+    ),
+}
+"""Nova's online migrations, by the name that nova-manage prints, and the rows that each still wants.
+A statement that a schema doesn't know (an older or a newer Nova) is passed over."""
+
+
+def read_homes(nova: NovaPort, trouble: Trouble | None = None) -> Homes:
+    """Where every live instance has a row, and where it is mapped."""
+    rows: dict[str, set[str]] = {}
+    unread: set[str] = set()
+    for cell, found in _each(
+        nova, "SELECT uuid FROM instances WHERE deleted = 0 AND hidden = 0", trouble, "instances"
+    ):
+        if found is None:
+            unread.add(cell)
+            continue
+        for row in found:
+            rows.setdefault(str(row["uuid"]), set()).add(cell)
+    mapped = {
+        str(row["instance_uuid"]): str(row["cell"] or "")
+        for row in nova.query(
+            "",
+            "SELECT m.instance_uuid, c.uuid AS cell FROM instance_mappings m"
+            " LEFT JOIN cell_mappings c ON c.id = m.cell_id"
+            " WHERE COALESCE(m.queued_for_delete, 0) = 0",
+        )
+    }
+    building = frozenset(
+        str(r["instance_uuid"]) for r in nova.query("", "SELECT instance_uuid FROM build_requests")
+    )
+    # Nothing can be said of what belongs into a cell that doesn't answer.
+    silent = {u for u, cell in mapped.items() if cell in unread}
+    return Homes(
+        {u: frozenset(cells) for u, cells in rows.items() if u not in silent},
+        {u: cell for u, cell in mapped.items() if u not in silent},
+        building,
+    )
+
+
+def read_guests(nova: NovaPort, trouble: Trouble | None = None) -> tuple[Guest, ...]:
+    """Instances that hold room on a host now; a shelved, deleted or failed one holds none."""
+    sql = (
+        "SELECT uuid, host FROM instances WHERE deleted = 0 AND hidden = 0 AND host IS NOT NULL"
+        " AND vm_state NOT IN ('building', 'deleted', 'shelved_offloaded') AND task_state IS NULL"
+    )
+    return tuple(
+        Guest(str(r["uuid"]), cell, str(r["host"]))
+        for cell, found in _each(nova, sql, trouble, "guests")
+        for r in found or ()
+    )
+
+
+def read_moves(nova: NovaPort, trouble: Trouble | None = None) -> frozenset[str]:
+    """Migrations that have not ended: they hold the allocations of the side that an instance left."""
+    marks = ", ".join(["%s"] * len(ENDED))
+    sql = f"SELECT uuid FROM migrations WHERE deleted = 0 AND uuid IS NOT NULL AND status NOT IN ({marks})"  # noqa: S608
+    return frozenset(
+        str(r["uuid"]) for _, found in _each(nova, sql, trouble, "migrations", ENDED) for r in found or ()
+    )
+
+
+def read_nodes(nova: NovaPort, trouble: Trouble | None = None) -> tuple[ComputeNode, ...]:
+    sql = "SELECT uuid, host, hypervisor_hostname FROM compute_nodes WHERE deleted = 0"
+    return tuple(
+        ComputeNode(cell, str(r["uuid"] or ""), str(r["host"] or ""), str(r["hypervisor_hostname"] or ""))
+        for cell, found in _each(nova, sql, trouble, "compute nodes")
+        for r in found or ()
+    )
+
+
+def read_host_mappings(nova: NovaPort) -> dict[str, tuple[str, ...]]:
+    out: dict[str, tuple[str, ...]] = {}
+    for row in nova.query(
+        "", "SELECT h.host, c.uuid AS cell FROM host_mappings h JOIN cell_mappings c ON c.id = h.cell_id"
+    ):
+        out[str(row["host"])] = (*out.get(str(row["host"]), ()), str(row["cell"]))
+    return out
+
+
+def read_mapping_times(nova: NovaPort, ahead_s: float) -> tuple[MappingTimes, ...]:
+    """``ahead_s``: how far the database's clock is ahead of ours."""
+    return tuple(
+        MappingTimes(str(r["uuid"]), *(float(r[k]) - ahead_s if r[k] else 0.0 for k in ("made", "changed")))
+        for r in nova.query(
+            "",
+            "SELECT uuid, UNIX_TIMESTAMP(created_at) AS made, UNIX_TIMESTAMP(updated_at) AS changed"
+            " FROM cell_mappings",
+        )
+    )
+
+
+def read_database(nova: NovaPort, cell: str, name: str, server: str) -> DatabaseFacts:
+    """Of the API database (``cell`` "") or a cell's."""
+    marks = ", ".join(["%s"] * len(_VARIABLES))
+    variables = {
+        str(r["Variable_name"]): str(r["Value"])
+        for sql, args in (
+            (f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({marks})", _VARIABLES),
+            ("SHOW GLOBAL STATUS WHERE Variable_name = %s", ("Max_used_connections",)),
+        )
+        for r in nova.query(cell, sql, args)
+    }
+    schema = _first(nova, cell, "SELECT version_num AS n FROM alembic_version")
+    unmigrated: dict[str, int] = {}
+    for migration, sql in (_UNMIGRATED_CELL if cell else _UNMIGRATED_API).items():
+        rows = int(_first(nova, cell, sql) or 0)
+        if rows:
+            unmigrated[migration] = rows
+    return DatabaseFacts(name, server, schema, variables, unmigrated)
+
+
+def _first(nova: NovaPort, cell: str, sql: str) -> str:
+    """The one value; "" when this schema doesn't know the table or the column."""
+    names = {
+        str(r["name"])
+        for r in nova.query(
+            cell,
+            "SELECT CONCAT(table_name, '.', column_name) AS name FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name = %s",
+            (sql.partition(" FROM ")[2].split()[0],),
+        )
+    }
+    columns = {n.partition(".")[2] for n in names}
+    words = set(sql.replace("(", " ").replace(",", " ").replace(")", " ").split())
+    wanted = words & _COLUMNS
+    if not names or wanted - columns:
+        return ""
+    found = nova.query(cell, sql)
+    return str(found[0]["n"]) if found else ""
+
+
+_COLUMNS = {
+    "queued_for_delete", "user_id", "uuid", "availability_zone", "cpu_allocation_ratio",
+    "ram_allocation_ratio", "disk_allocation_ratio", "compute_id", "deleted", "version_num",
+}  # fmt: skip
+
+
+def _each(
+    nova: NovaPort, sql: str, trouble: Trouble | None, what: str, args: tuple[Any, ...] = ()
+) -> Iterator[tuple[str, tuple[dict[str, Any], ...] | None]]:
+    """(cell, rows) of every cell; None for one that could not be read."""
+    for m in nova.mappings():
+        try:
+            yield m.uuid, nova.query(m.uuid, sql, args)
+        except RecellError as error:
+            if trouble is None:
+                raise
+            trouble(f"{what} of {m.name or m.uuid}", error)
+            yield m.uuid, None

@@ -1,0 +1,308 @@
+"""What a person would do by hand, without recell: each step's way back and forth in words and commands.
+
+No secret is in it: old values are named by the file on their own host that holds them, and a password
+is read from a file or asked for, never written on a command line.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recell.model.plan import Plan, PlanStep
+from recell.planning.changes import describe
+
+STATE = "/var/lib/recell"
+Recall = Callable[[str, str], Any]
+"""(step id, key) -> what the journal remembers of it; None: nothing."""
+
+SQL = "mysql --defaults-extra-file=/root/nova-db.cnf"
+_LOSS = (
+    "A plain restart may lose requests that it has taken and not begun: do it when nobody is at work"
+    " (openstack server list --all --status BUILD is empty)."
+)
+_AGAIN = "If the step has run since, print the runbook again; else leave it."
+
+
+@dataclass(frozen=True)
+class Hand:
+    """One thing to do by hand. ``commands``: for a root shell on ``where``; may be none."""
+
+    step: str
+    title: str
+    where: str
+    words: str
+    commands: tuple[str, ...] = ()
+
+
+class _Book:
+    def __init__(self, plan: Plan, recall: Recall) -> None:
+        self.plan = plan
+        self.recall = recall
+        self.known = {(f.host, f.path): f.sha256 for f in plan.fingerprints}
+
+    def kept(self, sha256: str) -> str:
+        return f"{STATE}/{self.plan.id}/{sha256}"
+
+    def hand(self, step: PlanStep, words: str, *commands: str, where: str = "") -> Hand:
+        return Hand(step.id, step.title, where or step.where, words, commands)
+
+
+def back(plan: Plan, recall: Recall) -> tuple[Hand, ...]:
+    """From the end to the beginning; of a plan that is half applied only what was begun has an effect."""
+    book = _Book(plan, recall)
+    out: list[Hand] = []
+    for step in reversed(plan.steps):
+        if step.acts != "forward":
+            title = step.undone if step.acts == "both" else step.title
+            out += [replace(h, title=title) for h in _KINDS[step.kind](book, step, True)]
+    return tuple(out)
+
+
+def forth(plan: Plan, recall: Recall) -> tuple[Hand, ...]:
+    book = _Book(plan, recall)
+    return tuple(h for s in plan.steps if s.acts != "backward" for h in _KINDS[s.kind](book, s, False))
+
+
+def _sh(*argv: str) -> str:
+    return shlex.join(argv)
+
+
+def _text(value: str) -> str:
+    """A text in SQL that a person will paste."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _mapping(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    kept = book.recall(step.id, "old" if undo else "new")
+    cell = str(step.params["cell"])
+    if kept is None:
+        if undo:
+            return [book.hand(step, f"No old URLs were kept when this was printed. {_AGAIN}")]
+        return [
+            book.hand(
+                step,
+                "Write both URLs of the mapping out as every process fills them today. nova-manage takes them"
+                " on its command line: clear the shell's history afterwards, and read both back.",
+                f"nova-manage cell_v2 list_cells --verbose | grep {cell}",
+            )
+        ]
+    script = (
+        "import sys\n"
+        f"u, _, t, d, _ = open({book.kept(str(kept))!r}, 'rb').read().split(b'\\0')\n"
+        "print(\"UPDATE cell_mappings SET transport_url = UNHEX('%s'), database_connection = UNHEX('%s'),\"\n"
+        "      \" updated_at = UTC_TIMESTAMP() WHERE uuid = '%s';\" % (t.hex(), d.hex(), u.decode()))"
+    )
+    return [
+        book.hand(
+            step,
+            f"Write the {'old' if undo else 'new'} URLs of cell {cell} into nova_api.cell_mappings; they are"
+            " kept in a root-only file. Then restart nova-api, nova-scheduler and the super-conductor.",
+            f"python3 - <<'EOF' | {SQL} nova_api\n{script}\nEOF",
+        )
+    ]
+
+
+def _account(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    user, vhost = str(step.params["user"]), str(step.params["vhost"])
+    where = str(step.params["broker"])
+    if not undo:
+        return [
+            book.hand(
+                step,
+                "Make the vhost and Nova's account unless they are there; the password is asked for: give the"
+                f" one in transport_url of {step.params['config']} on {step.params['host']}.",
+                _sh("rabbitmqctl", "add_vhost", vhost),
+                _sh("rabbitmqctl", "add_user", user),
+                _sh("rabbitmqctl", "set_permissions", "-p", vhost, user, ".*", ".*", ".*"),
+                where=where,
+            )
+        ]
+    made: list[str] = book.recall(step.id, "made") or []
+    commands = []
+    if "permissions" in made and "user" not in made:
+        commands.append(_sh("rabbitmqctl", "clear_permissions", "-p", vhost, user))
+    if "user" in made:
+        commands.append(_sh("rabbitmqctl", "delete_user", user))
+    if "vhost" in made:
+        commands.append(_sh("rabbitmqctl", "delete_vhost", vhost))
+    words = "Remove what recell made." if commands else f"Nothing was made when this was printed. {_AGAIN}"
+    return [book.hand(step, words, *commands, where=where)]
+
+
+def _exchange(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    vhost, queue, exchange = (str(step.params[k]) for k in ("vhost", "queue", "exchange"))
+    if undo:
+        command = _sh("rabbitmqctl", "delete_queue", "-p", vhost, queue)
+        return [book.hand(step, "Remove the spare queue once schedulers listen here again.", command)]
+    content = {
+        "queues": [{"name": queue, "vhost": vhost, "durable": True, "auto_delete": False,
+                    "arguments": {"x-max-length": 1}}],
+        "bindings": [{"source": exchange, "vhost": vhost, "destination": queue, "destination_type": "queue",
+                      "routing_key": "", "arguments": {}}],
+    }  # fmt: skip
+    command = f"rabbitmqctl import_definitions --format json <<'EOF'\n{json.dumps(content)}\nEOF"
+    return [book.hand(step, "Bind a spare queue of one message, so that the exchange stays.", command)]
+
+
+def _copy(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    path = str(step.params["path"])
+    if undo:
+        return [book.hand(step, "Remove the copy.", _sh("rm", "-f", "--", path))]
+    words = "; ".join(describe(c) for c in step.params.get("changes", []))
+    return [
+        book.hand(
+            step,
+            f"Copy it, and change in the copy: {words}." if words else "Copy it as it is.",
+            _sh("cp", "-p", "--", str(step.params["source"]), path),
+        )
+    ]
+
+
+def _edit(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    path = str(step.params["path"])
+    if not undo:
+        words = "; ".join(describe(c) for c in step.params["changes"])
+        return [
+            book.hand(step, f"Keep a copy, then edit {path}: {words}.", _sh("cp", "-p", path, path + ".old"))
+        ]
+    before = book.recall(step.id, "before") or book.known.get((step.where, path))
+    if not before:
+        return [
+            book.hand(step, f"Take the change in {path} back by hand: it was not written yet, or by nobody.")
+        ]
+    return [
+        book.hand(
+            step,
+            "Put the old file back; cp onto a file that exists keeps its owner and mode. When the kept one is"
+            " not there, the step was not begun.",
+            _sh("sha256sum", book.kept(str(before)), path),
+            _sh("cp", "--", book.kept(str(before)), path),
+        )
+    ]
+
+
+def _unit_file(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    path = str(step.params["path"])
+    if undo:
+        commands = [_sh("rm", "-f", "--", path)]
+        if path.endswith(".conf"):
+            commands.append(_sh("rmdir", "--ignore-fail-on-non-empty", path.rpartition("/")[0]))
+        return [book.hand(step, "Remove it.", *commands, "systemctl daemon-reload")]
+    argv = shlex.join(str(w) for w in step.params["argv"])
+    if step.kind == "drop-in":
+        text = str(step.params["text"])
+        directory = path.rpartition("/")[0]
+        commands = [_sh("mkdir", "-p", directory), f"cat > {shlex.quote(path)} <<'EOF'\n{text}EOF"]
+        return [book.hand(step, f"Lay a drop-in: {argv}", *commands, "systemctl daemon-reload")]
+    return [
+        book.hand(
+            step,
+            f"Copy the unit {step.params['model']} and give the copy ExecStart={argv}",
+            f"systemctl cat {shlex.quote(str(step.params['model']))} > {shlex.quote(path)}",
+            _sh("systemctl", "edit", "--full", str(step.params["unit"])),
+        )
+    ]
+
+
+def _start(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    unit = str(step.params["unit"])
+    if undo:
+        return [book.hand(step, f"Stop it. {_LOSS}", _sh("systemctl", "disable", "--now", unit))]
+    return [book.hand(step, "Start it, and see that it consumes.", _sh("systemctl", "enable", "--now", unit))]
+
+
+def _restart(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    unit = str(step.params["unit"])
+    commands = [_sh("systemctl", "restart", unit)]
+    words = f"Restart {unit}. {_LOSS}"
+    if step.kind == "restart-api":
+        words = f"Restart {unit} while no proxy sends it requests, and wait until it answers."
+        commands.append(
+            _sh("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", str(step.params["url"]))
+        )
+    if step.kind == "recycle-compute":
+        words = f"Restart {unit} when no instance of the host has a task; guests go on."
+    return [book.hand(step, words, *commands)]
+
+
+def _proxied(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    forward = str(step.params["forward"])
+    state = forward if not undo else {"drain": "ready", "ready": "drain"}[forward]
+    out = []
+    for target in step.params["servers"]:
+        line = f"set server {target['backend']}/{target['server']} state {state}"
+        out.append(
+            book.hand(
+                step,
+                (
+                    "Send requests there again."
+                    if state == "ready"
+                    else "Send no new requests; wait for those inside."
+                )
+                + " The socket is the one that `stats socket` names in haproxy.cfg.",
+                f"echo {shlex.quote(line)} | socat stdio unix-connect:/run/haproxy/admin.sock",
+                where=str(target["proxy"]),
+            )
+        )
+    return out
+
+
+def _quiet(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    return [
+        book.hand(
+            step,
+            "Wait until nothing that was begun through the other broker is under way: both counts are 0, or"
+            " young.",
+            f"echo 'SELECT count(*) FROM build_requests' | {SQL} nova_api",
+            "echo \"SELECT count(*) FROM instance_actions_events WHERE event LIKE 'conductor%' AND"
+            f' finish_time IS NULL AND deleted = 0" | {SQL} THE_CELLS_DATABASE',
+        )
+    ]
+
+
+def _records(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    retires = undo == (step.acts == "backward")
+    database = f"{SQL} THE_DATABASE_OF_CELL_{step.params['cell']}"
+    if retires:
+        pairs = ", ".join(f"{host}/{binary}" for host, binary in step.params["services"])
+        named = [f"(host = {_text(h)} AND `binary` = {_text(b)})" for h, b in step.params["services"]]
+        where = " OR ".join(named)
+        sql = (
+            f"UPDATE services SET deleted = id, deleted_at = UTC_TIMESTAMP() WHERE deleted = 0 AND ({where});"
+        )
+        return [book.hand(step, f"Retire the records of {pairs}.", f"{database} <<'EOF'\n{sql}\nEOF")]
+    ids = [int(i) for i in book.recall(step.id, "retired") or []]
+    if not ids:
+        return [book.hand(step, f"No record was retired when this was printed. {_AGAIN}")]
+    listed = ", ".join(str(i) for i in ids)
+    sql = f"UPDATE services SET deleted = 0, deleted_at = NULL WHERE id IN ({listed}) AND deleted = id;"
+    return [book.hand(step, "Restore exactly these records.", f"{database} <<'EOF'\n{sql}\nEOF")]
+
+
+def _prove(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    commands = [shlex.join(str(w) for w in c["argv"]) for c in step.params.get("commands", [])]
+    return [book.hand(step, "See that every service is up and every host is listed.", *commands)]
+
+
+_KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
+    "literal-mapping": _mapping,
+    "broker-account": _account,
+    "keep-exchange": _exchange,
+    "copy-config": _copy,
+    "edit-config": _edit,
+    "drop-in": _unit_file,
+    "sibling-unit": _unit_file,
+    "start-unit": _start,
+    "restart-rpc": _restart,
+    "restart-api": _restart,
+    "recycle-compute": _restart,
+    "proxied": _proxied,
+    "quiet": _quiet,
+    "retire-records": _records,
+    "prove": _prove,
+}
+"""Every kind of step there is; a test compares them with those of recell.steps."""

@@ -1,0 +1,66 @@
+"""Where a plan can be left for a night: each step's last safe point.
+
+A conversion may be stopped before any step, and users go on being served. But between some steps a
+host is half-moved (drained, or its file says something else than its processes run with): one more
+failure then costs more than it should. A safe point is a place between two steps where no host is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from recell.model.plan import PlanStep
+
+BEGINNING = "the beginning"
+RESTARTS = ("restart-api", "restart-rpc", "recycle-compute")
+
+
+def with_safe_points(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
+    """The same steps, each naming the last one, at or before itself, after which the plan can be left;
+    :data:`BEGINNING` when that is before the first. Steps that act backward only name none."""
+    open_: set[tuple[str, str]] = set()
+    last = BEGINNING
+    forward = [s for s in steps if s.acts != "backward"]
+    named: dict[str, str] = {}
+    for index, step in enumerate(forward):
+        _move(step, forward[index + 1 :], open_)
+        if not open_:
+            last = step.id
+        named[step.id] = last
+    return tuple(replace(s, safe_point=named.get(s.id, "")) for s in steps)
+
+
+def _move(step: PlanStep, later: list[PlanStep], open_: set[tuple[str, str]]) -> None:
+    """What this step opens and closes: (kind, host) brackets."""
+    here = ("file", step.where)
+    if step.kind == "proxied":
+        bracket = ("drain", ",".join(sorted(f"{t['backend']}/{t['server']}" for t in step.params["servers"])))
+        if step.params["forward"] == "drain":
+            open_.add(bracket)
+        else:
+            open_.discard(bracket)
+    if step.kind == "edit-config" and _reader(step, later):
+        open_.add(here)
+    if (
+        here in open_
+        and step.kind in RESTARTS
+        and not any(_reads_edited(s, step.where, later) for s in later if s.kind in RESTARTS)
+    ):
+        open_.discard(here)
+
+
+def _reader(edit: PlanStep, later: list[PlanStep]) -> bool:
+    """Whether a later step restarts what reads the edited file."""
+    path = str(edit.params.get("path", ""))
+    return any(
+        s.where == edit.where and s.kind in RESTARTS and path in s.params.get("reads", ()) for s in later
+    )
+
+
+def _reads_edited(restart: PlanStep, where: str, later: list[PlanStep]) -> bool:
+    """Whether this restart on the same host still belongs to the edit: no other edit comes before it."""
+    if restart.where != where:
+        return False
+    before = later[: later.index(restart)]
+    return not any(s.where == where and s.kind == "edit-config" for s in before)
