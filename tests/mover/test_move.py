@@ -26,18 +26,18 @@ def test_there_and_back(clouds: tuple[Server, Server], rules: dict[str, Rule], h
         assert move.prepare() == "copying"
         move.copy()
         move.follow()
-        move.catch_up(20)
+        move.catch_up(120, lag_s=5)
         report = move.verify()
         assert report.differences == ()
         assert report.rows > 100
-    drained = move.drain()
+    drained = move.drain(120)
     print(drained, report, move.status())
     assert schema.differing(source, target, scope) == []
     move.reverse()
     with Load(target, seed + 50):
-        move.catch_up(20)
+        move.catch_up(120, lag_s=5)
         assert move.verify().equal
-    print(move.drain())
+    print(move.drain(120))
     assert schema.differing(source, target, scope) == []
     move.finish()
     for server in clouds:

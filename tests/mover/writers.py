@@ -50,7 +50,7 @@ class Writer:
             self.connection.rollback()
 
     def do(self, sql: str, *args: Any) -> int:
-        return self.cursor.execute(sql, args)
+        return int(self.cursor.execute(sql, args))
 
     def host(self) -> str | None:
         return self.random.choice((*HOSTS, None))

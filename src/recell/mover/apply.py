@@ -55,14 +55,14 @@ class Applier:
     def __init__(
         self, source: Session, target: Session, members: Members, journal: Journal,
         progress: Callable[[Session, Position, Position, str], None], proven: tuple[Position, str],
-        unproven: OrderedDict[int, Applied] | None = None,
+        position: Position, unproven: OrderedDict[int, Applied],
     ) -> None:
         self._source, self._target = source, target
         self._writer = Writer(target)
         self._members, self._journal, self._progress = members, journal, progress
-        self.unproven: OrderedDict[int, Applied] = OrderedDict() if unproven is None else unproven
+        self.unproven = unproven
         self.proven, self.proven_gtid = proven
-        self.position = proven[0]
+        self.position = position
         self.applied_keys = 0
         self._number = max(self.unproven, default=0)
 
@@ -74,12 +74,12 @@ class Applier:
         if work.position is None:
             return 0
         if not len(work) and not work.joined and not work.left:
-            self._advance(work)
+            self._advance(work.position, work.gtid)
             return 0
         try:
             self._see(work.fence)
             self._expand(work)
-            self._apply(work)
+            self._apply(work, work.position)
             self._source.commit()
         except BaseException:
             self._source.rollback()
@@ -90,15 +90,14 @@ class Applier:
         self.position = work.position
         return sum(map(len, work.keys.values()))
 
-    def _advance(self, work: Work) -> None:
+    def _advance(self, position: Position, gtid: str) -> None:
         """Nothing of ours happened up to here."""
-        assert work.position is not None
-        self.position = work.position
+        self.position = position
         last = next(reversed(self.unproven.values()), None)
         if last is not None:
-            last.position, last.gtid = work.position, work.gtid
+            last.position, last.gtid = position, gtid
         else:
-            self.proven, self.proven_gtid = work.position, work.gtid
+            self.proven, self.proven_gtid = position, gtid
 
     def _see(self, fence: Position | None) -> None:
         """Begin a snapshot of the source that has everything before ``fence``."""
@@ -151,9 +150,9 @@ class Applier:
             found += [child.parse(fields) for fields in session.raw(sql, args)]
         return found
 
-    def _apply(self, work: Work) -> None:
-        assert work.position is not None
-        applied = Applied(work.position, work.gtid, work.fence, {t: set(k) for t, k in work.keys.items() if k})
+    def _apply(self, work: Work, position: Position) -> None:
+        keys_now = {table: set(keys) for table, keys in work.keys.items() if keys}
+        applied = Applied(position, work.gtid, work.fence, keys_now)
         self._journal.mark(self._target, _WORKER)
         since = 0
         for table, keys in work.keys.items():
@@ -169,7 +168,7 @@ class Applier:
             write_members(self._target, link, values, present=True)
         for link, values in work.left.items():
             write_members(self._target, link, values, present=False)
-        self._progress(self._target, work.position, self.proven, self.proven_gtid)
+        self._progress(self._target, position, self.proven, self.proven_gtid)
         self._target.commit()
         # What is proven later needs proof no more now.
         for older in self.unproven.values():

@@ -149,7 +149,7 @@ class Copier:
         keys = interest.rows.keys
         more = True
         while more and not self._stop.is_set():
-            spans = []
+            spans: list[dict[str, Any]] = []
             while more and len(spans) < _SPANS_AT_ONCE:
                 where, values = after(interest.rows.key, last)
                 found = list(session.raw(
@@ -167,10 +167,10 @@ class Copier:
             values, size = sorted(self._members.hosts), HOSTS_A_CHUNK
         else:
             with self._members.lock:
-                values = sorted(self._members.present[interest.link])  # type: ignore[type-var]
+                values = sorted(self._members.present[interest.link])
             size = MEMBERS_A_CHUNK
         if last is not None:
-            values = [v for v in values if v > last]  # type: ignore[operator]
+            values = [v for v in values if v > last]
         for at in range(0, len(values), size * _SPANS_AT_ONCE):
             batch = values[at:at + size * _SPANS_AT_ONCE]
             spans = [{"among": batch[i:i + size]} for i in range(0, len(batch), size)]
@@ -196,7 +196,8 @@ class Copier:
                         self._copy(chunk, *sessions, worker)
                         break
                     except (Lost, Busy) as error:
-                        sessions = _closed(sessions)
+                        _closed(sessions)
+                        sessions = None
                         if attempt == tries:
                             raise _unreachable(self._target, error) from None
                         if self._stop.wait(0.5):

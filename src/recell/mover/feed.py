@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from recell.adapters.mysql.binlog import BinlogReader, Commit, Event, Idle, Rows, SchemaChanged, Statement
+from recell.adapters.mysql.binlog import BinlogReader, Commit, Idle, Rows, SchemaChanged, Statement
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session
@@ -102,16 +102,12 @@ class _BinlogThread:
         """A transaction of ``rows`` ended."""
         raise NotImplementedError
 
-    def _mark(self) -> str:
-        return MARK
-
     def _run(self) -> None:
         lost_at: float | None = None
         while not self._stopping:
             before = self._position
             try:
-                self._connect()
-                self._read()
+                self._read(self._connect())
             except RecellError as error:
                 self._fail(error)
                 return
@@ -138,19 +134,19 @@ class _BinlogThread:
                 self.failed = error
                 self._moved.notify_all()
 
-    def _connect(self) -> None:
+    def _connect(self) -> BinlogReader:
         session = Session(self.endpoint)
         try:
             continues(session, self._start.identity, self._position, self._gtid)
         finally:
             session.close()
         self._reader = BinlogReader(self.endpoint, self._position, self.members.wanted,
-                                    server_id=self._replica_id, mark=self._mark())
+                                    server_id=self._replica_id, mark=MARK)
+        return self._reader
 
-    def _read(self) -> None:
-        assert self._reader is not None
+    def _read(self, reader: BinlogReader) -> None:
         pending: list[Rows] = []
-        for event in self._reader.read():
+        for event in reader.read():
             if self._stopping:
                 return
             if isinstance(event, Rows):
@@ -160,7 +156,7 @@ class _BinlogThread:
                 self._between(event, pending)
                 pending = []
 
-    def _between(self, event: Event, pending: list[Rows]) -> None:
+    def _between(self, event: Commit | Statement | Idle, pending: list[Rows]) -> None:
         if isinstance(event, Statement):
             self._statement(event)
             return
@@ -195,8 +191,8 @@ class Feed(_BinlogThread):
     def _take(self, rows: list[Rows], position: Position, gtid: str) -> None:
         members = self.members
         with members.lock:
-            # One after the other and all, not until the first that matters.
-            if any([members.note(r) for r in rows]):
+            matters = [members.note(r) for r in rows]
+            if any(matters):
                 members.work.fence = position
             members.work.position, members.work.gtid = position, gtid
 
@@ -222,7 +218,7 @@ class Sentry(_BinlogThread):
             for image in (i for pair in event.images for i in pair if i is not None):
                 values = interest.values(image)
                 if self.members.belongs(interest, values, ever=True):
-                    key = ", ".join(f"{c}={v}" for c, v in zip(interest.rows.key, values, strict=False))
+                    key = ", ".join(f"{c}={v!s}" for c, v in zip(interest.rows.key, values, strict=False))
                     raise ForeignWriter(
                         f"another writer than recell changed {event.table} {key} in {self.endpoint.where}"
                         f" (before {position}, {gtid or 'no GTID'})",

@@ -9,18 +9,21 @@ rows that refer to it have to be looked at again, on both sides.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from recell.adapters.mysql.binlog import Rows, Wanted
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.rowimage import Image
-from recell.adapters.mysql.sql import Key, KeyPart, columns, name
+from recell.adapters.mysql.session import Session
+from recell.adapters.mysql.sql import Key, KeyPart, among, columns, name
 from recell.errors import Unsupported
 from recell.model.scope import ByHost, ByParent, Scope, Shared, TableScope
 from recell.mover.rows import ColumnCodec, TableRows
 
-__all__ = ["Interest", "Link", "Members", "Work"]
+__all__ = ["Interest", "Link", "Members", "Work", "host_condition", "select_members"]
+
+_AT_ONCE = 500
 
 Link = tuple[str, str]
 """A table and the column of it that other tables' rows refer to."""
@@ -35,9 +38,11 @@ class Interest:
         self.rule = scoped.rule
         self.exports = tuple(exports)
         self.owner: tuple[str, ...] = ()
+        self.also: tuple[str, ...] = ()
         self.link: Link | None = None
         if isinstance(self.rule, ByHost):
             self.owner = (self.rule.column, *(column for column, _ in self.rule.also))
+            self.also = tuple(value for _, value in self.rule.also)
         elif isinstance(self.rule, ByParent):
             self.owner = (self.rule.column,)
             self.link = (self.rule.parent, self.rule.parent_column)
@@ -105,9 +110,10 @@ class Work:
 
     def absorb(self, older: Work) -> None:
         """Take back work that was not finished."""
-        for mine, theirs in ((self.keys, older.keys), (self.touched, older.touched)):
-            for at, found in theirs.items():
-                mine.setdefault(at, set()).update(found)  # type: ignore[call-overload]
+        for table, keys in older.keys.items():
+            self.keys.setdefault(table, set()).update(keys)
+        for link, values in older.touched.items():
+            self.touched.setdefault(link, set()).update(values)
         for link, values in older.joined.items():
             self.joined.setdefault(link, set()).update(values - self.left.get(link, set()))
         for link, values in older.left.items():
@@ -161,8 +167,7 @@ class Members:
         owners = interest.owners(values)
         if interest.link is not None:
             return owners[0] in (self.ever if ever else self.present)[interest.link]
-        assert isinstance(interest.rule, ByHost)
-        return owners[0] in self.hosts and owners[1:] == tuple(v for _, v in interest.rule.also)
+        return owners[0] in self.hosts and owners[1:] == interest.also
 
     def note(self, rows: Rows) -> bool:
         """Take in a row event, with the lock held. Whether it matters to the scope."""
@@ -235,10 +240,38 @@ class Members:
 
 def host_condition(interest: Interest, hosts: Sequence[str]) -> tuple[str, list[KeyPart]]:
     """SQL for a table whose rule is ByHost, and its values."""
-    assert isinstance(interest.rule, ByHost)
-    text = f"{name(interest.rule.column)} IN ({', '.join(['%s'] * len(hosts))})"
-    values: list[KeyPart] = list(hosts)
-    for column, value in interest.rule.also:
+    text = f"{name(interest.owner[0])} IN ({', '.join(['%s'] * len(hosts))})"
+    for column in interest.owner[1:]:
         text += f" AND {name(column)} = %s"
-        values.append(value)
-    return text, values
+    return text, [*hosts, *interest.also]
+
+
+def select_members(session: Session, members: Members) -> dict[Link, set[KeyPart]]:
+    """Those that the session's transaction shows."""
+    found: dict[Link, set[KeyPart]] = {}
+    order = list(members.interests)  # parents stand before their children
+    for link in sorted(members.children, key=lambda k: order.index(k[0])):
+        interest = members.interests[link[0]]
+        at = interest.width - len(interest.exports) + interest.exports.index(link[1])
+        values: set[KeyPart] = set()
+        for where, args in _conditions(interest, members, found):
+            for fields in session.raw(f"SELECT {interest.told} FROM {name(link[0])} WHERE {where}", args):
+                value = interest.parse(fields)[at]
+                if value is not None:
+                    values.add(value)
+        found[link] = values
+    return found
+
+
+def _conditions(interest: Interest, members: Members, found: dict[Link, set[KeyPart]]
+                ) -> Iterator[tuple[str, list[KeyPart]]]:
+    if interest.everything:
+        yield "TRUE", []
+    elif interest.link is None:
+        hosts = sorted(members.hosts)
+        for at in range(0, len(hosts), _AT_ONCE):
+            yield host_condition(interest, hosts[at:at + _AT_ONCE])
+    else:
+        values = sorted(found[interest.link], key=str)
+        for at in range(0, len(values), _AT_ONCE):
+            yield among(interest.owner, [(v,) for v in values[at:at + _AT_ONCE]])

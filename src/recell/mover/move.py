@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session
-from recell.adapters.mysql.sql import KeyPart, among, name
 from recell.errors import RecellError, StepFailed, Unreachable, VerifyFailed
-from recell.model.scope import ByHost, Scope
-from recell.mover.apply import Applied, Applier, batches
+from recell.model.scope import Scope
 from recell.mover.copy import Copier
 from recell.mover.feed import Feed, ForeignWriter, Sentry, Start
+from recell.mover.follow import Follower
 from recell.mover.identity import check_server, continues, identity
 from recell.mover.journal import Journal, Phase, State, fingerprint, positions, same_scope
-from recell.mover.members import Link, Members, host_condition
+from recell.mover.members import Members, select_members
 from recell.mover.throttle import Limits, Throttle
 from recell.mover.verify import Report, Verifier
+from recell.mover.watch import Watch
 
 __all__ = ["Drained", "Move", "Options", "Status"]
 
 T = TypeVar("T")
-_PAUSE_S = 0.02
-_NOTE_EVERY_S = 2.0
 _HERE = "Go on with the same move: what was done is kept"
 
 
@@ -93,16 +89,9 @@ class Move:
         self._journal: Journal | None = None
         self._feed: Feed | None = None
         self._sentry: Sentry | None = None
-        self._applier: Applier | None = None
-        self._sessions: list[Session] = []
-        self._unproven: OrderedDict[int, Applied] = OrderedDict()
-        self._following: threading.Thread | None = None
-        self._ending = threading.Event()
-        self._failed: RecellError | None = None
-        self._watch: threading.Thread | None = None
-        self._watch_ends = threading.Event()
-        self._lag: float | None = None
-        self._rows = self._applied_before = 0
+        self._follower: Follower | None = None
+        self._watch: Watch | None = None
+        self._rows = 0
         self._clock: list[tuple[float, int]] = []
 
     # -- phases ----------------------------------------------------------------------------------
@@ -128,7 +117,10 @@ class Move:
         :raises BinlogLost, ServerReplaced: an earlier run can't be gone on with.
         """
         self.close()
-        found = [self._patiently(lambda e=e: _state_of(e), e) for e in reversed(self._ends)]  # type: ignore[misc]
+        self.throttle, self._clock = Throttle(limits=self.options.limits), []
+        source, target = self._ends
+        found = (self._patiently(lambda: _state_of(target), target),
+                 self._patiently(lambda: _state_of(source), source))
         live = [s for s in found if s is not None and s.phase != "reversed"]
         if not live:
             self._begin()
@@ -169,14 +161,11 @@ class Move:
         """Apply changes from now on, in a thread of its own."""
         if self.phase == "copying":
             raise StepFailed("the copy is not done", "Call copy first")
-        if self._following is not None and self._following.is_alive():
-            return
         self._check()
         if self.phase == "drained":
             self._write(phase="following")
-        self._ending.clear()
-        self._following = threading.Thread(target=self._follow, name="apply", daemon=True)
-        self._following.start()
+        if self._follower is not None:
+            self._follower.start()
 
     def catch_up(self, limit_s: float, lag_s: float = 1.0) -> float:
         """Wait until the target is at most ``lag_s`` behind. The lag, in seconds.
@@ -238,23 +227,24 @@ class Move:
         if self._feed is None or not self._feed.reach(end, limit_s):
             raise StepFailed(f"the source's binlog was not read up to {end} in {limit_s:.0f} s",
                              "Let the writers go on, and look at the source's load")
-        self._stop_following()
+        follower = self._follower
+        if follower is None:
+            raise StepFailed("this move has been closed", "Call prepare first")
+        follower.stop()
         self._check()
-        applier = self._applying()
         keys = 0
         while True:
-            keys += self._act(applier.flush) or 0
-            different = self._act(lambda: applier.prove(limit=1 << 62))
-            if not applier.unproven_keys and not len(self.members.work):
+            keys += follower.settle()[0]
+            if not follower.unproven_keys and not len(self.members.work):
                 break
             if time.monotonic() - began > limit_s:
-                self._not_equal(applier, end, different)
+                raise self._not_equal(follower, end)
             time.sleep(0.005)
         self._watched(limit_s)
         now = self._source_end()
         if not self._feed.reach(now, limit_s) or len(self.members.work):
             raise StepFailed("rows of the source still change", "Stop its writers before draining it")
-        self._write(phase="drained", position=str(end), proven=str(end), gtid=applier.proven_gtid)
+        self._write(phase="drained", position=str(end), proven=str(end), gtid=follower.proven_gtid)
         return Drained(str(end), keys, time.monotonic() - began)
 
     def reverse(self) -> None:
@@ -288,7 +278,6 @@ class Move:
         old.write(replace(before, phase="reversed"))
         old.close()
         self._journal, self._state = back, after
-        self._unproven = OrderedDict()
         self._start(start, watched)
         self.follow()
 
@@ -305,9 +294,8 @@ class Move:
 
     def close(self) -> None:
         """Stop all threads and sessions; the journal stays, and another Move can go on."""
-        self._watch_ends.set()
         if self._watch is not None:
-            self._watch.join(20)
+            self._watch.close()
         self._watch = None
         self._stop_threads()
         if self._journal is not None:
@@ -319,14 +307,15 @@ class Move:
     def set_rate(self, rate: float, paused: bool = False) -> None:
         """Rows per second of copy and verification together; 0 is as fast as the source bears.
 
-        Kept in the journal: any process may call it (after ``prepare``, or not) while another moves.
+        Kept beside the journal, so any process may call it while another one moves.
         """
-        endpoint = self._direction()[1] if self._state is not None else self._ends[1]
-        journal = Journal(endpoint)
-        try:
-            journal.set_control(rate, paused)
-        finally:
-            journal.close()
+        for endpoint in self._ends:
+            journal = Journal(endpoint)
+            try:
+                if journal.state() is not None:
+                    journal.set_control(rate, paused)
+            finally:
+                journal.close()
         self.throttle.set(rate, paused)
 
     def status(self) -> Status:
@@ -338,13 +327,14 @@ class Move:
         first = self._clock[0]
         rate = (self.throttle.rows - first[1]) / (now - first[0]) if now - first[0] > 0.5 else 0.0
         copying = state.phase == "copying"
-        applier = self._applier
+        follower = self._follower
         return Status(
             state.phase, self.backward, copied if copying else total, total, rate,
-            (total - copied) / rate if copying and rate > 0 else None, None if copying else self._lag,
-            len(self.members.work), sum(map(len, list(self._unproven.values()))),
-            self._applied_before + (applier.applied_keys if applier else 0), self.throttle.paused,
-            str(applier.position) if applier else state.position,
+            (total - copied) / rate if copying and rate > 0 else None,
+            self._watch.lag_s if self._watch else None,
+            len(self.members.work), follower.unproven_keys if follower else 0,
+            follower.applied_keys if follower else 0, self.throttle.paused,
+            str(follower.position) if follower else state.position,
         )
 
     # -- beginning -------------------------------------------------------------------------------
@@ -373,7 +363,7 @@ class Move:
         session = Session(source)
         try:
             start = _start_of(session)
-            self.members.present = self._select_members(session)
+            self.members.present = select_members(session, self.members)
         finally:
             session.close()
         self.members.ever = {link: set(values) for link, values in self.members.present.items()}
@@ -392,7 +382,7 @@ class Move:
         try:
             continues(session, state.source, positions(state)[1], state.gtid)
             _start_of(session)
-            present = self._select_members(session)
+            present = select_members(session, self.members)
         finally:
             session.close()
         session = Session(there)
@@ -411,33 +401,6 @@ class Move:
                 members.work.left[link] = before - values
                 for value in values ^ before:
                     members.touch(link, value, members.work)
-        self._unproven = OrderedDict()
-
-    def _select_members(self, session: Session) -> dict[Link, set[KeyPart]]:
-        found: dict[Link, set[KeyPart]] = {}
-        for link in sorted(self.members.children, key=lambda k: list(self.members.interests).index(k[0])):
-            interest = self.members.interests[link[0]]
-            spans: list[tuple[str, list[KeyPart]]]
-            if interest.everything:
-                spans = [("TRUE", [])]
-            elif isinstance(interest.rule, ByHost):
-                spans = [host_condition(interest, list(b))
-                         for b in batches(sorted(self.scope.hosts), 500)]
-            else:
-                assert interest.link is not None
-                values = sorted(found[interest.link], key=str)
-                spans = [among(interest.owner, [(v,) for v in b]) for b in batches(values, 500)]
-            here: set[KeyPart] = set()
-            at = interest.exports.index(link[1])
-            for where, args in spans:
-                sql = f"SELECT {interest.told} FROM {name(link[0])} WHERE {where}"
-                for fields in session.raw(sql, args):
-                    value = interest.parse(fields)[len(interest.rows.key) + len(interest.owner) + at]
-                    if value is not None:
-                        here.add(value)
-            found[link] = here
-        session.commit()
-        return found
 
     def _look(self, endpoint: Endpoint) -> Start:
         session = Session(endpoint)
@@ -451,7 +414,6 @@ class Move:
         state = self._known
         start = start or Start(positions(state)[1], state.gtid, state.source)
         watched = watched or Start(Position.parse(state.watched), "", state.target or {})
-        self._failed = None
         with self.members.lock:
             self.members.work.position, self.members.work.gtid = start.position, start.gtid
         patience = self.options.patience_s
@@ -459,107 +421,49 @@ class Move:
         self._sentry = Sentry(there, watched, self.members, state.replica_id + 1, patience, lambda _: None)
         self._feed.start()
         self._sentry.start()
+        self._follower = Follower(here, there, self.members, self._kept, self._note,
+                                  (start.position, start.gtid), patience)
         if self._watch is None:
-            self._watch_ends.clear()
-            self._watch = threading.Thread(target=self._observe, name="throttle", daemon=True)
-            self._watch.start()
+            self._watch = Watch(self.throttle, self._direction, self._applied_position,
+                                self.options.replicas)
 
-    # -- following -------------------------------------------------------------------------------
+    # -- while it runs, inside --------------------------------------------------------------------
 
-    def _applying(self) -> Applier:
-        if self._applier is None:
-            here, there = self._direction()
-            self._sessions = [Session(here), Session(there)]
-            state = self._known
-            proven = positions(state)[1], state.gtid
-            self._applier = Applier(*self._sessions, self.members, self._kept, self._progress, proven,
-                                    self._unproven)
-        return self._applier
-
-    def _drop_applier(self) -> None:
-        if self._applier is not None:
-            self._applied_before += self._applier.applied_keys
-        for session in self._sessions:
-            session.close()
-        self._sessions, self._applier = [], None
-
-    def _progress(self, session: Session, position: Position, proven: Position, gtid: str) -> None:
+    def _note(self, session: Session, position: Position, proven: Position, gtid: str) -> None:
         watched = str(self._sentry.position) if self._sentry else self._known.watched
         self._state = replace(self._known, position=str(position), proven=str(proven), gtid=gtid,
                               watched=watched)
         self._kept.write(self._state, session)
 
-    def _follow(self) -> None:
-        noted = time.monotonic()
-        lost_at: float | None = None
-        while not self._ending.is_set():
-            try:
-                applier = self._applying()
-                began = time.monotonic()
-                count = applier.flush()
-                applier.prove()
-                lost_at = None
-                if began - noted > _NOTE_EVERY_S:
-                    self._note(applier)
-                    noted = began
-                if not count:
-                    self._ending.wait(_PAUSE_S)
-            except (Lost, Busy) as error:
-                self._drop_applier()
-                lost_at = lost_at or time.monotonic()
-                if time.monotonic() - lost_at > self.options.patience_s:
-                    self._failed = self._away(error)
-                    return
-                self._ending.wait(0.3)
-            except RecellError as error:
-                self._drop_applier()
-                self._failed = error
-                return
-            except Exception as error:  # a thread must not end unseen
-                self._drop_applier()
-                self._failed = RecellError(f"applying changes failed ({type(error).__name__}: {error})",
-                                           "Report this")
-                return
-
-    def _note(self, applier: Applier) -> None:
-        """Positions move on while nothing of ours changes: keep that, or old binlogs are needed."""
-        target = self._sessions[1]
-        self._kept.mark(target, 21)
-        self._progress(target, applier.position, applier.proven, applier.proven_gtid)
-        target.commit()
-
-    def _stop_following(self) -> None:
-        self._ending.set()
-        if self._following is not None:
-            self._following.join(60)
-        self._following = None
-
     def _stop_threads(self) -> None:
-        self._stop_following()
+        if self._follower is not None:
+            self._follower.close()
         for thread in (self._feed, self._sentry):
             if thread is not None:
                 thread.stop()
-        self._feed = self._sentry = None
-        self._drop_applier()
+        self._feed = self._sentry = self._follower = None
 
     def _check(self) -> None:
         """:raises RecellError: what stopped a thread."""
         for thread in (self._feed, self._sentry):
             if thread is not None:
                 thread.check()
-        if self._failed is not None:
-            raise self._failed
+        if self._follower is not None and self._follower.failed is not None:
+            raise self._follower.failed
 
     def _applied(self, end: Position, limit_s: float) -> bool:
         until = time.monotonic() + limit_s
         while True:
             self._check()
-            applier = self._applier
-            if applier is not None and applier.position >= end:
+            if self._follower is not None and self._follower.position >= end:
                 return True
             if time.monotonic() >= until:
                 return False
             time.sleep(0.005)
+
+    def _applied_position(self) -> Position | None:
+        follower = self._follower
+        return follower.position if follower is not None and follower.running else None
 
     def _source_end(self) -> Position:
         here = self._direction()[0]
@@ -585,20 +489,12 @@ class Move:
             raise StepFailed(f"the binlog of {there.where} was not read up to {end} in {limit_s:.0f} s",
                              "Look at that server's load, then drain again")
 
-    def _not_equal(self, applier: Applier, end: Position, different: int) -> None:
+    def _not_equal(self, follower: Follower, end: Position) -> RecellError:
         if len(self.members.work):
-            raise StepFailed("rows of the source still change", "Stop its writers before draining it")
-        named = [f"{table} {', '.join(map(str, key))}" for applied in applier.unproven.values()
-                 for table, keys in applied.keys.items() for key in sorted(keys, key=str)]
-        raise VerifyFailed(f"{different} rows differ at {end}: {'; '.join(named[:10])}",
-                           "Let the writers go on, and verify in full")
-
-    def _act(self, act: Callable[[], int]) -> int:
-        try:
-            return act()
-        except (Lost, Busy) as error:
-            self._drop_applier()
-            raise self._away(error) from None
+            return StepFailed("rows of the source still change", "Stop its writers before draining it")
+        named = [f"{table} {key}" for table, key in follower.unproven]
+        return VerifyFailed(f"{len(named)} rows differ at {end}: {'; '.join(named[:10])}",
+                            "Let the writers go on, and verify in full")
 
     def _patiently(self, act: Callable[[], T], endpoint: Endpoint) -> T:
         until = time.monotonic() + self.options.patience_s
@@ -610,61 +506,10 @@ class Move:
                     raise Unreachable(f"{endpoint.where} does not answer ({error})", _HERE) from None
                 time.sleep(0.3)
 
-    def _away(self, error: Exception) -> RecellError:
-        here, there = self._direction()
-        return Unreachable(f"{here.where} or {there.where} does not answer ({error})", _HERE)
-
     def _write(self, **changes: object) -> None:
         state = replace(self._known, **changes)  # type: ignore[arg-type]
         self._kept.write(state)
         self._state = state
-
-    # -- watching --------------------------------------------------------------------------------
-
-    def _observe(self) -> None:
-        """Once a second: what the operator wants, how the source fares, how far behind we are."""
-        sessions: dict[Endpoint, Session] = {}
-        journal: Journal | None = None
-        while not self._watch_ends.wait(1.0):
-            here, there = self._direction()
-            try:
-                if journal is None or journal.endpoint != there:
-                    if journal is not None:
-                        journal.close()
-                    journal = Journal(there)
-                self.throttle.set(*journal.control())
-                for endpoint in (here, *self.options.replicas):
-                    if endpoint not in sessions:
-                        sessions[endpoint] = Session(endpoint, timeout=30)
-                began = time.monotonic()
-                end = sessions[here].binlog_end()
-                self.throttle.observe(time.monotonic() - began,
-                                      max([_replica_lag(sessions[r]) for r in self.options.replicas],
-                                          default=0.0))
-                if self._following is not None:
-                    self._lag = time.monotonic() - began if self._reached(end) else (self._lag or 0.0) + 1.0
-            except (Lost, Busy, RecellError):
-                # Whoever works notices by himself; here it's only measured.
-                for session in sessions.values():
-                    session.close()
-                sessions.clear()
-                with suppress(Exception):
-                    if journal is not None:
-                        journal.close()
-                journal = None
-        for session in sessions.values():
-            session.close()
-        if journal is not None:
-            journal.close()
-
-    def _reached(self, end: Position) -> bool:
-        for _ in range(200):
-            applier = self._applier
-            if applier is not None and applier.position >= end:
-                return True
-            if self._watch_ends.wait(0.01):
-                return False
-        return False
 
 
 def _state_of(endpoint: Endpoint) -> State | None:
@@ -684,15 +529,3 @@ def _start_of(session: Session) -> Start:
         found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))
         gtid = str(found[0][0] or "").split(",")[0]
     return Start(position, gtid, known)
-
-
-def _replica_lag(session: Session) -> float:
-    """Seconds; 0 where there is no replication, an hour where it stands still."""
-    with session.connection.cursor() as cursor:
-        cursor.execute("SHOW SLAVE STATUS")
-        row = cursor.fetchone()
-        if row is None:
-            return 0.0
-        names = [d[0] for d in cursor.description]
-    lag = row[names.index("Seconds_Behind_Master")]
-    return 3600.0 if lag is None else float(lag)

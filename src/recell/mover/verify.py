@@ -116,36 +116,36 @@ class Verifier:
     def _next(self, pool: ThreadPoolExecutor, interest: Interest, last: Any
               ) -> tuple[Any, int, list[Difference], int]:
         """(how far, rows, differences, moving keys) of the next chunk."""
-        if self._sessions is None:
-            self._sessions = Session(self._source), Session(self._target)
-        span, last = self._span(interest, last)
+        sessions = self._sessions = self._sessions or (Session(self._source), Session(self._target))
+        span, last = self._span(sessions[0], interest, last)
         if span is None:
             return True, 0, [], 0
         where, values = condition(interest, span)
         index = " FORCE INDEX (PRIMARY)" if "after" in span else ""
         sql = f"SELECT {interest.rows.summary} FROM {interest.rows.quoted}{index} WHERE {where}"
-        here, there = pool.map(lambda s: _all(s, sql, values), self._sessions)
+        here, there = pool.map(lambda s: _all(s, sql, values), sessions)
         count = int(here[0][0] or 0)
         if here == there:
             return last, count, [], 0
-        told = f"SELECT {interest.told}, {interest.rows.hash} FROM {interest.rows.quoted}{index} WHERE {where}"
-        mine, theirs = pool.map(lambda s: _hashes(s, interest, told, values), self._sessions)
+        told = (f"SELECT {interest.told}, {interest.rows.hash} FROM {interest.rows.quoted}{index}"
+                f" WHERE {where}")
+        mine, theirs = pool.map(lambda s: _hashes(s, interest, told, values), sessions)
         if not interest.deletes:
             theirs = {k: h for k, h in theirs.items() if k in mine}
         suspects = {k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)}
-        found, moving = self._look_again(interest, suspects)
+        found, moving = self._look_again(sessions, interest, suspects)
         return last, count, found, moving
 
-    def _span(self, interest: Interest, last: Any) -> tuple[dict[str, Any] | None, Any]:
+    def _span(self, session: Session, interest: Interest, last: Any) -> tuple[dict[str, Any] | None, Any]:
         """The next chunk, and how far it goes; True: to the end."""
-        assert self._sessions is not None
-        session = self._sessions[0]
         if interest.everything:
             low = as_key(last)
             where, values = after(interest.rows.key, low)
             keys = interest.rows.keys
-            found = _all(session, f"SELECT {keys} FROM {interest.rows.quoted} FORCE INDEX (PRIMARY) WHERE {where}"
-                                  f" ORDER BY {keys} LIMIT 1 OFFSET {CHUNK_ROWS - 1:d}", values)
+            found = _all(
+                session,
+                f"SELECT {keys} FROM {interest.rows.quoted} FORCE INDEX (PRIMARY) WHERE {where}"
+                f" ORDER BY {keys} LIMIT 1 OFFSET {CHUNK_ROWS - 1:d}", values)
             end = interest.rows.key_of(found[0]) if found else None
             return {"after": low, "upto": end}, True if end is None else end
         pool: list[Any]
@@ -153,16 +153,16 @@ class Verifier:
             pool, size = sorted(self._members.hosts), HOSTS_A_CHUNK
         else:
             with self._members.lock:
-                pool = sorted(self._members.ever[interest.link])  # type: ignore[type-var]
+                pool = sorted(self._members.ever[interest.link])
             size = MEMBERS_A_CHUNK * 5
         pool = [v for v in pool if last is None or v > last][: size + 1]
         if not pool:
             return None, True
         return {"among": pool[:size]}, pool[size - 1] if len(pool) > size else True
 
-    def _look_again(self, interest: Interest, suspects: set[Key]) -> tuple[list[Difference], int]:
-        assert self._sessions is not None
-        source, target = self._sessions
+    def _look_again(self, sessions: tuple[Session, Session], interest: Interest, suspects: set[Key]
+                    ) -> tuple[list[Difference], int]:
+        source, target = sessions
         before: dict[Key, tuple[bytes | None, bytes | None, int]] = {}
         found: list[Difference] = []
         for look in range(_LOOKS):

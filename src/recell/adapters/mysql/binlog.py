@@ -209,7 +209,7 @@ class BinlogReader:
             rows = self._rows(packet, kind, end)
             if rows is not None:
                 yield rows
-        elif kind == _XID or kind == _XA_PREPARE:
+        elif kind in (_XID, _XA_PREPARE):
             yield self._committed(following, at)
         elif kind == _MARIADB_GTID:
             number, domain = struct.unpack_from("<QI", packet, 20)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import pymysql
 from pymysql.constants import CR, ER
+from pymysql.cursors import DictCursor
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
@@ -65,7 +66,7 @@ class Session:
         except (pymysql.Error, OSError) as error:
             self._raise(error)
         # transaction_isolation is named otherwise before MariaDB 11.1.
-        self.version = str(self._connection.get_server_info())
+        self.version = str(self._connection.get_server_info())  # type: ignore[no-untyped-call]
         self.mariadb = "mariadb" in self.version.lower()
         self.execute(_SESSION.replace("transaction_isolation", "tx_isolation") if self.mariadb else _SESSION)
         self.commit()
@@ -83,6 +84,15 @@ class Session:
         except (pymysql.Error, OSError) as error:
             self._raise(error)
 
+    def named(self, sql: str) -> dict[str, Any]:
+        """The first row by its columns' names, empty without one."""
+        try:
+            with self._connection.cursor(DictCursor) as cursor:
+                cursor.execute(sql)
+                return dict(cursor.fetchone() or {})
+        except (pymysql.Error, OSError) as error:
+            self._raise(error)
+
     def execute(self, sql: str, args: Sequence[Any] = ()) -> int:
         """Number of rows changed."""
         try:
@@ -94,7 +104,7 @@ class Session:
     def send(self, statement: bytes) -> int:
         """A statement whose literals :meth:`raw` brought from a server. Number of rows changed."""
         try:
-            return int(self._connection.query(statement))  # type: ignore[arg-type]
+            return int(self._connection.query(statement))
         except (pymysql.Error, OSError) as error:
             self._raise(error)
 
