@@ -61,7 +61,7 @@ def _oracle(server: Server, start: Position) -> list[Change]:
     read = schema.read(server)
     moving = [t.table for t in schema.scope(read, schema.WHOLE).moving]
     stream = BinLogStreamReader(
-        connection_settings={"unix_socket": str(server.socket), "user": "root", "passwd": ""}, server_id=4712,
+        connection_settings={"unix_socket": str(server.socket), "user": "root"}, server_id=4712,
         log_file=start.file, log_pos=start.offset, blocking=False, only_schemas=["nova"],
         only_tables=[t.name for t in moving], only_events=[WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent])
     found: list[Change] = []
@@ -177,6 +177,6 @@ def test_positions(own: Callable[..., Server]) -> None:
             Position.parse(text)
     assert Position("bin.000009", 500) < Position("bin.000010", 4)
     assert Position("bin.999999", 500) < Position("bin.1000000", 4)
-    server.sql("FLUSH BINARY LOGS", "FLUSH BINARY LOGS", "PURGE BINARY LOGS TO 'bin.000003'")
+    server.purge()
     with pytest.raises(BinlogLost, match=rf"what follows {first}"):
         _read(server, first)
