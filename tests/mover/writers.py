@@ -78,7 +78,8 @@ class Writer:
         if not children_first:
             self.do("INSERT INTO instances (uuid, host, display_name, deleted) VALUES (%s, %s, %s, 0)", name,
                     self.host(), choose.choice(_NAMES))
-        self.do("INSERT INTO instance_extra (instance_uuid, flavor) VALUES (%s, %s)", name, choose.choice(_TEXTS))
+        self.do("INSERT INTO instance_extra (instance_uuid, flavor) VALUES (%s, %s)", name,
+                choose.choice(_TEXTS))
         for number in range(choose.randrange(3)):
             self.do("INSERT INTO tags VALUES (%s, %s)", name, f"t{number}")
         if children_first:
@@ -182,6 +183,13 @@ class Writer:
 def fill(server: Server, seed: int, instances: int = 40) -> None:
     """A database that has been in use."""
     writer = Writer(server, seed)
+    try:
+        _fill(writer, instances)
+    finally:
+        writer.close()
+
+
+def _fill(writer: Writer, instances: int) -> None:
     for number, host in enumerate(HOSTS):
         writer.do("INSERT INTO services (host, `binary`, report_count, deleted) VALUES (%s, 'nova-compute', 0, 0),"
                   " (%s, 'nova-other', 0, 0)", host, host)
@@ -196,7 +204,6 @@ def fill(server: Server, seed: int, instances: int = 40) -> None:
     writer.do("SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO'")
     writer.do("INSERT INTO s3_images VALUES (0, 'zero'), (2000000000, 'far away')")
     writer.connection.commit()
-    writer.close()
 
 
 class Load:

@@ -19,7 +19,7 @@ from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.rowimage import Image, RowDecoder, length_encoded
 from recell.adapters.mysql.session import Lost, Session, packets, translated
-from recell.errors import RecellError, Unknowable, Unsupported
+from recell.errors import Locked, RecellError, Unknowable, Unsupported
 
 __all__ = ["BinlogLost", "BinlogReader", "Commit", "Event", "Idle", "Rows", "SchemaChanged", "Statement",
            "Wanted"]
@@ -41,7 +41,7 @@ _REFUSED = {
     40: "compressed transactions (binlog_transaction_compression)",
 }
 _DUMP, _REGISTER = 0x12, 0x15
-_ERROR_READING = 1236
+_ERROR_READING, _SAME_ID = 1236, 4052
 _BOUNDARY = re.compile(rb"\s*(BEGIN|START TRANSACTION|COMMIT|ROLLBACK|SAVEPOINT|XA\b)", re.IGNORECASE)
 
 
@@ -192,11 +192,14 @@ class BinlogReader:
         try:
             pymysql.err.raise_mysql_exception(packet)
         except pymysql.Error as error:
-            code = error.args[0]
+            code, text = error.args[0], str(error.args[1])
+            if code == _SAME_ID or (code == _ERROR_READING and "same server_uuid/server_id" in text):
+                raise Locked(f"another run of recell reads the binlog of {self._endpoint.where}",
+                             "Let that one go on, or stop it and start again") from None
             if code == _ERROR_READING:
                 raise BinlogLost(
                     f"{self._endpoint.where} can't tell what follows {self._file}:{self._offset}"
-                    f" ({error.args[1]})",
+                    f" ({text})",
                     "Start the move anew, and let the server keep its binlog for longer",
                 ) from None
             raise
