@@ -15,6 +15,8 @@ from typing import Any
 import pymysql
 import pytest
 
+from recell.adapters.mysql.endpoint import Endpoint
+
 _PATH = "/usr/sbin:/usr/bin:/usr/local/bin"
 _SHM = Path("/dev/shm")
 
@@ -95,3 +97,14 @@ class PrivateServer:
     def create(self, database: str, ddl: list[str]) -> None:
         self.sql(f"DROP DATABASE IF EXISTS {database}", f"CREATE DATABASE {database}",
                  f"USE {database}", "SET foreign_key_checks = 0", *ddl)
+
+    def endpoint(self, database: str, user: str = "root", password: str = "") -> Endpoint:
+        return Endpoint("db", user, password, database, self.port, unix_socket=str(self.socket))
+
+    def row(self, database: str, table: str, **values: Any) -> None:
+        names = ", ".join(f"`{n}`" for n in values)
+        with self.connect(database) as root, root.cursor() as cursor:
+            cursor.execute("SET foreign_key_checks = 0, sql_mode = ''")
+            places = ", ".join(["%s"] * len(values))
+            cursor.execute(f"INSERT INTO `{table}` ({names}) VALUES ({places})",  # noqa: S608
+                           tuple(values.values()))
