@@ -95,8 +95,8 @@ class PrivateServer:
             return list(cursor.fetchall())
 
     def create(self, database: str, ddl: list[str]) -> None:
-        self.sql(f"DROP DATABASE IF EXISTS {database}", f"CREATE DATABASE {database}",
-                 f"USE {database}", "SET foreign_key_checks = 0", *ddl)
+        self.sql(f"DROP DATABASE IF EXISTS `{database}`", f"CREATE DATABASE `{database}`",
+                 f"USE `{database}`", "SET foreign_key_checks = 0", *ddl)
 
     def endpoint(self, database: str, user: str = "root", password: str = "") -> Endpoint:
         return Endpoint("db", user, password, database, self.port, unix_socket=str(self.socket))
