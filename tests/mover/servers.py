@@ -121,6 +121,16 @@ class Server:
                 cursor.execute(statement)
             return list(cursor.fetchall())
 
+    def purge(self) -> None:
+        """All of the binlog but a new last file is gone."""
+        self.sql("FLUSH BINARY LOGS")
+        until = time.monotonic() + 30
+        while len(logs := self.sql("SHOW BINARY LOGS")) > 1:
+            # A file that InnoDB's checkpoint is still in is kept for a moment.
+            assert time.monotonic() < until
+            self.sql(f"PURGE BINARY LOGS TO '{logs[-1][0]}'")
+            time.sleep(0.05)
+
     def endpoint(self, database: str = "nova") -> Endpoint:
         return Endpoint(f"db{self.number}", "root", "", database, unix_socket=str(self.socket))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -9,12 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from recell.adapters.mysql.binlog import BinlogLost, SchemaChanged
-from recell.errors import Denied, Locked, RecellError, StalePlan, StepFailed, Unreachable, Unsupported, VerifyFailed
+from recell.errors import (
+    Denied,
+    Locked,
+    RecellError,
+    StalePlan,
+    StepFailed,
+    Unreachable,
+    Unsupported,
+    VerifyFailed,
+)
 from recell.mover import Move, Options
 from recell.mover.feed import ForeignWriter
 from recell.mover.identity import ServerReplaced
@@ -136,53 +145,33 @@ def test_a_server_stays_away(own: Callable[..., Server], moves: Callable[..., Mo
 # -- a target that has no room ------------------------------------------------------------------
 
 
-def test_no_room_at_the_target(own: Callable[..., Server], moves: Callable[..., Move],
-                               clouds: tuple[Server, Server]) -> None:
-    source = clouds[0]
-    target = own(24, "--innodb-data-file-path=ibdata1:12M", "--innodb-file-per-table=0")
-    source.sql("INSERT INTO every_type (id, lb) SELECT seq, REPEAT('x', 400000) FROM seq_1_to_60")
-    move = moves(source, target)
-    move.prepare()
-    with pytest.raises(StepFailed, match="db24:3306 has no room left"):
-        move.copy()
-    assert move.phase == "copying"
-    source.sql("DELETE FROM every_type WHERE id > 3")
-    target.stop()
-    target.options = ("--innodb-data-file-path=ibdata1:12M:autoextend", "--innodb-file-per-table=0")
-    target.start()
-    again = moves(source, target)
-    again.prepare()
-    again.copy()
-    again.follow()
-    _proven(again, source, target)
-
-
-@pytest.mark.thorough
-def test_a_full_disk_at_the_target(own: Callable[..., Server], moves: Callable[..., Move], tmp_path: Path,
+def test_a_full_disk_at_the_target(own: Callable[..., Server], moves: Callable[..., Move],
                                    clouds: tuple[Server, Server]) -> None:
-    source, target = clouds[0], own(25)
+    source, target = clouds[0], own(24)
     target.stop()
-    small = target.directory / "small"
+    small, data = target.directory / "small", target.directory / "data" / "nova"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m,mode=0777", "tmpfs", str(small)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m,mode=0777", "tmpfs", str(small)], check=True)
     try:
-        shutil.move(target.directory / "data" / "nova", small / "nova")
-        (target.directory / "data" / "nova").symlink_to(small / "nova")
+        shutil.move(data, small / "nova")
+        subprocess.run(["chown", "-R", "--reference", str(target.directory / "data"), str(small)], check=True)
+        data.symlink_to(small / "nova")
         target.start()
-        source.sql("INSERT INTO every_type (id, lb) SELECT seq, REPEAT('x', 1000000) FROM seq_1_to_150")
-        move = moves(source, target, 10)
+        # Rows of a few bytes: large ones make MariaDB 10.11 itself crash on a full disk.
+        source.sql("INSERT INTO s3_images (uuid) SELECT UUID() FROM seq_1_to_150000")
+        move = moves(source, target, 5)
         move.prepare()
-        with pytest.raises(RecellError, match="no room left|does not answer|refuses"):
+        with pytest.raises(StepFailed, match="db24:3306 has no room left"):
             move.copy()
-        source.sql("DELETE FROM every_type WHERE id > 3")
-        move.close()
-        subprocess.run(["mount", "-o", "remount,size=900m", str(small)], check=True)
+        assert move.phase == "copying"
+        subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
         again = moves(source, target)
         again.prepare()
         again.copy()
         again.follow()
         _proven(again, source, target)
         again.close()
+        move.close()
     finally:
         target.stop()
         subprocess.run(["umount", str(small)], check=True)
@@ -194,7 +183,7 @@ def test_a_row_that_fits_no_packet(own: Callable[..., Server], moves: Callable[.
     source.sql("INSERT INTO every_type (id, lb) VALUES (1, REPEAT('''', 700000))")
     move = moves(source, target)
     move.prepare()
-    with pytest.raises(Unsupported, match="every_type is larger than the source's max_allowed_packet"):
+    with pytest.raises(Unsupported, match=r"every_type is larger than the source's max_allowed_packet"):
         move.copy()
 
 
@@ -209,8 +198,8 @@ def test_the_binlog_was_purged(own: Callable[..., Server], moves: Callable[..., 
     move.prepare()
     move.copy()
     move.close()
-    source.sql("FLUSH BINARY LOGS", "PURGE BINARY LOGS TO 'bin.000002'")
-    with pytest.raises(BinlogLost, match="has purged bin.000001, from which the move goes on"):
+    source.purge()
+    with pytest.raises(BinlogLost, match=r"has purged bin.*, from which the move goes on"):
         moves(source, target).prepare()
 
 
@@ -223,9 +212,7 @@ def test_the_binlog_was_reset(own: Callable[..., Server], moves: Callable[..., M
     move.prepare()
     move.copy()
     move.close()
-    source.sql("RESET MASTER")
-    for _ in range(before):
-        source.sql("INSERT INTO s3_images (uuid) VALUES (REPEAT('x', 36))")
+    source.sql("RESET MASTER", *["INSERT INTO s3_images (uuid) VALUES (REPEAT('x', 36))"] * before)
     with pytest.raises(ServerReplaced, match="the binlog was reset"):
         moves(source, target).prepare()
 
@@ -243,11 +230,11 @@ def test_another_server_answers(own: Callable[..., Server], moves: Callable[...,
 
 
 @pytest.mark.parametrize("statement", [
-    "ALTER TABLE instances ADD COLUMN more INT", "TRUNCATE TABLE s3_images", "DROP TABLE tags",
-    "CREATE INDEX more ON instances (deleted)", "DROP TABLE every_type, s3_images"])
+    "ALTER TABLE instances ADD COLUMN more INT", "TRUNCATE TABLE s3_images", "DROP TABLE `tags`",
+    "CREATE INDEX more ON instances (deleted)", "RENAME TABLE tags TO others"])
 def test_the_schema_changes(copied: Move, clouds: tuple[Server, Server], statement: str) -> None:
     clouds[0].sql(statement)
-    _fails(copied, SchemaChanged, statement.replace("(", r"\(").replace(")", r"\)"))
+    _fails(copied, SchemaChanged, re.escape(statement))
 
 
 def test_a_write_that_was_logged_as_text(copied: Move, clouds: tuple[Server, Server]) -> None:
@@ -259,11 +246,13 @@ def test_statements_that_change_no_row(copied: Move, clouds: tuple[Server, Serve
     source, target = clouds
     source.sql("CREATE DATABASE IF NOT EXISTS other", "CREATE TABLE other.t (id INT PRIMARY KEY)",
                "DROP DATABASE other", database="")
-    source.sql("ANALYZE TABLE instances", "CREATE USER somebody@localhost", "GRANT SELECT ON nova.* TO somebody@localhost",
-               "DROP USER somebody@localhost", "CREATE TEMPORARY TABLE instances2 LIKE s3_images",
-               "CREATE TRIGGER fence BEFORE DELETE ON s3_images FOR EACH ROW SET @a = 1", "DROP TRIGGER fence",
-               "FLUSH BINARY LOGS")
-    fill(source, 12, 3)
+    source.sql("ANALYZE TABLE instances", "CREATE USER somebody@localhost",
+               "GRANT SELECT ON nova.* TO somebody@localhost", "DROP USER somebody@localhost",
+               "CREATE TEMPORARY TABLE more LIKE s3_images",
+               "CREATE TRIGGER fence BEFORE DELETE ON s3_images FOR EACH ROW SET @a = 1",
+               "DROP TRIGGER fence", "FLUSH BINARY LOGS")
+    with Load(source, 12, writers=1):
+        time.sleep(0.3)
     _proven(copied, source, target)
 
 
@@ -307,12 +296,13 @@ def test_the_targets_own_rows_are_its_own(clouds: tuple[Server, Server], moves: 
     move.finish()
 
 
-def test_a_second_run_takes_over(copied: Move, clouds: tuple[Server, Server], moves: Callable[..., Move]) -> None:
+def test_a_second_run_takes_over(copied: Move, clouds: tuple[Server, Server], moves: Callable[..., Move]
+                                 ) -> None:
     source, target = clouds
     second = moves(source, target)
     second.prepare()
     source.sql("UPDATE instances SET progress = 3")
-    _fails(copied, Locked, "another run of recell has taken over")
+    _fails(copied, Locked, "another run of recell (has taken over|reads the binlog)")
     second.follow()
     _proven(second, source, target)
 
@@ -343,7 +333,7 @@ def test_what_is_applied_last_is_proven_too(copied: Move, clouds: tuple[Server, 
     target.sql("SET SESSION sql_log_bin = 0",
                "CREATE TRIGGER spoil BEFORE INSERT ON s3_images FOR EACH ROW SET NEW.uuid = 'spoilt'")
     source.sql("INSERT INTO s3_images VALUES (55, 'good')")
-    with pytest.raises(VerifyFailed, match="1 rows differ at bin.*: s3_images 55"):
+    with pytest.raises(VerifyFailed, match=r"1 rows differ at bin.*: s3_images 55"):
         copied.drain(5)
     target.sql("DROP TRIGGER spoil")
 
@@ -372,13 +362,14 @@ def test_written_between_drain_and_reverse(copied: Move, clouds: tuple[Server, S
 @pytest.mark.parametrize(("option", "match"), [
     ("--skip-log-bin", "log_bin of .* is OFF"), ("--binlog-format=MIXED", "binlog_format of .* is MIXED"),
     ("--binlog-row-image=MINIMAL", "binlog_row_image of .* is MINIMAL")])
-def test_binlogs_that_do_not_serve(own: Callable[..., Server], moves: Callable[..., Move], option: str, match: str,
-                                   clouds: tuple[Server, Server]) -> None:
+def test_binlogs_that_do_not_serve(own: Callable[..., Server], moves: Callable[..., Move], option: str,
+                                   match: str, clouds: tuple[Server, Server]) -> None:
     with pytest.raises(Unsupported, match=match):
         moves(own(31, option), clouds[1]).prepare()
 
 
-def test_scopes_that_are_refused(clouds: tuple[Server, Server], moves: Callable[..., Move], copied: Move) -> None:
+def test_scopes_that_are_refused(clouds: tuple[Server, Server], moves: Callable[..., Move], copied: Move
+                                 ) -> None:
     source, target = clouds
     source.sql("CREATE TABLE loose (a INT)")
     read = schema.read(source)

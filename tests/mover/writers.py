@@ -56,9 +56,10 @@ class Writer:
         return self.random.choice((*HOSTS, None))
 
     def one(self, column: str = "uuid", table: str = "instances") -> Any:
-        self.cursor.execute(f"SELECT {column} FROM {table} ORDER BY RAND({self.random.randrange(1 << 30)}) LIMIT 1")
-        row = self.cursor.fetchone()
-        return row[0] if row else None
+        # Not RAND(): the same seed writes the same on every server.
+        self.cursor.execute(f"SELECT {column} FROM {table} ORDER BY {column}")
+        rows = self.cursor.fetchall()
+        return self.random.choice(rows)[0] if rows else None
 
     def report(self) -> None:
         self.do("UPDATE services SET report_count = report_count + 1, last_seen_up = UTC_TIMESTAMP()"
@@ -77,7 +78,8 @@ class Writer:
         if not children_first:
             self.do("INSERT INTO instances (uuid, host, display_name, deleted) VALUES (%s, %s, %s, 0)", name,
                     self.host(), choose.choice(_NAMES))
-        self.do("INSERT INTO instance_extra (instance_uuid, flavor) VALUES (%s, %s)", name, choose.choice(_TEXTS))
+        self.do("INSERT INTO instance_extra (instance_uuid, flavor) VALUES (%s, %s)", name,
+                choose.choice(_TEXTS))
         for number in range(choose.randrange(3)):
             self.do("INSERT INTO tags VALUES (%s, %s)", name, f"t{number}")
         if children_first:
@@ -87,7 +89,8 @@ class Writer:
         self.do("INSERT INTO instance_actions (instance_uuid, action) VALUES (%s, 'reboot')", self.one())
         number = self.cursor.lastrowid
         self.do("INSERT INTO instance_actions_events (event, action_id) VALUES ('e', %s)", number)
-        self.do("UPDATE instance_actions_events SET finish_time = UTC_TIMESTAMP() WHERE action_id = %s",
+        self.do("UPDATE instance_actions_events SET finish_time = COALESCE(finish_time, '2020-01-01') + INTERVAL 1 SECOND"
+                " WHERE action_id = %s",
                 self.one("id", "instance_actions"))
         if self.random.random() < 0.1:
             self.do("UPDATE instance_actions SET instance_uuid = %s WHERE id = %s", self.one(), number)
@@ -117,7 +120,7 @@ class Writer:
 
     def swap(self) -> None:
         """Two rows exchange the value of a unique key."""
-        self.cursor.execute("SELECT id, address FROM pci_devices WHERE compute_node_id = %s LIMIT 2",
+        self.cursor.execute("SELECT id, address FROM pci_devices WHERE compute_node_id = %s ORDER BY id LIMIT 2",
                             (self.one("id", "compute_nodes"),))
         rows = self.cursor.fetchall()
         if len(rows) == 2:
@@ -140,7 +143,7 @@ class Writer:
 
     def bulk(self) -> None:
         self.do("UPDATE instances SET progress = progress + 1")
-        self.do("INSERT INTO s3_images (uuid) SELECT uuid FROM instances LIMIT 5")
+        self.do("INSERT INTO s3_images (uuid) SELECT uuid FROM instances ORDER BY uuid LIMIT 5")
         self.do("UPDATE instance_extra SET flavor = %s WHERE id %% 3 = 0", self.random.choice(_TEXTS))
 
     def exact(self) -> None:
@@ -180,6 +183,13 @@ class Writer:
 def fill(server: Server, seed: int, instances: int = 40) -> None:
     """A database that has been in use."""
     writer = Writer(server, seed)
+    try:
+        _fill(writer, instances)
+    finally:
+        writer.close()
+
+
+def _fill(writer: Writer, instances: int) -> None:
     for number, host in enumerate(HOSTS):
         writer.do("INSERT INTO services (host, `binary`, report_count, deleted) VALUES (%s, 'nova-compute', 0, 0),"
                   " (%s, 'nova-other', 0, 0)", host, host)
@@ -194,7 +204,6 @@ def fill(server: Server, seed: int, instances: int = 40) -> None:
     writer.do("SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO'")
     writer.do("INSERT INTO s3_images VALUES (0, 'zero'), (2000000000, 'far away')")
     writer.connection.commit()
-    writer.close()
 
 
 class Load:

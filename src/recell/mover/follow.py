@@ -89,14 +89,17 @@ class Follower:
         self.stop()
         self._drop()
 
-    def settle(self) -> tuple[int, int]:
-        """With the thread stopped: apply and prove all there is. Keys applied, keys that differ."""
+    def settle(self) -> int | None:
+        """With the thread stopped: apply and prove all there is. Keys applied; None when a session was
+        lost on the way."""
         try:
             applier = self._applying()
-            return applier.flush(), applier.prove(limit=1 << 62)
-        except (Lost, Busy) as error:
+            count = applier.flush()
+            applier.prove(limit=1 << 62)
+            return count
+        except (Lost, Busy):
             self._drop()
-            raise self._away(error) from None
+            return None
 
     def _run(self) -> None:
         noted = time.monotonic()

@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import Session
+from recell.adapters.mysql.session import Busy, Lost, Session
 from recell.adapters.mysql.sql import Key, KeyPart
-from recell.errors import Locked, StalePlan
+from recell.errors import Locked, RecellError, StalePlan, Unreachable
 from recell.model.scope import Scope
 from recell.mover.members import Link
 
@@ -27,6 +28,8 @@ __all__ = ["MARK", "PREFIX", "Chunk", "Journal", "Phase", "State", "fingerprint"
 
 PREFIX = "recell_mover_"
 MARK = PREFIX + "mark"
+T = TypeVar("T")
+
 WORKERS = 32
 """Rows of the mark table: as many transactions can be open at once."""
 
@@ -88,38 +91,72 @@ class Journal:
     Not for two threads at once, but for :meth:`mark`, which uses the caller's session.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, patience_s: float = 60.0) -> None:
         self.endpoint = endpoint
         self.epoch = 0
-        self._session = Session(endpoint)
+        self._patience_s = patience_s
+        self._session: Session | None = Session(endpoint)
 
     def close(self) -> None:
-        self._session.close()
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+
+    def _run(self, act: Callable[[Session], T], *, marked: bool = True) -> T:
+        """``act`` in a transaction of ours, again after a lost session: all that is done here may be
+        done twice. :raises Unreachable: the server stays away."""
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                if self._session is None:
+                    self._session = Session(self.endpoint)
+                session = self._session
+                if marked:
+                    self.mark(session, 0)
+                found = act(session)
+                session.commit()
+                return found
+            except (Lost, Busy) as error:
+                self.close()
+                if time.monotonic() > until:
+                    raise Unreachable(
+                        f"{self.endpoint.where} does not answer ({error})",
+                        "Make it reachable, then go on with the same move: what was done is kept") from None
+                time.sleep(0.3)
+            except RecellError:
+                self.close()
+                raise
+
+    def _query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._run(lambda session: session.query(sql), marked=False)
 
     def state(self) -> State | None:
         """None when no move has begun here."""
-        found = self._session.query(
+        there = self._run(lambda session: session.query(
             "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-            (self.endpoint.database, PREFIX + "state"))
-        rows = self._session.query(f"SELECT state FROM {PREFIX}state WHERE id = 1") if found[0][0] else []
-        self._session.commit()
+            (self.endpoint.database, PREFIX + "state")), marked=False)[0][0]
+        rows = self._query(f"SELECT state FROM {PREFIX}state WHERE id = 1") if there else []
         return State(**json.loads(rows[0][0])) if rows else None
 
     def create(self) -> None:
-        for table, columns in _TABLES.items():
-            self._session.execute(f"CREATE TABLE IF NOT EXISTS {table} {columns}"
-                                  " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin")
+        def act(session: Session) -> None:
+            for table, columns in _TABLES.items():
+                session.execute(f"CREATE TABLE IF NOT EXISTS {table} {columns}"
+                                " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin")
+
+        self._run(act, marked=False)
 
     def take_over(self) -> None:
         """From here on no other run of this move writes here, whatever it was about to do."""
-        session = self._session
-        session.begin()
-        session.execute(f"INSERT IGNORE INTO {PREFIX}control VALUES (1, 0, 0)")
-        rows = session.query(f"SELECT MAX(epoch) FROM {MARK} FOR UPDATE")
-        self.epoch = int(rows[0][0] or 0) + 1
-        marks = ", ".join(f"({worker}, {self.epoch:d}, 0)" for worker in range(WORKERS))
-        session.execute(f"REPLACE INTO {MARK} VALUES {marks}")
-        session.commit()
+        def act(session: Session) -> None:
+            session.begin()
+            session.execute(f"INSERT IGNORE INTO {PREFIX}control VALUES (1, 0, 0)")
+            rows = session.query(f"SELECT MAX(epoch) FROM {MARK} FOR UPDATE")
+            self.epoch = int(rows[0][0] or 0) + 1
+            marks = ", ".join(f"({worker}, {self.epoch:d}, 0)" for worker in range(WORKERS))
+            session.execute(f"REPLACE INTO {MARK} VALUES {marks}")
+
+        self._run(act, marked=False)
 
     def mark(self, session: Session, worker: int) -> None:
         """Begin a transaction that is the mover's. :raises Locked: another run has taken over."""
@@ -133,24 +170,26 @@ class Journal:
 
     def write(self, state: State, session: Session | None = None) -> None:
         """In the transaction of ``session``, or in one of its own."""
-        writer = session or self._session
-        if session is None:
-            self.mark(writer, 0)
         text = json.dumps(asdict(state), sort_keys=True)
-        writer.execute(f"REPLACE INTO {PREFIX}state VALUES (1, %s, %s)", (self.epoch, text))
+
+        def act(writer: Session) -> None:
+            writer.execute(f"REPLACE INTO {PREFIX}state VALUES (1, %s, %s)", (self.epoch, text))
+
         if session is None:
-            writer.commit()
+            self._run(act)
+        else:
+            act(session)
 
     def begin(self, state: State, members: dict[Link, set[KeyPart]]) -> None:
         """A direction begins: what an earlier one left is forgotten."""
-        session = self._session
-        self.mark(session, 0)
-        for table in ("chunk", "plan", "member", "verify"):
-            session.execute(f"DELETE FROM {PREFIX}{table}")
-        for link, values in members.items():
-            write_members(session, link, values, present=True)
-        self.write(state, session)
-        session.commit()
+        def act(session: Session) -> None:
+            for table in ("chunk", "plan", "member", "verify"):
+                session.execute(f"DELETE FROM {PREFIX}{table}")
+            for link, values in members.items():
+                write_members(session, link, values, present=True)
+            self.write(state, session)
+
+        self._run(act)
 
     # -- members ---------------------------------------------------------------------------------
 
@@ -158,40 +197,36 @@ class Journal:
         """Members at the journaled position, and all that have ever been."""
         present: dict[Link, set[KeyPart]] = {}
         ever: dict[Link, set[KeyPart]] = {}
-        for table, column, text, now in self._session.query(
-            f"SELECT tbl, col, val, present FROM {PREFIX}member"
-        ):
+        for table, column, text, now in self._query(f"SELECT tbl, col, val, present FROM {PREFIX}member"):
             value: KeyPart = int(text[1:]) if text[0] == "i" else text[1:]
             ever.setdefault((table, column), set()).add(value)
             if now:
                 present.setdefault((table, column), set()).add(value)
-        self._session.commit()
         return present, ever
 
     # -- the copy's chunks -----------------------------------------------------------------------
 
     def planned(self) -> dict[str, Any]:
         """By table: how far chunks were laid out; True when to the end."""
-        rows = self._session.query(f"SELECT tbl, last FROM {PREFIX}plan")
-        self._session.commit()
-        return {table: json.loads(last) for table, last in rows}
+        return {table: _load(last) for table, last in self._query(f"SELECT tbl, last FROM {PREFIX}plan")}
 
     def plan(self, table: str, spans: Sequence[dict[str, Any]], last: Any) -> list[Chunk]:
         """Keep chunks to be copied, and how far they go; True: to the table's end."""
-        session = self._session
-        self.mark(session, 0)
-        chunks = []
-        for span in spans:
-            session.execute(f"INSERT INTO {PREFIX}chunk (tbl, span, done, row_count) VALUES (%s, %s, 0, 0)",
-                            (table, _dump(span)))
-            chunks.append(Chunk(int(session.query("SELECT LAST_INSERT_ID()")[0][0]), table, span))
-        session.execute(f"REPLACE INTO {PREFIX}plan VALUES (%s, %s)", (table, _dump(last)))
-        session.commit()
-        return chunks
+        def act(session: Session) -> list[Chunk]:
+            chunks = []
+            for span in spans:
+                session.execute(
+                    f"INSERT INTO {PREFIX}chunk (tbl, span, done, row_count) VALUES (%s, %s, 0, 0)",
+                    (table, _dump(span)))
+                number = int(session.query("SELECT LAST_INSERT_ID()")[0][0])
+                chunks.append(Chunk(number, table, span))
+            session.execute(f"REPLACE INTO {PREFIX}plan VALUES (%s, %s)", (table, _dump(last)))
+            return chunks
+
+        return self._run(act)
 
     def undone(self) -> list[Chunk]:
-        rows = self._session.query(f"SELECT id, tbl, span FROM {PREFIX}chunk WHERE done = 0 ORDER BY id")
-        self._session.commit()
+        rows = self._query(f"SELECT id, tbl, span FROM {PREFIX}chunk WHERE done = 0 ORDER BY id")
         return [Chunk(int(number), table, _load(span)) for number, table, span in rows]
 
     def done(self, session: Session, chunk: Chunk, rows: int) -> None:
@@ -200,45 +235,41 @@ class Journal:
 
     def copied(self) -> int:
         """Rows."""
-        rows = self._session.query(f"SELECT COALESCE(SUM(row_count), 0) FROM {PREFIX}chunk")
-        self._session.commit()
-        return int(rows[0][0])
+        return int(self._query(f"SELECT COALESCE(SUM(row_count), 0) FROM {PREFIX}chunk")[0][0])
 
     # -- a full verification's progress ----------------------------------------------------------
 
     def verified(self) -> dict[str, tuple[Any, int, list[Any]]]:
         """By table: how far (True: to the end), how many rows, which differ."""
-        rows = self._session.query(f"SELECT tbl, last, row_count, differences FROM {PREFIX}verify")
-        self._session.commit()
+        rows = self._query(f"SELECT tbl, last, row_count, differences FROM {PREFIX}verify")
         return {t: (_load(last), int(count), json.loads(found)) for t, last, count, found in rows}
 
     def verified_up_to(self, table: str, last: Any, rows: int, differences: Iterable[Any]) -> None:
-        self.mark(self._session, 0)
-        self._session.execute(f"REPLACE INTO {PREFIX}verify VALUES (%s, %s, %s, %s)",
-                              (table, _dump(last), rows, json.dumps(list(differences))))
-        self._session.commit()
+        found = json.dumps(list(differences))
+        self._run(lambda session: session.execute(
+            f"REPLACE INTO {PREFIX}verify VALUES (%s, %s, %s, %s)", (table, _dump(last), rows, found)))
 
     def verify_anew(self) -> None:
-        self.mark(self._session, 0)
-        self._session.execute(f"DELETE FROM {PREFIX}verify")
-        self._session.commit()
+        self._run(lambda session: session.execute(f"DELETE FROM {PREFIX}verify"))
 
     # -- what the operator wants, from another process too ----------------------------------------
 
     def control(self) -> tuple[float, bool]:
         """Rows per second (0: as fast as it goes), and whether to pause."""
-        rows = self._session.query(f"SELECT rate, paused FROM {PREFIX}control WHERE id = 1")
-        self._session.commit()
+        rows = self._query(f"SELECT rate, paused FROM {PREFIX}control WHERE id = 1")
         return (float(rows[0][0]), bool(rows[0][1])) if rows else (0.0, False)
 
     def set_control(self, rate: float, paused: bool) -> None:
-        self._session.execute(f"REPLACE INTO {PREFIX}control VALUES (1, %s, %s)", (rate, paused))
-        self._session.commit()
+        self._run(lambda session: session.execute(
+            f"REPLACE INTO {PREFIX}control VALUES (1, %s, %s)", (rate, paused)), marked=False)
 
     def drop(self) -> None:
         """The mover was never here."""
-        for table in _TABLES:
-            self._session.execute(f"DROP TABLE IF EXISTS {table}")
+        def act(session: Session) -> None:
+            for table in _TABLES:
+                session.execute(f"DROP TABLE IF EXISTS {table}")
+
+        self._run(act, marked=False)
 
 
 def write_members(session: Session, link: Link, values: Iterable[KeyPart], *, present: bool) -> None:

@@ -123,12 +123,12 @@ class Move:
                  self._patiently(lambda: _state_of(source), source))
         live = [s for s in found if s is not None and s.phase != "reversed"]
         if not live:
-            self._begin()
+            self._patiently(self._begin, target)
         else:
             # Killed in the middle of reverse(): the earlier direction is still drained, and in force.
             state = min(live, key=lambda s: s.generation)
             same_scope(state, self.scope)
-            self._resume(state)
+            self._patiently(lambda: self._resume(state), target)
         self._start()
         return self.phase
 
@@ -234,8 +234,9 @@ class Move:
         self._check()
         keys = 0
         while True:
-            keys += follower.settle()[0]
-            if not follower.unproven_keys and not len(self.members.work):
+            settled = follower.settle()
+            keys += settled or 0
+            if settled is not None and not follower.unproven_keys and not len(self.members.work):
                 break
             if time.monotonic() - began > limit_s:
                 raise self._not_equal(follower, end)
@@ -403,11 +404,14 @@ class Move:
                     members.touch(link, value, members.work)
 
     def _look(self, endpoint: Endpoint) -> Start:
-        session = Session(endpoint)
-        try:
-            return _start_of(session)
-        finally:
-            session.close()
+        def ask() -> Start:
+            session = Session(endpoint)
+            try:
+                return _start_of(session)
+            finally:
+                session.close()
+
+        return self._patiently(ask, endpoint)
 
     def _start(self, start: Start | None = None, watched: Start | None = None) -> None:
         here, there = self._direction()
@@ -466,25 +470,22 @@ class Move:
         return follower.position if follower is not None and follower.running else None
 
     def _source_end(self) -> Position:
-        here = self._direction()[0]
+        return self._end_of(self._direction()[0])
 
+    def _end_of(self, endpoint: Endpoint) -> Position:
         def ask() -> Position:
-            session = Session(here)
+            session = Session(endpoint)
             try:
                 return session.binlog_end()
             finally:
                 session.close()
 
-        return self._patiently(ask, here)
+        return self._patiently(ask, endpoint)
 
     def _watched(self, limit_s: float) -> None:
         """The target's binlog up to now holds nobody's writes to our rows but ours."""
         there = self._direction()[1]
-        session = Session(there)
-        try:
-            end = session.binlog_end()
-        finally:
-            session.close()
+        end = self._end_of(there)
         if self._sentry is None or not self._sentry.reach(end, limit_s):
             raise StepFailed(f"the binlog of {there.where} was not read up to {end} in {limit_s:.0f} s",
                              "Look at that server's load, then drain again")

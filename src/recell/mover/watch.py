@@ -52,7 +52,7 @@ class Watch:
         if self._journal is None or self._journal.endpoint != there:
             if self._journal is not None:
                 self._journal.close()
-            self._journal = Journal(there)
+            self._journal = Journal(there, patience_s=0)
         self._throttle.set(*self._journal.control())
         began = time.monotonic()
         end = self._session(here).binlog_end()

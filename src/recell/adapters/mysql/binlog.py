@@ -19,7 +19,7 @@ from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.rowimage import Image, RowDecoder, length_encoded
 from recell.adapters.mysql.session import Lost, Session, packets, translated
-from recell.errors import RecellError, Unknowable, Unsupported
+from recell.errors import Locked, RecellError, Unknowable, Unsupported
 
 __all__ = ["BinlogLost", "BinlogReader", "Commit", "Event", "Idle", "Rows", "SchemaChanged", "Statement",
            "Wanted"]
@@ -28,6 +28,8 @@ Operation = Literal["insert", "update", "delete"]
 
 _QUERY, _ROTATE, _FORMAT, _XID, _TABLE_MAP, _INCIDENT = 2, 4, 15, 16, 19, 26
 _HEARTBEATS = frozenset({27, 41})
+_BETWEEN = frozenset({_FORMAT, 35, 161, 163})
+"""What a file begins with: its format, lists of GTIDs, MariaDB's checkpoints."""
 _INSERTS, _UPDATES = frozenset({23, 30, 166, 169}), frozenset({24, 31, 167, 170})
 _DELETES = frozenset({25, 32, 168, 171})
 _ROWS = _INSERTS | _UPDATES | _DELETES
@@ -39,7 +41,7 @@ _REFUSED = {
     40: "compressed transactions (binlog_transaction_compression)",
 }
 _DUMP, _REGISTER = 0x12, 0x15
-_ERROR_READING = 1236
+_ERROR_READING, _SAME_ID = 1236, 4052
 _BOUNDARY = re.compile(rb"\s*(BEGIN|START TRANSACTION|COMMIT|ROLLBACK|SAVEPOINT|XA\b)", re.IGNORECASE)
 
 
@@ -122,7 +124,8 @@ class BinlogReader:
         self._gtid = ""
         self._decoders: dict[int, tuple[str, RowDecoder] | None] = {}
         self._signatures: dict[str, tuple[bytes, bytes]] = {}
-        self._in_transaction = self._skipping = False
+        self._open = False  # within a transaction, where no position may be told
+        self._written = self._skipping = False
         self.events = self.bytes = 0
         """What has been read, for statistics."""
         # A server that is alive sends a heartbeat at least that often.
@@ -189,11 +192,14 @@ class BinlogReader:
         try:
             pymysql.err.raise_mysql_exception(packet)
         except pymysql.Error as error:
-            code = error.args[0]
+            code, text = error.args[0], str(error.args[1])
+            if code == _SAME_ID or (code == _ERROR_READING and "same server_uuid/server_id" in text):
+                raise Locked(f"another run of recell reads the binlog of {self._endpoint.where}",
+                             "Let that one go on, or stop it and start again") from None
             if code == _ERROR_READING:
                 raise BinlogLost(
                     f"{self._endpoint.where} can't tell what follows {self._file}:{self._offset}"
-                    f" ({error.args[1]})",
+                    f" ({text})",
                     "Start the move anew, and let the server keep its binlog for longer",
                 ) from None
             raise
@@ -215,11 +221,11 @@ class BinlogReader:
             number, domain = struct.unpack_from("<QI", packet, 20)
             server = struct.unpack_from("<I", packet, 6)[0]
             self._gtid = f"{domain}-{server}-{number}"
-            self._in_transaction, self._skipping = False, False
+            self._open, self._written, self._skipping = True, False, False
         elif kind == 33:  # MySQL's GTID
             number = struct.unpack_from("<Q", packet, 20 + 17)[0]
             self._gtid = f"{packet[21:37].hex()}:{number}"
-            self._in_transaction, self._skipping = False, False
+            self._open, self._written, self._skipping = True, False, False
         elif kind in (_QUERY, _QUERY_COMPRESSED):
             yield from self._statement(packet, kind, end, following, at)
         elif kind == _ROTATE:
@@ -227,10 +233,13 @@ class BinlogReader:
             self._file = packet[28:end].decode()
             if not flags & 0x20:  # an artificial one repeats where we are; table ids stay
                 self._decoders.clear()
-        elif kind == _FORMAT:
-            self._crc = 4 if packet[-5] == 1 else 0
-        elif kind in _HEARTBEATS:
-            yield Idle(self.position)
+        elif kind in _HEARTBEATS or kind in _BETWEEN:
+            if kind == _FORMAT:
+                self._crc = 4 if packet[-5] == 1 else 0
+            if not self._open:
+                # The head of a new file, or what other replicas' events took: nothing of it matters.
+                self._offset = max(self._offset, following)
+                yield Idle(self.position)
         elif kind == _INCIDENT:
             raise BinlogLost(f"{self._endpoint.where} has lost events of its own binlog (an incident after"
                              f" {self.position})", "Start the move anew")
@@ -241,7 +250,7 @@ class BinlogReader:
     def _committed(self, following: int, at: int) -> Commit:
         if following:
             self._offset = following
-        self._in_transaction, self._skipping = False, False
+        self._open = self._written = self._skipping = False
         return Commit(self.position, self._gtid, at)
 
     def _statement(self, packet: bytes, kind: int, end: int, following: int, at: int) -> Iterator[Event]:
@@ -254,7 +263,7 @@ class BinlogReader:
         boundary = _BOUNDARY.match(text)
         word = boundary.group(1).upper() if boundary else b""
         if word in (b"BEGIN", b"START TRANSACTION"):
-            self._in_transaction, self._skipping = False, False
+            self._open, self._written, self._skipping = True, False, False
         elif word == b"SAVEPOINT" or (word == b"ROLLBACK" and b" TO " in text.upper()):
             return
         elif word:
@@ -273,9 +282,9 @@ class BinlogReader:
         length = packet[at]
         table = packet[at + 1:at + 1 + length].decode()
         at += length + 2
-        if database == self._database and table == self._mark and not self._in_transaction:
+        if database == self._database and table == self._mark and not self._written:
             self._skipping = True
-        self._in_transaction = True
+        self._written = True
         wanted = self._wanted.get(table) if database == self._database and not self._skipping else None
         if wanted is None:
             self._decoders[number] = None
