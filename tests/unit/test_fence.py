@@ -17,7 +17,10 @@ import pymysql
 import pytest
 
 from recell.adapters.mysql.session import Session
+from recell.adapters.schema import read_schema
 from recell.errors import RecellError, StepFailed, Unsupported, VerifyFailed
+from recell.model.scope import Scope, TableScope, Whole
+from recell.mover import Move
 from recell.mover.fence import Hold, events_since, open_writers
 from recell.mover.shut import Grants, keep_shut, prove_shut, reopen, shut, survey
 from tests.private_server import PrivateServer
@@ -204,6 +207,8 @@ def test_events_are_found_over_several_files(cloud: PrivateServer) -> None:
 _DIES = """
 import os, sys, time
 from recell.adapters.mysql.endpoint import Endpoint
+from recell.model.scope import Scope, TableScope, Whole
+from recell.mover import Move
 from recell.mover.fence import Hold
 hold = Hold(Endpoint("db", "root", "", "nova", unix_socket=sys.argv[1]), lease_s=2)
 hold.begin()
@@ -232,7 +237,7 @@ def test_writers_go_on_when_recell_dies_or_hangs(cloud: PrivateServer, how: sign
 
 def test_a_lease_is_renewed(cloud: PrivateServer) -> None:
     with Hold(cloud.endpoint("nova"), lease_s=1) as hold:
-        time.sleep(3)
+        time.sleep(2.2)
         assert hold.prove().refused
 
 
@@ -270,6 +275,22 @@ def test_shut_for_good_while_it_is_held(cloud: PrivateServer) -> None:
             assert nova.moves()
             assert survey(first, "nova") == grants
         print(f"shut in {seconds * 1e3:.1f} ms")
+
+
+def test_recells_other_accounts_go_on(cloud: PrivateServer) -> None:
+    cloud.sql("CREATE OR REPLACE USER recell_back@localhost", "GRANT ALL ON nova.* TO recell_back@localhost")
+    try:
+        with (closing(session(cloud)) as first, cloud.connect("nova", user="recell_back") as back,
+              back.cursor() as cursor):
+            grants = survey(first, "nova", ["recell_back"])
+            assert [g.grantee for g in grants.grants] == ["'nova'@'localhost'"]
+            shut([first], grants)
+            prove_shut([first], grants)
+            cursor.execute("INSERT INTO services (n) VALUES (1)")
+            reopen(first, grants)
+            assert len(survey(first, "nova").grants) == 2
+    finally:
+        cloud.sql("DROP USER recell_back@localhost")
 
 
 def test_a_lease_opens_it_again_unless_kept(cloud: PrivateServer) -> None:
@@ -348,3 +369,47 @@ def test_odd_names_and_grant_options(cloud: PrivateServer) -> None:
         reopen(first, grants)
         assert survey(first, "nova_c%1") == grants
     cloud.sql("DROP DATABASE `nova_c%1`", "DROP USER `o'brien`@'10.%'")
+
+
+def test_a_database_changes_servers_under_its_writers(cloud: PrivateServer) -> None:
+    """Held, drained, proven, shut, proven again, reversed: nothing written is missing anywhere."""
+    other = PrivateServer("log-bin=bin", "binlog-format=ROW", "server-id=6")
+    try:
+        other.create("nova", [f"CREATE TABLE {t} (id INT AUTO_INCREMENT PRIMARY KEY, n INT)" for t in TABLES])
+        with closing(session(cloud)) as first, pools(cloud, "nova", "nova_api") as (nova, api):
+            schema = read_schema(first.connection, "nova")
+            scope = Scope("nova", tuple(TableScope(t, Whole()) for t in schema.tables))
+            move = Move(cloud.endpoint("nova"), other.endpoint("nova"), scope)
+            try:
+                move.prepare()
+                move.copy()
+                move.follow()
+                move.catch_up(30)
+                assert move.verify().equal
+                grants = survey(first, "nova")
+                began = time.monotonic()
+                with Hold(cloud.endpoint("nova")) as hold:
+                    drained = move.drain(20)
+                    hold.prove()
+                    shut([first], grants)
+                    prove_shut([first], grants)
+                    proof = hold.prove()
+                    seconds = time.monotonic() - began
+                    move.reverse()
+                assert str(proof.position) >= drained.position
+                assert not nova.moves(0.3) and api.moves()
+                counts = [[s.sql(f"SELECT COUNT(*) FROM nova.{t}") for t in TABLES]  # noqa: S608
+                          for s in (cloud, other)]
+                assert counts[0] == counts[1]
+                other.sql("INSERT INTO nova.services (id, n) VALUES (1000000, 77)")
+                until = time.monotonic() + 20
+                while cloud.sql("SELECT n FROM nova.services WHERE id = 1000000") != [(77,)]:
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+                reopen(first, grants)
+            finally:
+                move.finish()
+        assert api.errors == []
+        print(f"held {seconds * 1e3:.0f} ms, {drained.keys} keys, drain {drained.seconds * 1e3:.0f} ms")
+    finally:
+        other.stop()

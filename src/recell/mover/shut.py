@@ -9,7 +9,7 @@ databases (nova_api, nova_cell0) don't notice.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,7 @@ from recell.errors import BadInput, StepFailed, Unsupported, VerifyFailed
 
 __all__ = ["Grant", "Grants", "keep_shut", "prove_shut", "reopen", "shut", "survey"]
 
-_WRITES = frozenset({
-    "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER", "INDEX", "TRIGGER", "EVENT", "EXECUTE",
-    "DELETE HISTORY", "LOCK TABLES",
-})
+_WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER", "DELETE HISTORY"})
 _SEPARATE = ("Make an account that has this database alone, roll Nova onto it, take the old one's rights on"
              " this database away")
 _PRIVILEGE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ _")
@@ -42,32 +39,35 @@ class Grant:
 class Grants:
     """All that :func:`shut` takes away and :func:`reopen` gives back. ``pattern``: the database's name as
     the grants spell it (``nova\\_cell1`` or ``nova_cell1``). ``everywhere``: accounts that may write to
-    all databases; they are left alone and must have no session in this one."""
+    all databases; they are left alone and must have no session in this one. ``ours``: users of recell's
+    own accounts, which go on: the way back writes here."""
 
     database: str
     pattern: str
     grants: tuple[Grant, ...]
     everywhere: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"database": self.database, "pattern": self.pattern, "everywhere": list(self.everywhere),
+                "ours": list(self.ours),
                 "grants": [[g.grantee, list(g.privileges), g.may_grant] for g in self.grants]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Grants:
         return cls(str(content["database"]), str(content["pattern"]),
                    tuple(Grant(g, tuple(p), bool(m)) for g, p, m in content["grants"]),
-                   tuple(content["everywhere"]))
+                   tuple(content["everywhere"]), tuple(content["ours"]))
 
 
-def survey(session: Session, database: str) -> Grants:
+def survey(session: Session, database: str, ours: Collection[str] = ()) -> Grants:
     """Who may write to the database. To be kept durably before :func:`shut`. Needs SELECT on mysql.*.
 
+    :param ours: users of recell's other accounts; the session's own is one anyway.
     :raises Unsupported: rights that can't be taken away for this database alone: a pattern that serves
         others too, single tables, recell's own account; or nobody else's.
     """
-    own = str(session.query("SELECT CURRENT_USER()")[0][0])
-    own_grantee = "'" + own.replace("@", "'@'", 1) + "'" if "@" in own else own
+    own = {_account(session), *ours}
     found: dict[tuple[str, str], list[tuple[str, bool]]] = {}
     for grantee, pattern, privilege, grantable in session.query(
             "SELECT GRANTEE, TABLE_SCHEMA, PRIVILEGE_TYPE, IS_GRANTABLE"
@@ -75,7 +75,7 @@ def survey(session: Session, database: str) -> Grants:
         found.setdefault((str(grantee), str(pattern)), []).append((str(privilege), str(grantable) == "YES"))
     patterns, grants, problems = set(), [], []
     for (grantee, pattern), rights in found.items():
-        if grantee == own_grantee or not {p for p, _ in rights} & _WRITES:
+        if _user(grantee) in own or not {p for p, _ in rights} & _WRITES:
             continue
         if pattern.replace("\\_", "_").replace("\\%", "%") == database:
             patterns.add(pattern)
@@ -85,22 +85,22 @@ def survey(session: Session, database: str) -> Grants:
             problems.append(f"{grantee} has rights on all databases like {pattern}")
     problems += [f"{grantee} has rights on the table {table} alone" for grantee, table in session.query(
         "SELECT DISTINCT GRANTEE, TABLE_NAME FROM information_schema.TABLE_PRIVILEGES WHERE TABLE_SCHEMA = %s"
-        " AND PRIVILEGE_TYPE IN ('INSERT', 'UPDATE', 'DELETE')", (database,)) if grantee != own_grantee]
+        " AND PRIVILEGE_TYPE IN ('INSERT', 'UPDATE', 'DELETE')", (database,)) if _user(grantee) not in own]
     if len(patterns) > 1:
         problems.append(f"rights on it are spelled in two ways ({', '.join(sorted(patterns))})")
-    everywhere = tuple(str(row[0]) for row in session.query(
+    everywhere = tuple(g for g in (str(row[0]) for row in session.query(
         "SELECT DISTINCT GRANTEE FROM information_schema.USER_PRIVILEGES"
-        " WHERE PRIVILEGE_TYPE IN ('INSERT', 'UPDATE', 'DELETE') ORDER BY GRANTEE") if row[0] != own_grantee)
+        " WHERE PRIVILEGE_TYPE IN ('INSERT', 'UPDATE', 'DELETE') ORDER BY GRANTEE")) if _user(g) not in own)
     users = {_user(g) for g in everywhere}
     problems += [f"{user} may write to all databases and has this one open" for user in sorted({
-        str(row[1]) for row in _sessions(session, database) if str(row[1]) in users})]
+        str(row[1]) for row in _sessions(session, database, own) if str(row[1]) in users})]
     session.rollback()
     if not grants and not problems:
         problems.append("no account but recell's has rights to write to it")
     if problems:
         raise Unsupported(f"{session.endpoint.where} can't be shut by itself: {'; '.join(problems)}",
                           _SEPARATE)
-    return Grants(database, next(iter(patterns)), tuple(grants), everywhere)
+    return Grants(database, next(iter(patterns)), tuple(grants), everywhere, tuple(sorted(own)))
 
 
 def shut(nodes: Sequence[Session], grants: Grants, lease_s: float = 0.0, limit_s: float = 10.0) -> float:
@@ -133,7 +133,7 @@ def shut(nodes: Sequence[Session], grants: Grants, lease_s: float = 0.0, limit_s
     first.commit()
     for node in nodes:
         while True:
-            sessions = _sessions(node, grants.database)
+            sessions = _sessions(node, grants.database, grants.ours)
             if not sessions:
                 break
             if time.monotonic() - began > limit_s:
@@ -164,7 +164,7 @@ def prove_shut(nodes: Sequence[Session], grants: Grants) -> None:
         if held:
             raise VerifyFailed(f"{node.endpoint.where} is open to {', '.join(sorted(held))}",
                                "It was opened by its lease or by hand: shut it, catch up, prove again")
-        sessions = _sessions(node, grants.database)
+        sessions = _sessions(node, grants.database, grants.ours)
         if sessions:
             raise VerifyFailed(f"{node.endpoint.where} has sessions: "
                                + ", ".join(f"{row[1]} from {row[2]}" for row in sessions[:5]),
@@ -188,14 +188,16 @@ def _held(session: Session, grants: Grants) -> set[str]:
     return {str(grantee) for grantee, privilege in rows if grantee in known and privilege in _WRITES}
 
 
-def _sessions(session: Session, database: str) -> list[tuple[Any, ...]]:
-    """Of the database, but for those of recell's account and the server's own threads."""
-    rows = session.query(
-        "SELECT ID, USER, HOST FROM information_schema.PROCESSLIST WHERE DB = %s AND USER <> %s"
-        " AND USER NOT IN ('system user', 'event_scheduler') ORDER BY ID",
-        (database, str(session.query("SELECT USER()")[0][0]).rpartition("@")[0]))
+def _account(session: Session) -> str:
+    return str(session.query("SELECT CURRENT_USER()")[0][0]).rpartition("@")[0]
+
+
+def _sessions(session: Session, database: str, ours: Collection[str]) -> list[tuple[Any, ...]]:
+    """Of the database, but for recell's and the server's own threads."""
+    rows = session.query("SELECT ID, USER, HOST FROM information_schema.PROCESSLIST WHERE DB = %s"
+                         " AND USER NOT IN ('system user', 'event_scheduler') ORDER BY ID", (database,))
     session.rollback()
-    return rows
+    return [row for row in rows if str(row[1]) not in ours]
 
 
 def _give(grant: Grant, grants: Grants) -> str:
