@@ -9,8 +9,8 @@ import pytest
 
 from recell.mover.conflicts import Conflict, find_conflicts
 from recell.planning.tables import cell_scope, hosts_scope
+from recell_bench.schemas import TODAY, ddl, load
 from tests.private_server import PrivateServer
-from tests.schemas import TODAY, ddl, load
 
 SCHEMA = load(TODAY, "old")
 HOSTS = ["cmp1"]

@@ -11,8 +11,8 @@ from recell.adapters.mysql.session import Session
 from recell.errors import StepFailed, Unsupported
 from recell.mover.gap import GAP, keeps_counters, plan_gap, raise_counters, read_counters
 from recell.planning.tables import SEEDED_BY_SYNC
+from recell_bench.schemas import TODAY, ddl, load
 from tests.private_server import PrivateServer
-from tests.schemas import TODAY, ddl, load
 
 SCHEMA = load(TODAY, "old")
 NEW = load(TODAY, "new")

@@ -25,8 +25,8 @@ from recell.mover.gap import raise_counters
 from recell.mover.server import read_server
 from recell.mover.shut import prove_shut, reopen, shut, survey
 from recell.planning.tables import hosts_scope
+from recell_bench.schemas import TODAY, ddl, load
 from tests.private_server import PrivateServer
-from tests.schemas import TODAY, ddl, load
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "grants.md"
 SCHEMA = load(TODAY)

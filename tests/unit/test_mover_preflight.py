@@ -15,8 +15,8 @@ from recell.model.scope import Scope
 from recell.mover.preflight import find, find_galera
 from recell.mover.server import Server, read_server
 from recell.planning.tables import cell_scope, hosts_scope
+from recell_bench.schemas import TODAY, ddl, load
 from tests.private_server import PrivateServer
-from tests.schemas import TODAY, ddl, load
 
 SCHEMA = load(TODAY)
 CELL, HOSTS = cell_scope(SCHEMA), hosts_scope(SCHEMA, ["cmp1"])

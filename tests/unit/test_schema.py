@@ -12,8 +12,8 @@ from pymysql.cursors import DictCursor
 from recell.adapters.schema import compare_schemas, read_schema
 from recell.errors import Unreachable, Unsupported
 from recell.model.scope import Column, ForeignKey, Schema, Table
+from recell_bench.schemas import JUNO, TODAY, ddl, load
 from tests.private_server import PrivateServer
-from tests.schemas import JUNO, TODAY, ddl, load
 
 
 @pytest.fixture(scope="module")

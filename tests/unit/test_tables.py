@@ -24,7 +24,7 @@ from recell.model.scope import (
 from recell.planning.tables import api_cell_scope, cell_scope, hosts_scope, stranded_children
 from recell.planning.tables.decisions import API_CELL, CELL, HOSTS
 from recell.planning.tables.known import KNOWN, SHADOW
-from tests.schemas import JUNO, TODAY, load
+from recell_bench.schemas import JUNO, TODAY, load
 
 HOSTS_NAMED = ("cmp1", "cmp2")
 SCOPES: tuple[Callable[[Schema], Scope], ...] = (

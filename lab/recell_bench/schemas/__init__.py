@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from recell.model.scope import Column, ForeignKey, Schema, Table
 
@@ -11,7 +13,7 @@ JUNO, TODAY = "2014.2.4", "33.0.2"
 
 
 def load(release: str, database: str = "nova") -> Schema:
-    content = json.loads((Path(__file__).parent / f"nova-{release}.json").read_text())
+    content = _content(release)
     return Schema(database, tuple(
         Table(
             name,
@@ -26,8 +28,18 @@ def load(release: str, database: str = "nova") -> Schema:
     ))
 
 
-def ddl(schema: Schema) -> list[str]:
-    """CREATE TABLE statements; run them with foreign_key_checks=0."""
+def indexes(release: str) -> dict[str, dict[str, list[str]]]:
+    """Keys that aren't unique, by table and name: columns, with a length where it is a part."""
+    return {name: table.get("index", {}) for name, table in _content(release)["tables"].items()}
+
+
+def _content(release: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((Path(__file__).parent / f"nova-{release}.json").read_text())
+    return content
+
+
+def ddl(schema: Schema, more: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> list[str]:
+    """CREATE TABLE statements; run them with foreign_key_checks=0. ``more``: :func:`indexes`."""
     statements = []
     for table in schema.tables:
         parts = []
@@ -38,6 +50,9 @@ def ddl(schema: Schema) -> list[str]:
         if table.key:
             parts.append(f"PRIMARY KEY ({_list(table.key)})")
         parts += [f"UNIQUE KEY `{n}` ({_list(c)})" for n, c in table.unique]
+        for index, columns in (more or {}).get(table.name, {}).items():
+            listed = ", ".join(f"`{c.partition('(')[0]}`{c[len(c.partition('(')[0]):]}" for c in columns)
+            parts.append(f"KEY `{index}` ({listed})")
         parts += [
             f"CONSTRAINT `{k.name}` FOREIGN KEY ({_list(k.columns)}) REFERENCES `{k.parent}`"
             f" ({_list(k.parent_columns)}) ON DELETE {k.on_delete} ON UPDATE {k.on_update}"
