@@ -84,7 +84,7 @@ def _fails(move: Move, kind: type[RecellError], match: str, limit_s: float = 60)
 # -- servers that go away and come back ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("which", ["source", "target"])
 def test_a_server_restarts(own: Callable[..., Server], moves: Callable[..., Move], which: str,
                            how: signal.Signals) -> None:

@@ -101,6 +101,15 @@ class Move:
         return self._known.phase
 
     @property
+    def source(self) -> Endpoint:
+        """Where rows came from at first."""
+        return self._ends[0]
+
+    @property
+    def target(self) -> Endpoint:
+        return self._ends[1]
+
+    @property
     def backward(self) -> bool:
         """Whether rows flow from the target to the source now."""
         return self._known.generation % 2 == 1

@@ -20,8 +20,7 @@ __all__ = ["Busy", "Lost", "Session", "packets"]
 # refuses dates that old rows have; without NO_AUTO_VALUE_ON_ZERO the id 0 becomes another.
 _SESSION = (
     "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION',"
-    " foreign_key_checks = 0, innodb_lock_wait_timeout = 10,"
-    " transaction_isolation = 'REPEATABLE-READ'"
+    " foreign_key_checks = 0, innodb_lock_wait_timeout = 10"
 )
 _DENIED = frozenset({
     ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR,
@@ -65,10 +64,11 @@ class Session:
             )
         except (pymysql.Error, OSError) as error:
             self._raise(error)
-        # transaction_isolation is named otherwise before MariaDB 11.1.
         self.version = str(self._connection.get_server_info())  # type: ignore[no-untyped-call]
         self.mariadb = "mariadb" in self.version.lower()
-        self.execute(_SESSION.replace("transaction_isolation", "tx_isolation") if self.mariadb else _SESSION)
+        self.execute(_SESSION)
+        # By statement: the variable has another name in every other version.
+        self.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         self.commit()
 
     @property
