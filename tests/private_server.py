@@ -31,7 +31,7 @@ def program(name: str) -> str:
 class PrivateServer:
     """``options``: lines of my.cnf. Started when made; ``stop`` ends it and removes its data."""
 
-    def __init__(self, *options: str, port: int = 0) -> None:
+    def __init__(self, *options: str, port: int = 0, arguments: tuple[str, ...] = ()) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="recell-db-", dir=_SHM if _SHM.is_dir() else None))
         self.directory.chmod(0o755)
         self.socket = self.directory / "s"
@@ -48,7 +48,7 @@ class PrivateServer:
                         "--auth-root-authentication-method=normal", "--skip-test-db"],
                        check=True, capture_output=True)
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        self.start(*arguments)
 
     def start(self, *arguments: str) -> None:
         with (self.directory / "log").open("ab") as log:

@@ -141,7 +141,8 @@ class Bench:
                             "--threads", "2", "--database", OLD, "--outputdir", str(place), "--no-schemas",
                             "--rows", "50000"], check=True, capture_output=True)
             subprocess.run(["myloader", "--socket", str(self.target.socket), "--user", "root",
-                            "--threads", "2", "--database", NEW, "--directory", str(place)], check=True, capture_output=True)
+                            "--threads", "2", "--database", NEW, "--directory", str(place)],
+                           check=True, capture_output=True)
         finally:
             shutil.rmtree(place, ignore_errors=True)
 

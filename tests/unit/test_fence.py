@@ -86,7 +86,7 @@ class Pool:
             self.longest = max(self.longest, time.monotonic() - began)
             time.sleep(0.005)
 
-    def moves(self, within: float = 3.0) -> bool:
+    def moves(self, within: float = 20.0) -> bool:
         before, until = self.written, time.monotonic() + within
         while time.monotonic() < until:
             if self.written > before + 3:
