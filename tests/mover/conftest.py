@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tests.mover.servers import Server, make_template, memory_directory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="longer random runs, more kills")
+    with suppress(ValueError):  # the real tests have the same option, and may run along
+        parser.addoption("--thorough", action="store_true", help="longer random runs, more kills")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
