@@ -48,7 +48,11 @@ class PrivateServer:
                         "--auth-root-authentication-method=normal", "--skip-test-db"],
                        check=True, capture_output=True)
         self._process: subprocess.Popen[bytes] | None = None
-        self.start(*arguments)
+        try:
+            self.start(*arguments)
+        except BaseException:
+            self.stop()
+            raise
 
     def start(self, *arguments: str) -> None:
         with (self.directory / "log").open("ab") as log:

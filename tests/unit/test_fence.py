@@ -102,8 +102,8 @@ class Pool:
 
 
 @contextmanager
-def pools(server: PrivateServer, *databases: str) -> Iterator[list[Pool]]:
-    made = [Pool(server, d) for d in databases]
+def pools(server: PrivateServer, *databases: str, writers: int = 8) -> Iterator[list[Pool]]:
+    made = [Pool(server, d, writers) for d in databases]
     try:
         assert all(p.moves() for p in made)
         yield made
@@ -135,17 +135,17 @@ def test_writers_of_one_database_wait_and_others_go_on(cloud: PrivateServer) -> 
 def test_how_long_it_takes(cloud: PrivateServer) -> None:
     with pools(cloud, "nova") as (nova,):
         taken, proofs = [], []
-        for _ in range(15):
+        for _ in range(9):
             hold = Hold(cloud.endpoint("nova"))
             taken.append(hold.begin())
             proofs.append(hold.prove().seconds)
             hold.end()
             assert nova.moves()
         assert nova.errors == []
-    print(f"hold ms: median {sorted(taken)[7] * 1e3:.1f} max {max(taken) * 1e3:.1f};"
-          f" proof ms: median {sorted(proofs)[7] * 1e3:.1f} max {max(proofs) * 1e3:.1f}")
+    print(f"hold ms: median {sorted(taken)[4] * 1e3:.1f} max {max(taken) * 1e3:.1f};"
+          f" proof ms: median {sorted(proofs)[4] * 1e3:.1f} max {max(proofs) * 1e3:.1f}")
     # Loose: the machine may be busy. On two quiet cores it takes milliseconds.
-    assert sorted(taken)[7] < 0.5 and sorted(proofs)[7] < 0.5
+    assert sorted(taken)[4] < 0.5 and sorted(proofs)[4] < 0.5
 
 
 def test_a_transaction_that_does_not_end_is_named_and_nobody_stays_locked(cloud: PrivateServer) -> None:
@@ -227,7 +227,7 @@ def test_writers_go_on_when_recell_dies_or_hangs(cloud: PrivateServer, how: sign
             assert process.stdout.readline() == b"held\n"
             assert not nova.moves(0.3) or not nova.moves(0.3)
             process.send_signal(how)
-            assert nova.moves(8)
+            assert nova.moves(30)
         finally:
             process.kill()
             process.wait()
@@ -262,9 +262,11 @@ def test_shut_for_good_while_it_is_held(cloud: PrivateServer) -> None:
             prove_shut([first], grants)
             hold.prove()
             hold.end()
-            assert seconds < 5
             assert not nova.moves(0.5)
-            assert {"1044"} <= set(nova.errors)
+            until = time.monotonic() + 20
+            while "1044" not in nova.errors:  # refused when it connects again
+                assert time.monotonic() < until, nova.errors
+                time.sleep(0.05)
             assert api.moves() and api.errors == []
             rows = cloud.sql("SELECT COUNT(*) FROM nova.instances")
             shut([first], grants)  # again, as after a kill
@@ -296,17 +298,17 @@ def test_recells_other_accounts_go_on(cloud: PrivateServer) -> None:
 def test_a_lease_opens_it_again_unless_kept(cloud: PrivateServer) -> None:
     with closing(session(cloud)) as first:
         grants = survey(first, "nova")
-        shut([first], grants, lease_s=1)
+        shut([first], grants, lease_s=4)
         prove_shut([first], grants)
-        until = time.monotonic() + 8
+        until = time.monotonic() + 20
         while survey_or_none(first) != grants:
             assert time.monotonic() < until
             time.sleep(0.1)
         with pytest.raises(VerifyFailed, match="opened by its lease"):
             prove_shut([first], grants)
-        shut([first], grants, lease_s=1)
+        shut([first], grants, lease_s=4)
         keep_shut(first, grants)
-        time.sleep(2)
+        time.sleep(5)
         prove_shut([first], grants)
         reopen(first, grants)
 
@@ -376,7 +378,8 @@ def test_a_database_changes_servers_under_its_writers(cloud: PrivateServer) -> N
     other = PrivateServer("log-bin=bin", "binlog-format=ROW", "server-id=6")
     try:
         other.create("nova", [f"CREATE TABLE {t} (id INT AUTO_INCREMENT PRIMARY KEY, n INT)" for t in TABLES])
-        with closing(session(cloud)) as first, pools(cloud, "nova", "nova_api") as (nova, api):
+        with (closing(session(cloud)) as first,
+              pools(cloud, "nova", "nova_api", writers=2) as (nova, api)):
             schema = read_schema(first.connection, "nova")
             scope = Scope("nova", tuple(TableScope(t, Whole()) for t in schema.tables))
             move = Move(cloud.endpoint("nova"), other.endpoint("nova"), scope)
