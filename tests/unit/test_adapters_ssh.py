@@ -152,13 +152,19 @@ def test_a_command_that_does_not_end_is_ended(host: SshHost) -> None:
 
 
 def test_requests_run_beside_each_other(host: SshHost) -> None:
-    began = time.monotonic()
-    threads = [threading.Thread(target=host.query, args=(["sleep", "0.7"],)) for _ in range(6)]
+    mark = f"{600 + os.getpid() % 100}.{os.getpid()}"
+    threads = [threading.Thread(target=host.query, args=(["sleep", mark],)) for _ in range(6)]
     for thread in threads:
         thread.start()
+    ends = time.monotonic() + 60
+    sleeping: list[int] = []
+    while len(sleeping) < 6 and time.monotonic() < ends:
+        sleeping = [p.pid for p in host.processes() if p.argv == ("sleep", mark)]
+    for pid in sleeping:
+        os.kill(pid, signal.SIGKILL)
     for thread in threads:
-        thread.join()
-    assert time.monotonic() - began < 3
+        thread.join(60)
+    assert len(sleeping) == 6, "all six were under way at once"
 
 
 def test_nothing_of_a_request_is_on_a_command_line(host: SshHost) -> None:

@@ -132,20 +132,15 @@ def test_writers_of_one_database_wait_and_others_go_on(cloud: PrivateServer) -> 
     assert nova.errors == [] and api.errors == []
 
 
-def test_how_long_it_takes(cloud: PrivateServer) -> None:
+def test_held_again_and_again_and_nobody_gets_an_error(cloud: PrivateServer) -> None:
     with pools(cloud, "nova") as (nova,):
-        taken, proofs = [], []
         for _ in range(9):
             hold = Hold(cloud.endpoint("nova"))
-            taken.append(hold.begin())
-            proofs.append(hold.prove().seconds)
+            hold.begin()
+            hold.prove()
             hold.end()
             assert nova.moves()
         assert nova.errors == []
-    print(f"hold ms: median {sorted(taken)[4] * 1e3:.1f} max {max(taken) * 1e3:.1f};"
-          f" proof ms: median {sorted(proofs)[4] * 1e3:.1f} max {max(proofs) * 1e3:.1f}")
-    # Loose: the machine may be busy. On two quiet cores it takes milliseconds.
-    assert sorted(taken)[4] < 0.5 and sorted(proofs)[4] < 0.5
 
 
 def test_a_transaction_that_does_not_end_is_named_and_nobody_stays_locked(cloud: PrivateServer) -> None:
