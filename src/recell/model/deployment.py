@@ -184,7 +184,10 @@ class ServiceRecord:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A host and what was found on it that matters. ``nova_prefix``: what runs ``nova_manage`` in a container."""
+    """A host and what was found on it that matters.
+
+    ``nova_prefix``: the words before ``nova_manage`` that run it in a container; none: on the host.
+    """
 
     name: str
     address: Address

@@ -182,9 +182,9 @@ def _yaml(content: Any) -> str:
 
 def _readme(plan: Plan, tool: Tool) -> str:
     own = [
-        f"  {s.where}: {s.params['path']} ({s.title})"
+        f"  {s.where}: {s.params['name' if s.kind == 'sibling-container' else 'path']} ({s.title})"
         for s in plan.steps
-        if s.kind in ("copy-config", "drop-in", "sibling-unit")
+        if s.kind in ("copy-config", "drop-in", "sibling-unit", "sibling-container")
     ]
     where = {
         "kolla-ansible": "Put config/ below node_custom_config (/etc/kolla/config). Kolla runs its own"
