@@ -63,7 +63,7 @@ def create(words: list[str]) -> None:
     own: dict[str, Any] = {
         "Env": list(IMAGE_ENV), "Labels": {"maintainer": "kolla"}, "User": "nova", "Tty": False,
         "Entrypoint": ["dumb-init", "--single-child", "--"], "WorkingDir": "",
-        "Hostname": os.uname().nodename,
+        "Hostname": os.uname().nodename, "AttachStdout": True, "AttachStderr": True,
     }  # fmt: skip
     mounts = []
     while words[0].startswith("--"):

@@ -18,7 +18,7 @@ from recell.model.step import Truth
 from recell.planning import runbook
 from recell.planning.export import export
 from recell.planning.split import plan_split
-from recell.preflight import rules
+from recell.preflight import live, rules
 from recell.steps import Context, bind
 from tests.sim.cloud import LAYOUT, REMOVE, layout
 from tests.sim.kolla import KollaHost, build, scan, unit_name
@@ -127,6 +127,8 @@ def test_somebody_elses_container_is_left_alone(desks: Any) -> None:  # noqa: F8
     host = world.hosts["ctl1"]
     assert isinstance(host, KollaHost)
     host.make("nova_super_conductor", "/etc/kolla/theirs", "/usr/bin/nova-conductor", "")
+    found = [v.id for v in live._new_containers_are_new(world, desk.plan)]
+    assert found == ["in-the-way:ctl1:nova_super_conductor"]
     with pytest.raises(Unknowable, match="recell did not make is on ctl1"):
         desk.go("forward")
     desk.go("backward")

@@ -109,6 +109,12 @@ def kolla(host: SshHost, sshd: Sshd) -> Iterator[Kolla]:  # noqa: F811
     mount = f"{made.directory}:{containers.CONFIG}:ro"
     environment = b"KOLLA_CONFIG_STRATEGY=COPY_ALWAYS\nKOLLA_SERVICE_NAME=nova-conductor\nPW=s3cret $x\n"
     made.engine(*MADE, "--volume", mount, "kolla/nova-conductor:2026.1", stdin=environment)
+    # As made by the engine's interface, which kolla uses, and not by its command.
+    path = sshd.directory / "engine/nova_conductor.json"
+    shown = json.loads(path.read_text())
+    shown["Config"].update(AttachStdout=False, AttachStderr=False)
+    shown["HostConfig"].update(RestartPolicy={"Name": "", "MaximumRetryCount": 0}, Devices=None)
+    path.write_text(json.dumps(shown))
     host.systemctl("enable", CONDUCTOR)
     host.systemctl("start", CONDUCTOR)
     made.await_state("active")
@@ -202,7 +208,9 @@ def test_a_second_container_is_like_the_first(kolla: Kolla) -> None:
     state = kolla.host.container("docker", "nova_super_conductor")
     assert state is not None and (state.made_for, state.running) == ("plan-1", False)
     model, made = kolla.shown("nova_conductor"), kolla.shown("nova_super_conductor")
-    assert made["HostConfig"] == model["HostConfig"] and made["Image"] == model["Image"]
+    assert made["HostConfig"]["RestartPolicy"]["Name"] == "no" and made["Image"] == model["Image"]
+    for key in ("NetworkMode", "Ulimits", "LogConfig", "ShmSize"):
+        assert made["HostConfig"][key] == model["HostConfig"][key], key
     assert made["Config"]["Healthcheck"] == model["Config"]["Healthcheck"]
     assert {m["Destination"]: m["Source"] for m in made["Mounts"]}[containers.CONFIG] == str(directory)
     assert set(made["Config"]["Env"]) ^ set(model["Config"]["Env"]) == {
@@ -349,6 +357,30 @@ def test_flags_of_a_busy_container() -> None:
         containers.creation(pattern, "podman", "i:1", "b", "/etc/kolla/b", "p")
     with pytest.raises(Unsupported, match="no name for a container"):
         containers.creation(pattern, "podman", "i:1", "-b", "/etc/kolla/b", "p")
+
+
+def test_what_counts_as_like() -> None:
+    def shown(**around: Any) -> dict[str, Any]:
+        own = {"Env": ["A=1"], "Labels": {"l": "1"}, "AttachStdout": bool(around)}
+        return {"Image": "i", "Config": own, "HostConfig": {"NetworkMode": "host", **around}, "Mounts": []}
+
+    same = shown(
+        RestartPolicy={"Name": "no", "MaximumRetryCount": 0},
+        MemorySwappiness=-1,
+        Dns=[],
+        ConsoleSize=[24, 80],
+    )
+    assert containers.differences(shown(), same, "x", "/d") == []
+    for key, value in (
+        ("Sysctls", {"a": "1"}),
+        ("RestartPolicy", {"Name": "always"}),
+        ("Devices", ["/dev/x"]),
+    ):
+        assert containers.differences(shown(), shown(**{key: value}), "x", "/d") == [f"HostConfig.{key}"]
+    other = {**shown(), "Image": "j", "Mounts": [{"Source": "/a", "Destination": "/b"}]}
+    other["Config"] = {"Env": [], "Labels": {"recell.plan": "p"}, "User": "root"}
+    assert containers.differences(shown(), other, "x", "/d") == [
+        "Image", "Config.User", "Config.Env", "Config.Labels", "Mounts"]  # fmt: skip
 
 
 def test_processes_in_their_own_namespace_tell_their_own_numbers() -> None:

@@ -32,7 +32,7 @@ _SERVICE_NAME = "KOLLA_SERVICE_NAME"
 # Flags of `create` by what `inspect` calls them; whatever has no flag here is found by comparing the two.
 _MODES = {
     "NetworkMode": "--network", "PidMode": "--pid", "IpcMode": "--ipc", "CgroupnsMode": "--cgroupns",
-    "CgroupMode": "--cgroupns", "UTSMode": "--uts", "UsernsMode": "--userns", "Runtime": "--runtime",
+    "CgroupMode": "--cgroupns", "UTSMode": "--uts", "UsernsMode": "--userns",
     "CpusetCpus": "--cpuset-cpus", "CpusetMems": "--cpuset-mems",
 }  # fmt: skip
 _NUMBERS = {
@@ -43,11 +43,16 @@ _NUMBERS = {
 }  # fmt: skip
 _SWITCHES = {"Privileged": "--privileged", "ReadonlyRootfs": "--read-only", "Init": "--init"}
 _LISTS = {"CapAdd": "--cap-add", "CapDrop": "--cap-drop", "SecurityOpt": "--security-opt"}
-_OWN_WORDS = {"User": "--user", "WorkingDir": "--workdir", "StopSignal": "--stop-signal"}
+_OWN_WORDS = {
+    "User": "--user", "WorkingDir": "--workdir", "StopSignal": "--stop-signal",
+    "StopTimeout": "--stop-timeout",
+}  # fmt: skip
 _DIFFERS = {
-    "HostConfig": {"Binds", "Mounts", "ContainerIDFile", "LogConfig"},
-    "Config": {"Hostname", "Env", "Labels", "Volumes", "Image", "CreateCommand", "Annotations"},
-}
+    # Kolla creates by the engine's interface and recell by its command, which attaches to what it creates.
+    "HostConfig": {"Binds", "Mounts", "ContainerIDFile", "LogConfig", "ConsoleSize"},
+    "Config": {"Hostname", "Env", "Labels", "Volumes", "Image", "CreateCommand", "Annotations",
+               "AttachStdin", "AttachStdout", "AttachStderr"},
+}  # fmt: skip
 """What two containers of a kind differ in, or what is compared in another form."""
 
 
@@ -348,7 +353,7 @@ def differences(
     for section, left_out in _DIFFERS.items():
         a, b = pattern[section], made[section]
         wrong += [f"{section}.{key}" for key in sorted({*a, *b} - left_out)
-                  if (a.get(key) or None) != (b.get(key) or None)]
+                  if _said(key, a.get(key)) != _said(key, b.get(key))]
     logs = [one["HostConfig"].get("LogConfig") or {} for one in (pattern, made)]
     if any((logs[0].get(key) or None) != (logs[1].get(key) or None) for key in ("Type", "Config")):
         wrong.append("HostConfig.LogConfig")
@@ -364,6 +369,13 @@ def differences(
     if wanted != _mounts(made):
         wrong.append("Mounts")
     return wrong
+
+
+def _said(key: str, value: Any) -> Any:
+    """A default in one form: an engine's interface and its command leave different ones."""
+    if key == "RestartPolicy":
+        return None if (value or {}).get("Name") in (None, "", "no") else value
+    return None if key == "MemorySwappiness" and value == -1 else value or None
 
 
 class Inside:
