@@ -191,6 +191,9 @@ def test_containers_of_an_older_kolla_are_seen_and_not_controlled() -> None:
     assert found[0].config_files == ("/etc/kolla/nova-api/nova.conf",)
     assert found[0].container is not None
     assert found[0].container.obstacle == "no systemd unit starts the container nova_api"
+    host.files["/etc/kolla/nova-api/config.json"] = b"{"
+    broken = find_services(as_host(host), "ctl1").services
+    assert [(s.unit, s.role, s.argv) for s in broken] == [("nova_api", "api", ())], "none is forgotten silently"
     assert find_services(as_host(Paper({})), "ctl1").services == (), "without kolla no engine is asked"
 
 

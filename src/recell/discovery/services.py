@@ -54,8 +54,8 @@ URLS = (
     ("api_database", "connection"),
     ("oslo_messaging_notifications", "transport_url"),
 )
-_KOLLA: dict[str, Role] = {"nova_api": "api", "nova_metadata": "metadata"}
-"""Containers whose command (a web server's) does not name the service."""
+_KOLLA: dict[str, Role] = {"nova-metadata": "metadata"} | PROGRAMS
+"""By a container's name, where its command (a web server's) does not name the service."""
 _GRACE = re.compile(r"^ExecStop=.*\s(?:-t|--time|--timeout)[ =](\d+)", re.MULTILINE)
 
 
@@ -130,7 +130,7 @@ def find_services(host: HostPort, hostname: str) -> Found:
         seen: Files = _Inside(host, unit.container) if unit.container else host
         role = role_of(unit.exec_start, seen) if unit.exists else None
         if unit.container and unit.container.id and role is None:
-            role = _KOLLA.get(unit.container.name)
+            role = _KOLLA.get(unit.container.name.replace("_", "-"))
         if role is None:
             continue
         inside, explicit = config_paths(unit, seen, role)
@@ -249,7 +249,8 @@ def config_paths(unit: UnitState, host: Files, role: Role) -> tuple[tuple[str, .
     named = _option_values(argv, "--config-file")
     explicit = bool(named)
     program = next((posixpath.basename(w) for w in argv if posixpath.basename(w) in PROGRAMS), "nova")
-    if not named and role in ("api", "metadata") and not posixpath.basename(argv[0]).startswith("nova"):
+    own = bool(argv) and posixpath.basename(argv[0]).startswith("nova")
+    if not named and role in ("api", "metadata") and not own:
         environment = _environment(unit, host)
         top = environment.get("OS_NOVA_CONFIG_DIR", "/etc/nova").strip()
         listed = environment.get("OS_NOVA_CONFIG_FILES", "").split(";")
