@@ -54,7 +54,7 @@ URLS = (
     ("api_database", "connection"),
     ("oslo_messaging_notifications", "transport_url"),
 )
-_KOLLA: dict[str, Role] = {"nova-metadata": "metadata"} | PROGRAMS
+_KOLLA: dict[str, Role] = {**PROGRAMS, "nova-metadata": "metadata"}
 """By a container's name, where its command (a web server's) does not name the service."""
 _GRACE = re.compile(r"^ExecStop=.*\s(?:-t|--time|--timeout)[ =](\d+)", re.MULTILINE)
 
