@@ -15,23 +15,23 @@ from typing import Any, Literal
 from recell.adapters.ports import (
     ConnectionInfo,
     Consumer,
+    ContainerState,
     FileStat,
     Finished,
     ProcessInfo,
     ProxyServer,
     QueueInfo,
-    RawMapping,
-    ServiceRow,
     SocketInfo,
     UnitState,
 )
-from recell.errors import Locked, StalePlan, Unreachable
+from recell.errors import StalePlan, Unreachable
 from recell.model.urls import parse_url
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
+from tests.sim.database import CELL0 as CELL0
+from tests.sim.database import CELL1 as CELL1
+from tests.sim.database import SimNova
 
-CELL0 = "00000000-0000-0000-0000-000000000000"
-CELL1 = "11111111-1111-4111-8111-111111111111"
 START_S = 2.0
 API_START_S = 3.0
 
@@ -162,7 +162,7 @@ class SimWorld:
             if not serving:
                 self._complain(f"{proxy.host}: no nova-api takes requests")
             for server in serving:
-                unit = self.hosts[server.server].units_["nova-api"]
+                unit = self.hosts[server.server].api
                 broker = self.broker_named(unit.config["transport_url"])
                 if not self.takers(broker, "conductor"):
                     self._complain(f"{server.server} publishes to {broker}, where no conductor takes")
@@ -177,7 +177,7 @@ class SimWorld:
             self._complain("computes cast to scheduler_fanout, which is gone")
         running = [u for h in self.hosts.values() for u in h.units_.values() if u.active]
         published = {
-            self.broker_named(self.hosts[s.server].units_["nova-api"].config["transport_url"])
+            self.broker_named(self.hosts[s.server].api.config["transport_url"])
             for p in self.proxies.values()
             for s in p.table
             if p.takes(s)
@@ -247,6 +247,10 @@ class SimHost:
         self.files: dict[str, SimFile] = {}
         self.kept_: dict[str, bytes] = {}
         self.units_: dict[str, SimUnit] = {}
+
+    @property
+    def api(self) -> SimUnit:
+        return self.units_["nova-api"]
 
     # reads
 
@@ -329,11 +333,18 @@ class SimHost:
         return tuple(SocketInfo(p, self.name, 10_000 + p, "mq", 5672) for p in pids)
 
     def http_status(self, url: str, timeout: float = 30) -> int:
-        unit = self.units_.get("nova-api")
-        ready = unit is not None and unit.active and self.world.time >= unit.started_at + API_START_S
-        return 200 if ready else 0
+        return 200 if self.api.active and self.world.time >= self.api.started_at + API_START_S else 0
+
+    def container(self, engine: str, name: str) -> ContainerState | None:
+        return None
 
     # changes
+
+    def clone_container(self, engine: str, model: str, name: str, directory: str, made_for: str) -> None:
+        raise AssertionError("there are no containers here")
+
+    def remove_container(self, engine: str, name: str, made_for: str) -> None:
+        raise AssertionError("there are no containers here")
 
     def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None
@@ -524,7 +535,7 @@ class SimProxy:
         self.table = [ProxyServer(b, s, f"{s}:8774", "UP", 0) for b, ss in backends.items() for s in ss]
 
     def _answers(self, server: ProxyServer) -> bool:
-        unit = self.world.hosts[server.server].units_["nova-api"]
+        unit = self.world.hosts[server.server].api
         return unit.active and self.world.time >= unit.started_at + API_START_S
 
     def takes(self, server: ProxyServer) -> bool:
@@ -544,57 +555,3 @@ class SimProxy:
         ]
         self.world.observe()
         self.world.point(f"{state} {server}")
-
-
-class SimNova:
-    def __init__(self, world: SimWorld) -> None:
-        self.world = world
-        self.rows: tuple[RawMapping, ...] = ()
-        self.records: dict[str, list[ServiceRow]] = {CELL0: [], CELL1: []}
-        self.retired: dict[int, tuple[str, ServiceRow]] = {}
-        self.cell1_truth = ""
-        self._id = 0
-
-    def mappings(self) -> tuple[RawMapping, ...]:
-        return self.rows
-
-    def set_mapping(self, old: RawMapping, new: RawMapping) -> None:
-        self.world.point("before the mapping is set")
-        if old not in self.rows:
-            raise StalePlan("the mapping is not what it was")
-        self.world.changes.append(f"mapping {new.name}")
-        self.rows = tuple(new if m == old else m for m in self.rows)
-        self.world.point("the mapping is set")
-
-    def report(self, cell: str, host: str, binary: str) -> None:
-        if not any((r.host, r.binary) == (host, binary) for r in self.records[cell]):
-            self._id += 1
-            self.records[cell].append(ServiceRow(self._id, f"u{self._id}", host, binary, 70, False, 1.0))
-
-    def services(self, cell: str) -> tuple[ServiceRow, ...]:
-        return tuple(self.records[cell])
-
-    def retire_service(self, cell: str, row: ServiceRow) -> None:
-        self.world.changes.append(f"retire {row.host} {row.binary}")
-        self.records[cell].remove(row)
-        self.retired[row.id] = (cell, row)
-        self.world.point(f"retired {row.host} {row.binary}")
-
-    def restore_service(self, cell: str, row_id: int) -> None:
-        _, row = self.retired.pop(row_id)
-        if any((r.host, r.binary) == (row.host, row.binary) for r in self.records[cell]):
-            raise Locked("duplicate key: a new record stands where the old one goes")
-        self.world.changes.append(f"restore {row.host} {row.binary}")
-        self.records[cell].append(row)
-        self.world.point(f"restored {row.host} {row.binary}")
-
-    def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
-        return tuple(
-            f"boot of {t.born:.1f}" for t in self.world.tasks if since <= t.born <= before and not t.scheduled
-        )
-
-    def now(self) -> float:
-        return self.world.time
-
-    def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
-        return ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from recell.adapters import firewall
 from recell.adapters.ports import (
     ConnectionInfo,
     Consumer,
+    Contained,
     Finished,
     ProcessInfo,
     QueueInfo,
@@ -285,6 +286,39 @@ def test_iptables() -> None:
 
 def test_a_proxy_between() -> None:
     scene = Scene(peer="10.77.0.5")
+    with pytest.raises(Unsupported, match="which of its 2 connections"):
+        scene.end()
+    assert scene.log == []
+
+
+class _Contained(Scene):
+    """The same conductor in a container: below its first process, and number 7 in its own namespace."""
+
+    def unit(self, name: str) -> UnitState:
+        inner = Contained("docker", "nova_conductor", "1")
+        return replace(super().unit(name), main_pid=99, container=inner)
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        inside, other = super().processes()
+        where = "/system.slice/docker-1.scope"
+        first = ProcessInfo(99, 1, ("dumb-init", "--", "kolla_start"), "root", 0.0, 0, where, 1)
+        return (first, replace(inside, ppid=99, inner_pid=7, cgroup=where), other)
+
+    def sockets(self, pids: Sequence[int]) -> tuple[SocketInfo, ...]:
+        assert set(pids) in ({99, 100}, {100})
+        return super().sockets([p for p in pids if p == 100])
+
+    def consumers(self, vhost: str) -> tuple[Consumer, ...]:
+        found = super().consumers(vhost)
+        return tuple(replace(c, client_name=c.client_name.replace(":100:", ":7:")) for c in found)
+
+
+def test_a_container() -> None:
+    scene = _Contained()
+    scene.end()
+    assert scene.log == [f"add {_HELD}", "stop-later", "kill", f"delete {_HELD}", "reset-failed"]
+    # Behind a proxy only the number that it tells the broker shows that it is this one's.
+    scene = _Contained(peer="10.77.0.5")
     with pytest.raises(Unsupported, match="which of its 2 connections"):
         scene.end()
     assert scene.log == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ class Paper:
     environment_files: tuple[str, ...] = ()
     listening: bytes = b""
     name: str = "ctl1"
+    containers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def read(self, path: str) -> bytes | None:
         return self.files.get(path)
@@ -72,6 +74,12 @@ class Paper:
         )
 
     def query(self, argv: Any, **_: Any) -> Finished:
+        if argv[0] == "podman":
+            return Finished(127, b"", b"podman: No such file or directory")
+        if argv[:3] == ["docker", "container", "inspect"]:
+            if argv[3] not in self.containers:
+                return Finished(1, b"[]", b"Error response from daemon: No such container: x")
+            return Finished(0, json.dumps([self.containers[argv[3]]]).encode(), b"")
         return Finished(0, self.listening if argv[0] == "ss" else b"", b"")
 
 
@@ -153,6 +161,40 @@ def test_a_service_is_found_with_where_its_settings_come_from() -> None:
     assert service.transport_url == "rabbit://nova:***@mq1:5672/" and "pw" not in repr(service)
     assert service.origins["DEFAULT/transport_url"] == "/etc/nova/nova.conf"
     assert service.options["oslo_messaging_notifications/driver"] == "messagingv2"
+
+
+def test_containers_of_an_older_kolla_are_seen_and_not_controlled() -> None:
+    """It had no units: docker itself started them at boot. The doctor looks at them all the same."""
+    config = {
+        "command": "/usr/sbin/httpd -DFOREGROUND",
+        "config_files": [{"source": "/var/lib/kolla/config_files/nova.conf", "dest": "/etc/nova/nova.conf"}],
+    }
+    host = Paper(
+        {
+            "/etc/kolla/nova-api/nova.conf": CONF,
+            "/etc/kolla/nova-api/config.json": json.dumps(config).encode(),
+            "/etc/kolla/nova-gone/config.json": b"{}",
+        },
+        containers={
+            "nova_api": {
+                "Id": "f" * 64,
+                "Name": "/nova_api",
+                "State": {"Running": True, "Pid": 7, "StartedAt": "2026-01-02T03:04:05Z"},
+                "Config": {"Env": ["KOLLA_CONFIG_STRATEGY=COPY_ALWAYS"], "User": "nova"},
+                "HostConfig": {"NetworkMode": "host"},
+                "Mounts": [{"Source": "/etc/kolla/nova-api", "Destination": "/var/lib/kolla/config_files"}],
+            }
+        },
+    )
+    found = find_services(as_host(host), "ctl1").services
+    assert [(s.unit, s.role, s.active, s.main_pid) for s in found] == [("nova_api", "api", True, 7)]
+    assert found[0].config_files == ("/etc/kolla/nova-api/nova.conf",)
+    assert found[0].container is not None
+    assert found[0].container.obstacle == "no systemd unit starts the container nova_api"
+    host.files["/etc/kolla/nova-api/config.json"] = b"{"
+    broken = find_services(as_host(host), "ctl1").services
+    assert [(s.unit, s.role, s.argv) for s in broken] == [("nova_api", "api", ())]
+    assert find_services(as_host(Paper({})), "ctl1").services == (), "without kolla no engine is asked"
 
 
 def test_writers_are_found_without_their_arguments() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from jinja2 import Environment
 
 from recell.adapters.conf import parse_config
 from recell.cli.main import main
@@ -51,6 +52,27 @@ def test_kolla_takes_the_api_database_from_the_cells_conductor_only() -> None:
     assert set(parse_config([("c", found["config/nova/nova-compute.conf"].encode())]).groups) == {
         "workarounds"
     }
+
+
+def test_kolla_is_told_where_hosts_differ() -> None:
+    """Kolla reads nova/<service>.conf and nova/<host>/nova.conf, and nothing between the two."""
+    world = build()
+    other = world.hosts["ctl2"].files["/etc/nova/nova.conf"]
+    other.content = other.content.replace(b"mq2:5672/", b"mq2:5672/?ssl=1")
+    for unit in world.hosts["ctl2"].units_.values():
+        world.hosts["ctl2"].begin(unit)
+    deployment = scan(world)
+    found = export(plan_split(deployment, layout(), 0.0), deployment, "kolla-ansible")
+    assert {name.count("/") for name in found if name != "README"} == {2}
+    text = found["config/nova/nova-api.conf"]
+    assert "{% if inventory_hostname in ['ctl2'] %}\ntransport_url = rabbit://" in text
+    for host, ending in (("ctl1", "/"), ("ctl2", "/?ssl=1")):
+        made = Environment(autoescape=True).from_string(text).render(
+            inventory_hostname=host, rabbitmq_password="r", nova_database_password="d"
+        )
+        conf = parse_config([("c", made.encode())])
+        assert conf.all("DEFAULT", "transport_url") == (f"rabbit://nova:r@mq4:5672{ending}",)
+        assert conf.get("database", "connection").startswith("mysql+pymysql://nova:d@")
 
 
 def test_openstack_ansible_gets_overrides_of_hosts() -> None:

@@ -26,7 +26,6 @@ import signal
 import socket
 import ssl
 import stat
-import string
 import subprocess
 import sys
 import threading
@@ -40,12 +39,10 @@ TAKEN = 1000000  # epochs from here on are those of runs after a takeover
 LARGEST_FILE = 64 * 1024 * 1024
 _PLAN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_PLAIN = string.ascii_letters + string.digits
 _COPIED_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
 _UNIT_PROPERTIES = (
     "Id,LoadState,ActiveState,UnitFileState,MainPID,ExecMainStartTimestampMonotonic,FragmentPath,"
-    "DropInPaths,ExecStart,NeedDaemonReload,User,Environment,EnvironmentFiles,WantedBy,RequiredBy,"
-    "ControlGroup"
+    "DropInPaths,ExecStart,NeedDaemonReload,User,Environment,EnvironmentFiles,WantedBy,RequiredBy"
 )
 
 Request = Dict[str, Any]
@@ -132,7 +129,7 @@ def do_unit(request: Request) -> Dict[str, Any]:
     wanted = "--property=" + _UNIT_PROPERTIES
     show = _output(["systemctl", "show", "--no-pager", wanted, "--", name])
     characters = name.encode().decode("latin-1")
-    escaped = "".join(c if c in _PLAIN else "_{:02x}".format(ord(c)) for c in characters)
+    escaped = re.sub("[^A-Za-z0-9]", lambda found: "_{:02x}".format(ord(found.group())), characters)
     # systemctl prints an argv joined by blanks; the bus keeps its words apart.
     bus, systemd = "", "org.freedesktop.systemd1"
     of_unit = ["/org/freedesktop/systemd1/unit/" + escaped, systemd + ".Service", "ExecStart"]
@@ -163,13 +160,15 @@ def do_processes(_: Request) -> List[Dict[str, Any]]:
             with open(base + "/stat", "rb") as status, open(base + "/cmdline", "rb") as cmdline:
                 fields = status.read().rpartition(b")")[2].split()
                 argv = cmdline.read().rstrip(b"\0").split(b"\0")
+            with open(base + "/status", "rb") as told:  # its number in each pid namespace, its own last
+                inner = [int(line.split()[-1]) for line in told if line.startswith(b"NSpid:")]
             ticks = int(fields[19])
             found.append({
                 "pid": int(entry), "ppid": int(fields[1]),
                 "argv": [word.decode("utf-8", "replace") for word in argv if word],
                 "user": _name(pwd.getpwuid, os.stat(base).st_uid),
                 "started_at": booted + ticks / ticks_per_second, "start_ticks": ticks,
-                "cgroup": _cgroup(base),
+                "cgroup": _cgroup(base), "inner_pid": sum(inner),
             })
     return sorted(found, key=lambda process: int(str(process["pid"])))
 
@@ -274,8 +273,9 @@ def do_remove(request: Request) -> None:
     _expect(path, request["expect"])
     os.unlink(path)
     directory = os.path.dirname(path)
-    if directory.endswith(".service.d") and not os.listdir(directory):
-        os.rmdir(directory)  # made for a drop-in; empty it means nothing to systemd
+    # Made for a drop-in or a container's configuration: empty it means nothing to systemd or kolla.
+    while (directory.endswith(".service.d") or "/etc/kolla/" in directory) and not os.listdir(directory):
+        os.rmdir(directory)
         directory = os.path.dirname(directory)
     _sync_directory(directory)
 

@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
-from recell.adapters.ports import ConnectionInfo, Consumer, Finished, HostPort, QueueInfo
+from recell.adapters.ports import ConnectionInfo, Consumer, Finished, QueueInfo
 from recell.errors import BadInput, Denied, RecellError, StepFailed, Unreachable, Unsupported
 
 _CTL = ("env", "RABBITMQ_CTL_ERL_ARGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
@@ -21,6 +22,9 @@ _CTL = ("env", "RABBITMQ_CTL_ERL_ARGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
 _ACCOUNT = "rabbitmq"
 """rabbitmqctl runs as the broker's own account: it needs its cookie, and run as root Debian's
 wrapper would pass the arguments through a shell."""
+
+RABBIT_UNIT = "kolla-rabbitmq-container"
+"""Where kolla-ansible keeps it."""
 
 _NODE_DOWN = re.compile(r"unable to (perform an operation on|connect to) node|nodedown|noproc",
                         re.IGNORECASE)
@@ -34,10 +38,23 @@ _RECENT = 60.0
 """A node that answered so lately needs no asking whether it runs; rabbitmqctl takes seconds."""
 
 
+class CommandHost(Protocol):
+    """What is needed of a node's host: it runs commands, be it in a container."""
+
+    name: str
+
+    def query(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None,
+    ) -> Finished: ...
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None,
+    ) -> Finished: ...
+
+
 class RabbitCluster:
     """:class:`~recell.adapters.ports.BrokerPort`; asks the first of its hosts that answers."""
 
-    def __init__(self, name: str, hosts: Sequence[HostPort], version: str = "") -> None:
+    def __init__(self, name: str, hosts: Sequence[CommandHost], version: str = "") -> None:
         """``version``: when it is known already; asking for it takes a second."""
         if not hosts:
             raise BadInput(f"the broker {name} has no host", "Name the hosts of its nodes")
@@ -248,7 +265,7 @@ class RabbitCluster:
             )
         raise trouble
 
-    def _probe(self, host: HostPort) -> None:
+    def _probe(self, host: CommandHost) -> None:
         argv = [*_CTL, "eval", "node()."]
         try:
             self._answered(host, host.query(argv, timeout=_TIMEOUT, user=_ACCOUNT))
@@ -256,7 +273,7 @@ class RabbitCluster:
             raise _NotHere(error.sentence) from None
 
     @staticmethod
-    def _answered(host: HostPort, done: Finished) -> None:
+    def _answered(host: CommandHost, done: Finished) -> None:
         text = (done.stderr + done.stdout).decode("utf-8", "replace")
         if done.returncode == 127 and _NO_RABBIT.search(text):
             raise _NotHere(f"there is no rabbitmqctl on {host.name}")

@@ -17,6 +17,7 @@ from recell.adapters.ports import (
     BrokerPort,
     ConnectionInfo,
     Consumer,
+    ContainerState,
     FileStat,
     Finished,
     HostPort,
@@ -63,6 +64,7 @@ class DryHost:
         self._files: dict[str, _File] = {}
         self._units: dict[str, UnitState] = {}
         self._kept: dict[tuple[str, str], bytes] = {}
+        self._containers: dict[tuple[str, str], ContainerState | None] = {}
 
     def query(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
@@ -94,6 +96,10 @@ class DryHost:
 
     def sockets(self, pids: Sequence[int]) -> tuple[SocketInfo, ...]:
         return self._real.sockets(pids)
+
+    def container(self, engine: str, name: str) -> ContainerState | None:
+        key = (engine, name)
+        return self._containers[key] if key in self._containers else self._real.container(engine, name)
 
     def http_status(self, url: str, timeout: float = 30) -> int:
         return self._real.http_status(url, timeout)
@@ -141,6 +147,14 @@ class DryHost:
     def systemctl(self, verb: UnitVerb, unit: str = "", *, timeout: float = 180) -> None:
         self._record.add(self.name, f"systemctl {verb} {unit}".rstrip())
         self.show(unit, verb)
+
+    def clone_container(self, engine: str, model: str, name: str, directory: str, made_for: str) -> None:
+        self._record.add(self.name, f"{engine} create {name}, like {model}")
+        self._containers[engine, name] = ContainerState("", False, made_for)
+
+    def remove_container(self, engine: str, name: str, made_for: str) -> None:
+        self._record.add(self.name, f"{engine} rm {name}")
+        self._containers[engine, name] = None
 
     def show(self, unit: str, verb: UnitVerb) -> None:
         """Let later reads see the unit as after this verb."""

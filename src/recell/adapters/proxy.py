@@ -10,11 +10,12 @@ import shlex
 import threading
 from typing import Literal, Protocol
 
-from recell.adapters.ports import ProxyServer, UnitState
+from recell.adapters.ports import Contained, ProxyServer, UnitState
 from recell.errors import BadInput, Denied, StepFailed, Unreachable, Unsupported
 
 _CONFIG = "/etc/haproxy/haproxy.cfg"
 _UNIT = "haproxy.service"
+_KOLLA_UNIT = "kolla-haproxy-container"
 
 
 class UnixHost(Protocol):
@@ -41,6 +42,7 @@ class HaproxySocket:
         self._config = config
         self._lock = threading.Lock()
         self._socket = ""
+        self._container: Contained | None = None
 
     def servers(self) -> tuple[ProxyServer, ...]:
         """Every server of every backend.
@@ -135,19 +137,30 @@ class HaproxySocket:
                 continue
             seen = True
             found = admin_socket(content.decode("utf-8", "replace"))
+            if found and self._container is not None and not self._container.on_host(found):
+                raise Unsupported(
+                    f"the admin socket of HAProxy on {self.host} ({found}) is inside its container only",
+                    "Put it into a directory that the host shares with the container",
+                )
             if found:
-                return found
+                return self._container.on_host(found) if self._container else found
         if not seen:
             raise Unsupported(f"there is no HAProxy configuration on {self.host} ({files[0]})",
                               "Name the host that HAProxy runs on")
         raise Unsupported(
             f"HAProxy on {self.host} has no admin socket",
-            "Add to the global section of its configuration: stats socket"
+            'Set haproxy_socket_level_admin: "yes" and let kolla-ansible reconfigure the load balancer'
+            if self._container
+            else "Add to the global section of its configuration: stats socket"
             " /run/haproxy/admin.sock mode 660 level admin, and reload it",
         )
 
     def _config_files(self) -> list[str]:
         state = self._host.unit(_UNIT)
+        if not state.exists:
+            self._container = self._host.unit(_KOLLA_UNIT).container
+        if self._container is not None:
+            return [self._container.on_host(_CONFIG) or _CONFIG]
         variables = dict(word.partition("=")[::2] for word in state.environment)
         words = [variables.get(w[1:].strip("{}"), w) if w.startswith("$") else w
                  for w in state.exec_start]

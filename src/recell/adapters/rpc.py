@@ -18,14 +18,14 @@ still there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from recell.adapters import firewall
 from recell.adapters.firewall import Flow
-from recell.adapters.ports import BrokerPort, Consumer, HostPort, ProcessInfo, SocketInfo
+from recell.adapters.ports import BrokerPort, Consumer, HostPort, ProcessInfo, SocketInfo, processes_of
 from recell.errors import RecellError, StepFailed, Unsupported
 
 _POLL = 0.2
@@ -79,7 +79,7 @@ def stop_rpc_server(
     if not _up(state.active):
         return 0.0
     began_to_stop = state.active == "deactivating"
-    processes = _processes(host, unit)
+    processes = processes_of(state, host.processes())
     sockets = host.sockets([p.pid for p in processes])
     listeners = _listeners(host.name, unit, processes, sockets, broker.consumers(vhost),
                            knows_idle=idle is not None)
@@ -142,11 +142,6 @@ def _up(active: str) -> bool:
     return active not in ("inactive", "failed")
 
 
-def _processes(host: HostPort, unit: str) -> tuple[ProcessInfo, ...]:
-    name = unit if "." in unit else f"{unit}.service"
-    return tuple(p for p in host.processes() if name in p.cgroup.split("/"))
-
-
 def _listeners(
     where: str, unit: str, processes: Sequence[ProcessInfo], sockets: Sequence[SocketInfo],
     consumers: Sequence[Consumer], *, knows_idle: bool,
@@ -154,18 +149,19 @@ def _listeners(
     serving = [c for c in consumers if not c.queue.startswith("reply_")]
     by_peer = {(s.local_ip, s.local_port): s for s in sockets}
     found: dict[str, SocketInfo] = {}
-    pids = {p.pid for p in processes}
+    # What a process tells a broker is its number in its own pid namespace.
+    told = {p.told_pid: p.pid for p in processes}
     behind = set()
     for consumer in serving:
         ours = by_peer.get((consumer.peer_host, consumer.peer_port))
         if ours is not None:
             found[consumer.connection] = ours
-        elif _claimed_pid(consumer.client_name) in pids and _program(consumer) in _programs(
+        elif _claimed_pid(consumer.client_name) in told and _program(consumer) in _programs(
             processes, _claimed_pid(consumer.client_name)
         ):
             behind.add(consumer)
     if behind and not found:
-        found = _through_proxy(where, unit, sockets, behind)
+        found = _through_proxy(where, unit, sockets, behind, told)
     alternative = [c.queue for c in serving if c.connection in found and "-alt" in c.queue]
     if alternative and not knows_idle:
         raise Unsupported(
@@ -186,16 +182,17 @@ def _listeners(
 
 def _through_proxy(
     where: str, unit: str, sockets: Sequence[SocketInfo], behind: set[Consumer],
+    told: Mapping[int, int],
 ) -> dict[str, SocketInfo]:
     """The broker sees a proxy's ports, the host sees its own: only a process with a single
     connection can be told to be the listener's."""
     found: dict[str, SocketInfo] = {}
     for consumer in behind:
-        pid = _claimed_pid(consumer.client_name)
-        remotes = {(s.remote_ip, s.remote_port) for s in sockets if s.pid == pid}
-        mine = [s for s in sockets if s.pid == pid]
+        claimed = _claimed_pid(consumer.client_name)
+        mine = [s for s in sockets if s.pid == told[claimed]]
+        remotes = {(s.remote_ip, s.remote_port) for s in mine}
         # The same process number may serve on another host behind the same proxy.
-        alike = {c.connection for c in behind if _claimed_pid(c.client_name) == pid}
+        alike = {c.connection for c in behind if _claimed_pid(c.client_name) == claimed}
         if len(mine) != 1 or len(alike) != 1:
             raise Unsupported(
                 f"{unit} on {where} reaches its broker through a proxy, and which of its"
@@ -216,7 +213,7 @@ def _program(consumer: Consumer) -> str:
 
 
 def _programs(processes: Sequence[ProcessInfo], pid: int) -> set[str]:
-    return {word.rsplit("/", 1)[-1] for p in processes if p.pid == pid for word in p.argv}
+    return {word.rsplit("/", 1)[-1] for p in processes if p.told_pid == pid for word in p.argv}
 
 
 def _wait_until_read(

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recell.adapters import containers
 from recell.adapters.ports import (
+    ContainerState,
     FileStat,
     Finished,
     ProcessInfo,
@@ -88,7 +90,8 @@ class SshHost:
         return tuple(self._ask("glob", f"listing {pattern}", pattern=pattern))
 
     def unit(self, name: str) -> UnitState:
-        return parse_unit(name, self._ask("unit", f"asking systemd for {name}", name=name))
+        unit = parse_unit(name, self._ask("unit", f"asking systemd for {name}", name=name))
+        return containers.seen_through(self, unit)
 
     def units(self) -> tuple[str, ...]:
         return tuple(self._ask("units", "asking systemd for its units"))
@@ -104,6 +107,9 @@ class SshHost:
     def http_status(self, url: str, timeout: float = 30) -> int:
         status = self._ask("http", "asking a web server", limit=timeout, url=url, timeout=timeout)
         return int(status)
+
+    def container(self, engine: str, name: str) -> ContainerState | None:
+        return containers.state(self, engine, name)
 
     def kept(self, plan: str, sha256: str) -> bytes:
         found = self._ask("kept", f"reading what was kept for {plan}", plan=plan, sha256=sha256)
@@ -145,6 +151,9 @@ class SshHost:
         self._do("forget", f"forgetting what was kept for {plan}", plan=plan)
 
     def systemctl(self, verb: UnitVerb, unit: str = "", *, timeout: float = 180) -> None:
+        if verb == "kill" and (inner := self.unit(unit).container) is not None:
+            containers.kill(self, inner)
+            return
         argv = ["systemctl", *_SYSTEMCTL.get(verb, (verb,))]
         if unit:
             argv += ["--", unit]
@@ -156,6 +165,12 @@ class SshHost:
                 + (f" ({detail[0].rstrip('.')})" if detail else ""),
                 f"Look at: journalctl -u {unit}" if unit else "Look at: journalctl -xe",
             )
+
+    def clone_container(self, engine: str, model: str, name: str, directory: str, made_for: str) -> None:
+        containers.clone(self, engine, model, name, directory, made_for)
+
+    def remove_container(self, engine: str, name: str, made_for: str) -> None:
+        containers.remove(self, engine, name, made_for)
 
     def unix_run(self, path: str, data: bytes, timeout: float = 10) -> bytes:
         """As :meth:`unix_query`, for a request that changes something."""

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from recell.adapters.broker import RabbitCluster
+from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, parse_config
+from recell.adapters.containers import Inside
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import HostPort
 from recell.adapters.proxy import HaproxySocket
@@ -82,7 +83,7 @@ class RealWorld:
             if name not in self._brokers:
                 known = next((b for b in self.deployment.brokers if b.name == name), None)
                 hosts = known.hosts if known else (name,)
-                self._brokers[name] = RabbitCluster(name, [self.host(h) for h in hosts])
+                self._brokers[name] = RabbitCluster(name, [Inside(self.host(h), RABBIT_UNIT) for h in hosts])
             return self._brokers[name]
 
     def proxy(self, host: str) -> HaproxySocket:

@@ -204,7 +204,8 @@ def _packages(world: RealWorld, deployment: Deployment, notes: Notes) -> dict[st
     wanted = [(host, program) for host, program in programs.items() if program]
 
     def of(item: tuple[str, str]) -> str | None:
-        return notes.ask(f"version on {item[0]}", nova_version, world.host(item[0]), item[1])
+        prefix = deployment.host(item[0]).nova_prefix
+        return notes.ask(f"version on {item[0]}", nova_version, world.host(item[0]), item[1], prefix)
 
     with ThreadPoolExecutor(4) as pool:
         versions = list(pool.map(of, wanted))
@@ -271,7 +272,7 @@ def _upgrade_check(world: RealWorld, deployment: Deployment, notes: Notes) -> di
     if not service or not manage:
         return {}
     status = manage.removesuffix("nova-manage") + "nova-status"
-    argv = [status, "upgrade", "check"]
+    argv = [*deployment.host(service.host).nova_prefix, status, "upgrade", "check"]
     ended = notes.ask("nova-status", world.host(service.host).query, argv, timeout=300)
     if ended is None:
         return {}

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
-from recell.adapters.broker import RabbitCluster
+from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config
+from recell.adapters.containers import Inside, inside
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort, RawMapping
 from recell.adapters.proxy import HaproxySocket
@@ -102,6 +103,8 @@ def _look(host: SshHost, address: Address) -> _Seen:
     names = {p.argv[0].rpartition("/")[2] for p in processes if p.argv}
     found = find_services(host, hostname)
     manage = _which(host, "nova-manage")
+    prefix = () if manage else _nova_container(found.services)
+    manage = "nova-manage" if prefix else manage
     facts = HostFacts(
         name=host.name,
         address=address,
@@ -111,16 +114,26 @@ def _look(host: SshHost, address: Address) -> _Seen:
         firewall=(_which(host, "nft") and "nft") or (_which(host, "iptables") and "iptables"),
         config_files=found.files,
         nova_manage=manage,
+        nova_prefix=prefix,
         clock_offset_s=round(offset, 3),
     )
     rabbit = any(
         p.argv and p.argv[0].endswith(("beam.smp", "beam")) and "rabbit" in " ".join(p.argv)
         for p in processes
     )
-    version = nova_version(host, manage) if manage and found.services else ""
+    version = nova_version(host, manage, prefix) if manage and found.services else ""
     return _Seen(
         facts, found, find_writers(host) if found.services else (), rabbit, "haproxy" in names, version
     )
+
+
+def _nova_container(services: Sequence[NovaService]) -> tuple[str, ...]:
+    """What to write before nova-manage where a container has it: nova-api's, else any that runs."""
+    running = [s for s in services if s.container and s.active]
+    for s in sorted(running, key=lambda s: s.role != "api"):
+        if s.container:
+            return tuple(inside(s.container.engine, s.container.name, ()))
+    return ()
 
 
 def _which(host: HostPort, program: str) -> str:
@@ -149,16 +162,19 @@ def _os(host: HostPort) -> str:
     return match[1] if match else ""
 
 
-def nova_version(host: HostPort, manage: str) -> str:
-    """Asked of the Python that nova-manage names: loading all of nova-manage takes seconds."""
-    first = (host.read(manage) or b"").split(b"\n", 1)[0].decode(errors="replace")
-    interpreter = first.removeprefix("#!").split()
+def nova_version(host: HostPort, manage: str, prefix: tuple[str, ...] = ()) -> str:
+    """Asked of the Python that nova-manage names: loading all of nova-manage takes seconds.
+
+    :param prefix: what runs it in a container, whose files aren't read from here.
+    """
+    first = b"" if prefix else (host.read(manage) or b"").split(b"\n", 1)[0]
+    interpreter = first.decode(errors="replace").removeprefix("#!").split()
     if interpreter and interpreter[0].startswith("/"):
         code = "import importlib.metadata as m; print(m.version('nova'))"
         ended = host.query([*interpreter, "-c", code], timeout=60)
         if ended.returncode == 0:
             return ended.stdout.decode(errors="replace").strip()
-    ended = host.query([manage, "--version"], timeout=120)
+    ended = host.query([*prefix, manage, "--version"], timeout=120)
     words = (ended.stdout + b" " + ended.stderr).decode(errors="replace").split()
     return next((w for w in reversed(words) if re.fullmatch(r"\d+\.\d+.*", w)), "")
 
@@ -301,12 +317,12 @@ def _cluster(
     hosts: dict[str, SshHost], name: str, by_hostname: dict[str, str]
 ) -> tuple[Broker, RabbitCluster]:
     """The cluster that the node on this host belongs to."""
-    cluster = RabbitCluster(name, (hosts[name],))
+    cluster = RabbitCluster(name, (Inside(hosts[name], RABBIT_UNIT),))
     alarms = cluster.alarms()  # tells the version too
     nodes, version = cluster.running_nodes(), cluster.version()
     short = [n.partition("@")[2].partition(".")[0] for n in nodes]
     members = sorted({*(by_hostname[n] for n in short if n in by_hostname), name})
-    port = RabbitCluster(members[0], tuple(hosts[m] for m in members), version)
+    port = RabbitCluster(members[0], tuple(Inside(hosts[m], RABBIT_UNIT) for m in members), version)
     found = Broker(members[0], tuple(members), nodes, version, port.vhosts(), alarms=alarms)
     return found, port
 

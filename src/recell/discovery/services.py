@@ -1,15 +1,19 @@
-"""Which Nova services a host runs, and what they read."""
+"""Which Nova services a host runs, in units of systemd's or in containers of kolla's, and what they read."""
 
 from __future__ import annotations
 
+import fnmatch
 import posixpath
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from recell.adapters import containers
 from recell.adapters.conf import Config, parse_config
-from recell.adapters.ports import HostPort, ProcessInfo, UnitState
+from recell.adapters.ports import Contained, FileStat, HostPort, ProcessInfo, UnitState, processes_of
 from recell.errors import BadInput
-from recell.model.deployment import ConfigFile, NovaService, Role
+from recell.model.deployment import ConfigFile, Container, NovaService, Role
 from recell.model.urls import parse_url
 
 PROGRAMS: dict[str, Role] = {
@@ -50,6 +54,37 @@ URLS = (
     ("api_database", "connection"),
     ("oslo_messaging_notifications", "transport_url"),
 )
+_KOLLA: dict[str, Role] = {**PROGRAMS, "nova-metadata": "metadata"}
+"""By a container's name, where its command (a web server's) does not name the service."""
+_GRACE = re.compile(r"^ExecStop=.*\s(?:-t|--time|--timeout)[ =](\d+)", re.MULTILINE)
+
+
+class Files(Protocol):
+    """Files as a service sees them: its host's, or those inside its container."""
+
+    def read(self, path: str) -> bytes | None: ...
+    def stat(self, path: str) -> FileStat | None: ...
+    def glob(self, pattern: str) -> tuple[str, ...]: ...
+
+
+class _Inside:
+    """What a container reads, as far as it is the host's: the rest is its image's."""
+
+    def __init__(self, host: HostPort, container: Contained) -> None:
+        self._host = host
+        self._container = container
+
+    def read(self, path: str) -> bytes | None:
+        outside = self._container.on_host(path)
+        return self._host.read(outside) if outside else None
+
+    def stat(self, path: str) -> FileStat | None:
+        outside = self._container.on_host(path)
+        return self._host.stat(outside) if outside else None
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        inside = [path for path, _ in self._container.files]
+        return tuple(p for p in sorted(inside) if fnmatch.fnmatchcase(p, pattern))
 
 
 @dataclass(frozen=True)
@@ -62,7 +97,7 @@ class Found:
     remarks: tuple[str, ...] = ()
 
 
-def role_of(argv: tuple[str, ...], host: HostPort) -> Role | None:
+def role_of(argv: tuple[str, ...], host: Files) -> Role | None:
     """The Nova role that a command line runs; uwsgi's may stand in the file that it names."""
     for word in argv:
         for name in (posixpath.basename(word), word.partition("=")[2], word.partition(":")[0]):
@@ -89,38 +124,76 @@ def find_services(host: HostPort, hostname: str) -> Found:
     files: dict[str, ConfigFile] = {}
     remarks: list[str] = []
     listening = _listening(host)
-    for name in sorted(c for c in candidates if c):
-        unit = host.unit(name)
-        role = role_of(unit.exec_start, host) if unit.exists else None
+    units = [host.unit(name) for name in sorted(c for c in candidates if c)]
+    for unit in [*units, *_without_unit(host, units)]:
+        name = unit.name
+        seen: Files = _Inside(host, unit.container) if unit.container else host
+        role = role_of(unit.exec_start, seen) if unit.exists else None
+        if unit.container and unit.container.id and role is None:
+            role = _KOLLA.get(unit.container.name.replace("_", "-"))
         if role is None:
             continue
-        paths, explicit = config_paths(unit, host, role)
+        inside, explicit = config_paths(unit, seen, role)
+        container = unit.container
+        paths = tuple(container.on_host(p) for p in inside) if container else inside
+        below = _below(host, container.directory) if container else ()
         try:
             contents = [(p, host.read(p) or b"") for p in paths]
-            config = parse_config(contents, _environment(unit, host))
+            config = parse_config(contents, _environment(unit, seen))
         except BadInput as error:
             raise BadInput(f"{host.name}: {error.sentence}", error.remedy) from None
         configs[name] = config
-        for path in (*paths, unit.fragment, *unit.dropins):
+        for path in (*paths, unit.fragment, *unit.dropins, *below):
             stat = host.stat(path)
             if stat and path not in files:
                 files[path] = ConfigFile(path, stat.sha256, stat.mode, stat.owner, stat.group)
-        pids = {p.pid for p in processes if _unit_of(p) == name}
-        services.append(
-            _service(
-                host,
-                name,
-                unit,
-                role,
-                paths,
-                explicit,
-                contents,
-                config,
-                hostname,
-                next((port for port, owners in sorted(listening.items()) if owners & pids), 0),
-            )
+        pids = {p.pid for p in processes_of(unit, processes)}
+        service = _service(
+            host,
+            name,
+            unit,
+            role,
+            paths,
+            explicit,
+            contents,
+            config,
+            hostname,
+            next((port for port, owners in sorted(listening.items()) if owners & pids), 0),
         )
+        services.append(replace(service, container=_container(host, unit, below)))
     return Found(tuple(services), tuple(files.values()), configs, tuple(remarks))
+
+
+def _without_unit(host: HostPort, units: list[UnitState]) -> list[UnitState]:
+    """Nova's containers that no unit starts: older kolla-ansible left that to the engine."""
+    known = {u.container.name for u in units if u.container}
+    out = []
+    for path in host.glob("/etc/kolla/nova-*/config.json"):
+        name = path.split("/")[-2].replace("-", "_")
+        if name not in known:
+            engines = [e for e in containers.ENGINES if host.query([e, "--version"]).returncode == 0]
+            found = (containers.alone(host, engine, name) for engine in engines)
+            out += [unit for unit in found if unit][:1]
+    return out
+
+
+def _below(host: HostPort, directory: str) -> tuple[str, ...]:
+    """All files of a container's configuration."""
+    if not directory:
+        return ()
+    found = host.query(["find", "-H", directory, "-type", "f", "-print0"], timeout=30).stdout
+    return tuple(sorted(p for p in found.decode(errors="surrogateescape").split("\0") if p))
+
+
+def _container(host: HostPort, unit: UnitState, below: tuple[str, ...]) -> Container | None:
+    if unit.container is None:
+        return None
+    grace = None
+    for path in (unit.fragment, *unit.dropins):
+        text = (host.read(path) or b"").decode(errors="replace") if path else ""
+        grace = next(iter(_GRACE.findall(text)[-1:]), grace)
+    c = unit.container
+    return Container(c.engine, c.name, c.directory, below, float(grace or 0), c.obstacle)
 
 
 def _service(
@@ -166,7 +239,7 @@ def _service(
     )
 
 
-def config_paths(unit: UnitState, host: HostPort, role: Role) -> tuple[tuple[str, ...], bool]:
+def config_paths(unit: UnitState, host: Files, role: Role) -> tuple[tuple[str, ...], bool]:
     """The files a unit's service reads, in order, and whether its command line names them.
 
     As oslo.config finds them: named ones, else nova.conf and <program>.conf in /etc/nova; then the
@@ -176,7 +249,8 @@ def config_paths(unit: UnitState, host: HostPort, role: Role) -> tuple[tuple[str
     named = _option_values(argv, "--config-file")
     explicit = bool(named)
     program = next((posixpath.basename(w) for w in argv if posixpath.basename(w) in PROGRAMS), "nova")
-    if not named and role in ("api", "metadata") and not posixpath.basename(argv[0]).startswith("nova"):
+    own = bool(argv) and posixpath.basename(argv[0]).startswith("nova")
+    if not named and role in ("api", "metadata") and not own:
         environment = _environment(unit, host)
         top = environment.get("OS_NOVA_CONFIG_DIR", "/etc/nova").strip()
         listed = environment.get("OS_NOVA_CONFIG_FILES", "").split(";")
@@ -201,7 +275,7 @@ def _option_values(argv: tuple[str, ...], option: str) -> list[str]:
     return out + [w.partition("=")[2] for w in argv if w.startswith(option + "=")]
 
 
-def _environment(unit: UnitState, host: HostPort) -> dict[str, str]:
+def _environment(unit: UnitState, host: Files) -> dict[str, str]:
     lines = list(unit.environment)
     for path in unit.environment_files:
         lines += (host.read(path.lstrip("-")) or b"").decode(errors="replace").splitlines()

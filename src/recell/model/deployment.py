@@ -51,6 +51,23 @@ class ConfigFile:
 
 
 @dataclass(frozen=True)
+class Container:
+    """The container in which a unit runs its service, as kolla makes it.
+
+    ``directory``: on the host, with its config.json and nova.conf; ``files``: all files below it.
+    ``grace_s``: how long after it was asked to stop the unit lets the engine kill it; 0: unknown.
+    ``obstacle``: why recell can't control it, one sentence; "" when it can.
+    """
+
+    engine: str
+    name: str
+    directory: str
+    files: tuple[str, ...] = ()
+    grace_s: float = 0.0
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
 class NovaService:
     """One unit that runs a Nova service on one host.
 
@@ -59,6 +76,7 @@ class NovaService:
     ``transport_url``, ``notification_url``, ``database``, ``api_database``: shown URLs, "" when unset.
     ``options``: "section/option" -> value, of those that matter and hold no secret; ``origins``:
     "section/option" -> the file that sets it, secrets' included. ``port``: where a WSGI service listens.
+    Of a service in a container ``argv`` is the one inside, and files are named as the host has them.
     """
 
     host: str
@@ -82,6 +100,7 @@ class NovaService:
     dropins: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    container: Container | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +184,10 @@ class ServiceRecord:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A host and what was found on it that matters."""
+    """A host and what was found on it that matters.
+
+    ``nova_prefix``: the words before ``nova_manage`` that run it in a container; none: on the host.
+    """
 
     name: str
     address: Address
@@ -175,6 +197,7 @@ class HostFacts:
     firewall: str  # nft, iptables or empty
     config_files: tuple[ConfigFile, ...] = ()
     nova_manage: str = ""
+    nova_prefix: tuple[str, ...] = ()
     clock_offset_s: float = 0.0
 
 
@@ -227,6 +250,8 @@ class Deployment:
             lines += [f"{host.name} {f.path} {f.sha256} {f.mode:o}" for f in host.config_files]
         for s in self.services:
             lines.append(f"{s.host} {s.unit} {s.role} {' '.join(s.argv)} {s.fragment} {s.dropins}")
+            if s.container:
+                lines.append(f"{s.host} {s.unit} {s.container.engine} {s.container.files}")
         lines += [f"{m.uuid} {m.name} {m.digest} {m.disabled}" for m in self.mappings]
         lines += [f"{b.name} {b.hosts}" for b in self.brokers]
         lines += [f"{p.proxy} {p.backend} {p.server} {p.address}" for p in self.proxies]

@@ -46,11 +46,11 @@ def dropin(argv: list[str], cell: str) -> str:
 
 def proofs(deployment: Deployment, host: str) -> list[dict[str, Any]]:
     """nova-manage and nova-status where they are on ``host``; read-only, no secret in their argv."""
-    manage = deployment.host(host).nova_manage
-    if not manage:
+    facts = deployment.host(host)
+    if not facts.nova_manage:
         return []
-    status = manage.removesuffix("nova-manage") + "nova-status"
+    status = facts.nova_manage.removesuffix("nova-manage") + "nova-status"
     return [
-        {"host": host, "argv": [manage, "cell_v2", "list_hosts"], "fine": [0]},
-        {"host": host, "argv": [status, "upgrade", "check"], "fine": [0, 1]},
+        {"host": host, "argv": [*facts.nova_prefix, facts.nova_manage, "cell_v2", "list_hosts"], "fine": [0]},
+        {"host": host, "argv": [*facts.nova_prefix, status, "upgrade", "check"], "fine": [0, 1]},
     ]

@@ -127,25 +127,33 @@ def _value(change: Change, service: NovaService, deployment: Deployment, secrets
 
 
 def _kolla(found: tuple[Setting, ...]) -> dict[str, str]:
-    """Overrides that kolla merges into each service's own nova.conf: {{ node_custom_config }}/nova/..."""
-    files: dict[str, dict[str, dict[str, str]]] = {}
-    hosts: dict[tuple[str, str, str, str], set[str]] = {}
+    """Overrides that kolla merges into each service's own nova.conf: {{ node_custom_config }}/nova/...
+
+    It has a file for each service and one for each host, none for a service on a host: where hosts differ
+    the service's file asks which one it is made for.
+    """
+    files: dict[str, dict[str, dict[tuple[str, str], list[str]]]] = {}
+    every: dict[str, set[str]] = {}
     for s in found:
-        hosts.setdefault((s.role, s.section, s.option, s.value or ""), set()).add(s.host)
-    every = {role: {s.host for s in found if s.role == role} for role in {s.role for s in found}}
-    for s in found:
-        everywhere = hosts[s.role, s.section, s.option, s.value or ""] == every[s.role]
-        service = KOLLA_NAMES.get(s.role, f"nova-{s.role}")
-        path = f"config/nova/{service}.conf" if everywhere else f"config/nova/{s.host}/{service}.conf"
+        path = f"config/nova/{KOLLA_NAMES.get(s.role, f'nova-{s.role}')}.conf"
         # Kolla merges and never takes away: an option that must not be set gets an empty value.
-        files.setdefault(path, {}).setdefault(s.section, {})[s.option] = s.value or ""
+        values = files.setdefault(path, {}).setdefault(s.section, {})
+        values.setdefault((s.option, s.value or ""), []).append(s.host)
+        every.setdefault(path, set()).add(s.host)
     return {
         path: "\n".join(
-            f"[{section}]\n" + "".join(f"{o} = {v}".rstrip() + "\n" for o, v in options.items())
-            for section, options in sections.items()
+            f"[{section}]\n" + "".join(_line(o, v, hosts, every[path]) for (o, v), hosts in values.items())
+            for section, values in sections.items()
         )
         for path, sections in files.items()
     }
+
+
+def _line(option: str, value: str, hosts: list[str], every: set[str]) -> str:
+    line = f"{option} = {value}".rstrip() + "\n"
+    if set(hosts) == every:
+        return line
+    return f"{{% if inventory_hostname in {sorted(hosts)} %}}\n{line}{{% endif %}}\n"
 
 
 def _osa(found: tuple[Setting, ...]) -> dict[str, str]:
@@ -182,13 +190,13 @@ def _yaml(content: Any) -> str:
 
 def _readme(plan: Plan, tool: Tool) -> str:
     own = [
-        f"  {s.where}: {s.params['path']} ({s.title})"
+        f"  {s.where}: {s.params['name' if s.kind == 'sibling-container' else 'path']} ({s.title})"
         for s in plan.steps
-        if s.kind in ("copy-config", "drop-in", "sibling-unit")
+        if s.kind in ("copy-config", "drop-in", "sibling-unit", "sibling-container")
     ]
     where = {
         "kolla-ansible": "Put config/ below node_custom_config (/etc/kolla/config). Kolla runs its own"
-        " super-conductor with enable_cells: \"yes\".",
+        " super-conductor with enable_cells: \"yes\", and names it as recell does in kolla's containers.",
         "openstack-ansible": "Merge host_vars/ into /etc/openstack_deploy. Where several services share one"
         " nova.conf on a host, the cell's conductor reads a file of its own (below).",
         "puppet": "Merge data/nodes/ into your hiera hierarchy; the passwords are looked up.",

@@ -8,7 +8,7 @@ from recell.errors import Unsupported
 from recell.model.deployment import NovaService
 from recell.model.plan import Acts
 from recell.model.urls import parse_url
-from recell.planning import commands
+from recell.planning import commands, contained
 from recell.planning.changes import Change, describe
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
 
@@ -131,6 +131,9 @@ def _super_units(facts: Facts, draft: Draft) -> None:
     name = facts.layout.api.super_conductor_unit
     for service in facts.conductors:
         if service.host not in facts.super_hosts:
+            continue
+        if service.container:
+            contained.super_conductor(facts, draft, service, service.container, _api_changes(facts, service))
             continue
         replace_by = _super_files(facts, service)
         own = replace_by.get(edited_file(service), "")
@@ -282,7 +285,7 @@ def _roll_host(
             changes=changes,
         )
     if host in facts.super_hosts:
-        name = facts.layout.api.super_conductor_unit
+        name = contained.super_unit(facts, next(c for c in facts.conductors if c.host == host))
         draft.add(
             f"{host}/super-conductor",
             "start-unit",
@@ -312,7 +315,7 @@ def _roll_host(
             conductors=[
                 {"host": s.host, "unit": u, "acts": a}
                 for s in facts.conductors
-                for u, a in ((s.unit, "forward"), (facts.layout.api.super_conductor_unit, "backward"))
+                for u, a in ((s.unit, "forward"), (contained.super_unit(facts, s), "backward"))
                 if a == "forward" or s.host in facts.super_hosts
             ],
         )
@@ -335,6 +338,8 @@ def _roll_host(
 
 def _super_reads(facts: Facts, host: str) -> str:
     conductor = next(s for s in facts.conductors if s.host == host)
+    if conductor.container:
+        return contained.super_config(facts, conductor, conductor.container)
     files = _super_files(facts, conductor)
     path = edited_file(conductor)
     return files.get(path, path)

@@ -7,6 +7,7 @@ is read from a file or asked for, never written on a command line.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -192,6 +193,13 @@ def _unit_file(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
         if path.endswith(".conf"):
             commands.append(_sh("rmdir", "--ignore-fail-on-non-empty", path.rpartition("/")[0]))
         return [book.hand(step, "Remove it.", *commands, "systemctl daemon-reload")]
+    model, unit = str(step.params.get("model", "")), str(step.params["unit"])
+    if renamed := step.params.get("renamed"):
+        old, new = (str(word) for word in renamed)
+        script = f"s/(^|[[:space:]]){re.escape(old)}([[:space:]]|$)/\\1{new}\\2/g"
+        copied = f"systemctl cat {shlex.quote(model)} | sed -E {shlex.quote(script)} > {shlex.quote(path)}"
+        words = f"Copy the unit {model}; in the copy its commands are about {new}."
+        return [book.hand(step, words, copied, "systemctl daemon-reload")]
     argv = shlex.join(str(w) for w in step.params["argv"])
     if step.kind == "drop-in":
         text = str(step.params["text"])
@@ -201,9 +209,27 @@ def _unit_file(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
     return [
         book.hand(
             step,
-            f"Copy the unit {step.params['model']} and give the copy ExecStart={argv}",
-            f"systemctl cat {shlex.quote(str(step.params['model']))} > {shlex.quote(path)}",
-            _sh("systemctl", "edit", "--full", str(step.params["unit"])),
+            f"Copy the unit {model} and give the copy ExecStart={argv}",
+            f"systemctl cat {shlex.quote(model)} > {shlex.quote(path)}",
+            _sh("systemctl", "edit", "--full", unit),
+        )
+    ]
+
+
+def _container(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    engine, model, name, directory = (
+        str(step.params[key]) for key in ("engine", "model", "name", "directory")
+    )
+    if undo:
+        command = _sh(engine, "rm", "--volumes", name)
+        return [book.hand(step, "Remove it; its unit is stopped by now.", command)]
+    return [
+        book.hand(
+            step,
+            f"Create, and don't start, a container {name} like {model}: the same image, environment (but for"
+            f" KOLLA_SERVICE_NAME) and mounts, with {directory} in the place of {model}'s directory."
+            ' kolla-ansible with enable_cells: "yes" makes the same.',
+            _sh(engine, "container", "inspect", model),
         )
     ]
 
@@ -296,6 +322,7 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "edit-config": _edit,
     "drop-in": _unit_file,
     "sibling-unit": _unit_file,
+    "sibling-container": _container,
     "start-unit": _start,
     "restart-rpc": _restart,
     "restart-api": _restart,

@@ -16,7 +16,7 @@ from recell.model.deployment import Deployment, NovaService
 from recell.model.layout import Layout
 from recell.model.plan import ExpectedChange, Fingerprint, Plan
 from recell.model.urls import parse_url
-from recell.planning import phases, topology, upcalls
+from recell.planning import contained, phases, topology, upcalls
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
 from recell.planning.safety import with_safe_points
 
@@ -112,6 +112,9 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
                 f"no running {name} was found on the hosts of the inventory",
                 "Add its host to the inventory and scan again",
             )
+    moved = (*conductors, *schedulers, *apis, *(s for s in deployment.role("metadata") if s.active))
+    restarted = deployment.role("compute") if layout.cells[cell_name].api_database == "remove" else ()
+    contained.refuse_what_is_beyond_control((*moved, *restarted))
     old = deployment.broker_of(conductors[0].transport_url)
     if old is None:
         raise Unsupported(
@@ -188,7 +191,8 @@ def _rabbit_vhost(path: str) -> str:
 
 
 def _remarks(facts: Facts) -> tuple[str, ...]:
-    unit = facts.layout.api.super_conductor_unit
+    first = facts.conductors[0]
+    unit = contained.super_unit(facts, first)
     kept = facts.layout.cells[facts.cell_name].api_database == "keep"
     return (
         f"{facts.cell_name}'s conductors keep [api_database]: live migration, resize, evacuate and"
@@ -196,12 +200,16 @@ def _remarks(facts: Facts) -> tuple[str, ...]:
         if kept
         else "Without the policy upcall, racing boots of a server group may end on one host (anti-affinity)"
         " or on two (affinity): nobody checks again on the compute.",
-        f"nova-manage on the controllers works on cell0 from now on; for {facts.cell_name} give it"
-        f" --config-file {cell_path(facts, edited_file(facts.conductors[0]))} (db archive and purge:"
-        " --all-cells).",
+        f"nova-manage in nova-api's containers works on cell0 from now on; for {facts.cell_name} run it in"
+        f" {first.container.name} (db archive and purge: --all-cells)."
+        if first.container
+        else f"nova-manage on the controllers works on cell0 from now on; for {facts.cell_name} give it"
+        f" --config-file {cell_path(facts, edited_file(first))} (db archive and purge: --all-cells).",
         f"Puppet, Ansible or kolla must learn the new files and the unit {unit} before their next run.",
         "Console proxies go on unrestarted, so open consoles stay open; from their next start they read"
-        f" {facts.cell_name}'s own file.",
+        f" {facts.cell_name}'s own file."
+        if not first.container
+        else "Console proxies go on unrestarted, with the nova.conf of their own containers.",
         "nova-compute's casts to the schedulers end in the spare queue scheduler_fanout_recell on"
         f" {facts.cell_name}'s broker (the schedulers ask the database instead). Leave it there until every"
         " compute runs with [filter_scheduler] track_instance_changes = false.",

@@ -24,8 +24,11 @@ def dropin(argv: Sequence[str], why: str) -> str:
     return f"# {why}\n[Service]\nExecStart=\nExecStart={quoted(argv)}\n"
 
 
-def sibling(text: str, argv: Sequence[str], description: str) -> str:
-    """A unit like the one given (``systemctl cat``: fragment and drop-ins), with another command.
+def sibling(
+    text: str, argv: Sequence[str], description: str, renamed: tuple[str, str] | None = None
+) -> str:
+    """A unit like the one given (``systemctl cat``: fragment and drop-ins), with another command; or, when
+    ``renamed`` is (a word, another word), with the same commands about the other word.
 
     Sections that a drop-in repeats are fine for systemd. ``Alias=`` lines would steal the first
     unit's name and are left out.
@@ -34,12 +37,12 @@ def sibling(text: str, argv: Sequence[str], description: str) -> str:
     continued = False
     for line in text.splitlines():
         key = line.partition("=")[0].strip()
-        if continued or key in ("ExecStart", "Alias", "Description"):
+        if renamed and not continued and key not in ("Alias", "Description"):
+            line = re.sub(rf"(?<!\S){re.escape(renamed[0])}(?!\S)", renamed[1], line)
+        elif continued or key in ("ExecStart", "Alias", "Description"):
             continued = line.rstrip().endswith("\\")
             continue
         out.append(line)
     body = "\n".join(out).rstrip("\n")
-    return (
-        f"# Made by recell.\n{body}\n\n[Unit]\nDescription={description}\n\n"
-        f"[Service]\nExecStart={quoted(argv)}\n"
-    )
+    head = f"# Made by recell.\n{body}\n\n[Unit]\nDescription={description}\n"
+    return head if renamed else f"{head}\n[Service]\nExecStart={quoted(argv)}\n"

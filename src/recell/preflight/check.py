@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     rules.versions,
     rules.services_run,
     rules.processes_are_current,
+    rules.engines_are_patient,
     rules.one_of_each_is_not_enough,
     rules.proxies,
     rules.templates,

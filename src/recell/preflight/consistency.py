@@ -78,7 +78,8 @@ def placement_is_clean(world: World, deployment: Deployment) -> str:
     if host is None:
         return "no nova-manage beside a nova-api: not asked"
     for attempt in range(AUDIT_TRIES):
-        ended = world.host(host.name).query([host.nova_manage, "placement", "audit"], timeout=300)
+        argv = [*host.nova_prefix, host.nova_manage, "placement", "audit"]
+        ended = world.host(host.name).query(argv, timeout=300)
         if ended.returncode == 0:
             return "nova-manage placement audit: no orphaned allocation"
         if attempt < AUDIT_TRIES - 1:

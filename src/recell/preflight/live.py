@@ -17,7 +17,7 @@ ROOM_BYTES = 64 * 1024 * 1024
 
 
 def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> Iterator[Violation]:
-    for rule in (_files, _room, _account, _new_files_are_new):
+    for rule in (_files, _room, _account, _new_files_are_new, _new_containers_are_new):
         try:
             yield from rule(world, plan)
         except RecellError as error:
@@ -49,6 +49,21 @@ def _new_files_are_new(world: World, plan: Plan) -> Iterator[Violation]:
                 known.host,
                 f"{known.path} is there already, where recell will write a file of its own",
                 "Move it away, or choose another name in the layout",
+            )
+
+
+def _new_containers_are_new(world: World, plan: Plan) -> Iterator[Violation]:
+    for step in plan.steps:
+        if step.kind != "sibling-container":
+            continue
+        engine, name = str(step.params["engine"]), str(step.params["name"])
+        if world.host(step.where).container(engine, name) is not None:
+            yield Violation(
+                f"in-the-way:{step.where}:{name}",
+                "stop",
+                step.where,
+                f"a container {name} is there already, where recell will make one",
+                f"{engine} rm it if it is left over, or write another super_conductor_unit in the layout",
             )
 
 

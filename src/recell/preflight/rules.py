@@ -78,6 +78,21 @@ def processes_are_current(deployment: Deployment, layout: Layout | None = None) 
             )
 
 
+def engines_are_patient(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+    """A service that is stopping finishes what it has begun; an engine that kills it earlier loses that."""
+    for s in deployment.role("scheduler", "conductor"):
+        if s.active and s.container and 0 < s.container.grace_s < layout.limits.stop_s:
+            yield Violation(
+                f"grace:{s.host}:{s.unit}",
+                "warning",
+                s.host,
+                f"{s.container.engine} kills {s.container.name} {s.container.grace_s:.0f} s after it is asked"
+                f" to stop; the layout gives it {layout.limits.stop_s:.0f} s to finish what it has begun",
+                f"Give docker stop in {s.fragment} a longer -t (and the unit a TimeoutStopSec beyond it), or"
+                " convert when no task takes so long",
+            )
+
+
 def one_of_each_is_not_enough(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     apis = [s for s in deployment.role("api") if s.active]
     if len({s.host for s in apis}) == 1:

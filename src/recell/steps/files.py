@@ -192,5 +192,7 @@ class SiblingUnit(_UnitFile):
             kept = self.host.keep(self.context.keep, b"\n".join(found))
             self.remember("model", kept)
         texts = self.host.kept(self.context.keep, kept).decode()
-        text = sibling(texts, self.param("argv"), str(self.param("description")))
+        old_new = self.param("renamed")
+        renamed = (str(old_new[0]), str(old_new[1])) if old_new else None
+        text = sibling(texts, self.param("argv"), str(self.param("description")), renamed)
         return text.encode(), 0o644, "root", "root"

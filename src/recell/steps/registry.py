@@ -7,6 +7,7 @@ from recell.model.plan import Plan
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
 from recell.steps.compute import RecycleCompute
+from recell.steps.containers import SiblingContainer
 from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
 from recell.steps.mapping import LiteralMapping
@@ -32,6 +33,7 @@ KINDS: dict[str, type[BaseStep]] = {
         RestartApi,
         RestartRpc,
         RetireRecords,
+        SiblingContainer,
         SiblingUnit,
         StartUnit,
     )

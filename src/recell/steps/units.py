@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recell.adapters.ports import UnitState
+from recell.adapters.ports import UnitState, processes_of
 from recell.errors import StepFailed
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
@@ -39,13 +39,7 @@ class UnitStep(BaseStep):
         unit = self.unit()
         if not unit.running or self.is_lost(broker):
             return False
-        pids = {
-            p.pid
-            for p in self.host.processes()
-            if p.cgroup.endswith(f"/{self.param('unit')}.service")
-            or p.pid == unit.main_pid
-            or p.ppid == unit.main_pid
-        }
+        pids = [p.pid for p in processes_of(unit, self.host.processes())]
         if not self.host.sockets(sorted(pids)):
             return False
         served = {q.name for q in self.world.broker(broker).queues(vhost) if q.consumers}
