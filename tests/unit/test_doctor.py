@@ -334,7 +334,6 @@ FAULTS: list[tuple[str, Plant, set[str]]] = [
         lambda f: replace(f, unknown=(Unknown("placement", "it is silent", ""),)),
         {"unknown:placement"},
     ),
-    ("cells v1", deployment(generation="v1"), {"unknown:cells-v1"}),
 ]
 
 
@@ -446,7 +445,7 @@ def test_every_instance_is_well_or_in_one_class(
 
 
 def test_what_is_said_when_something_does_not_answer() -> None:
-    from recell.discovery.health import Notes
+    from recell.discovery.looking import Notes
 
     notes = Notes()
 

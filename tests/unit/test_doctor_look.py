@@ -17,6 +17,7 @@ from recell.adapters.ports import FileStat, Finished, ProcessInfo, QueueInfo, Un
 from recell.cli import doctor as command
 from recell.cli.main import main
 from recell.discovery import health
+from recell.discovery.looking import Notes
 from recell.errors import Unreachable
 from recell.model.deployment import Deployment
 from recell.model.health import Placement, Provider
@@ -123,8 +124,8 @@ def world(nova: NovaDatabases, root: Any, monkeypatch: pytest.MonkeyPatch) -> Pa
     return PaperWorld(deployment, nova)
 
 
-def look(world: PaperWorld) -> tuple[Any, health.Notes]:
-    notes = health.Notes()
+def look(world: PaperWorld) -> tuple[Any, Notes]:
+    notes = Notes()
     return health.look_at(world, world.deployment, notes, 10.0), notes  # type: ignore[arg-type]
 
 

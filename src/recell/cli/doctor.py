@@ -15,7 +15,8 @@ from recell.adapters.inventory import read_inventory
 from recell.cli.desk import Desk, options, world_of
 from recell.cli.output import console
 from recell.discovery import scan
-from recell.discovery.health import BETWEEN_LOOKS_S, Notes, look_at
+from recell.discovery.health import BETWEEN_LOOKS_S, look_at
+from recell.discovery.looking import Notes
 from recell.doctor import examine
 from recell.errors import Ailing, BadInput, Unchecked
 from recell.model.deployment import Address

@@ -10,6 +10,7 @@ import click
 from recell.adapters.inventory import read_inventory
 from recell.cli.desk import Desk, options
 from recell.discovery import scan
+from recell.model.cells_v1 import path_of
 from recell.model.deployment import Deployment, dump_deployment
 
 
@@ -42,6 +43,9 @@ def text(d: Deployment) -> str:
             f"  cell         {m.name or m.uuid}{' (a template)' if m.templated else ''}:"
             f" {m.transport_resolved}  {m.database_resolved}"
         )
+    for c in d.cells:
+        path = path_of(d.cells, c.key)
+        lines.append(f"  cell (v1)    {path} ({c.cell_type}): {c.transport_url}  {c.server}")
     for p in d.proxies:
         if p.unit:
             lines.append(f"  proxy        {p.proxy} {p.backend}/{p.server} -> {p.host} {p.unit}: {p.state}")

@@ -19,16 +19,4 @@ def unanswered(facts: Facts) -> Iterator[Diagnosis]:
         )
 
 
-def cells_v1(facts: Facts) -> Iterator[Diagnosis]:
-    if facts.deployment.generation == "v1":
-        yield Diagnosis(
-            "unknown:cells-v1",
-            "unknown",
-            "nova-cells",
-            "this deployment runs cells v1, whose own tables and queues were not looked at",
-            "What nova-cells holds in its databases may disagree with the child cells",
-            "Compare instances.cell_name in the API cell with the children by hand",
-        )
-
-
-RULES = (unanswered, cells_v1)
+RULES = (unanswered,)
