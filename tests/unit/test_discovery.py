@@ -12,6 +12,7 @@ import pytest
 from recell.adapters.ports import FileStat, Finished, HostPort, ProcessInfo, UnitState
 from recell.discovery.services import config_paths, find_services, role_of
 from recell.discovery.writers import find_writers, from_options
+from recell.errors import BadInput
 
 CONF = b"""[DEFAULT]
 transport_url = rabbit://nova:pw@mq1:5672/
@@ -153,6 +154,14 @@ def test_a_service_is_found_with_where_its_settings_come_from() -> None:
     assert service.transport_url == "rabbit://nova:***@mq1:5672/" and "pw" not in repr(service)
     assert service.origins["DEFAULT/transport_url"] == "/etc/nova/nova.conf"
     assert service.options["oslo_messaging_notifications/driver"] == "messagingv2"
+
+
+def test_a_url_that_is_none_is_named_by_its_place_and_not_repeated() -> None:
+    host = Paper({"/etc/nova/nova.conf": b"[DEFAULT]\ntransport_url = nova:s3cret@mq1\n"},
+                 {"nova-conductor": ("/usr/bin/nova-conductor",)})  # fmt: skip
+    with pytest.raises(BadInput, match=r"ctl1, \[DEFAULT\] transport_url of nova-conductor") as refused:
+        find_services(as_host(host), "ctl1")
+    assert "s3cret" not in str(refused.value)
 
 
 def test_writers_are_found_without_their_arguments() -> None:

@@ -14,7 +14,7 @@ from recell.model.cells_v1 import path_of
 from recell.model.deployment import Deployment, dump_deployment
 
 
-@click.command("scan")
+@click.command("scan", short_help="Discover what runs and write it to deployment.json.")
 @options
 @click.option(
     "--inventory",
@@ -23,7 +23,17 @@ from recell.model.deployment import Deployment, dump_deployment
     help="Ansible inventory (INI or YAML) that names every host of the deployment.",
 )
 def command(directory: Path, as_json: bool, inventory: Path) -> None:
-    """Discover what runs and write it to deployment.json. Changes nothing, keeps no secret."""
+    """Discover what runs and write it to deployment.json. Changes nothing, keeps no secret.
+
+    Hosts are reached by SSH with your own keys and the inventory's addresses and users; they need Python
+    3.6. Name all that Nova hangs on: controllers, computes, the hosts of RabbitMQ and HAProxy. Hosts that
+    run none of it do no harm. A host that does not answer ends the scan (recell doctor goes on without).
+
+    \b
+    Examples:
+      recell scan --inventory hosts.ini
+      recell scan --inventory hosts.ini --dir ~/conversion
+    """
     desk = Desk(directory)
     deployment = scan(read_inventory(inventory), time.time())
     desk.save(desk.deployment_path, dump_deployment(deployment))

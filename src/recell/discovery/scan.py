@@ -170,7 +170,8 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
     services = tuple(s for one in seen for s in one.found.services)
     if not services:
         raise Unsupported(
-            "no host of the inventory runs a Nova service", "Name the controllers and computes in it"
+            "no host of the inventory runs a Nova service",
+            "Name the controllers and computes in it; only services that are systemd units are seen",
         )
     ports = _clusters(hosts, seen, note)
     brokers = tuple(b for b, _ in ports)
@@ -283,7 +284,7 @@ def _controller(services: Sequence[NovaService]) -> NovaService:
                 return s
     raise Unsupported(
         "no running Nova service of the inventory has [api_database] and [database]",
-        "Name a controller with nova-api in the inventory",
+        "Name a controller with nova-api in the inventory, and start nova-api there",
     )
 
 

@@ -157,7 +157,7 @@ def _service(
     urls = {f"{g}/{o}": config.get(g, o) for g, o in URLS}
     urls["DEFAULT/transport_url"] = transport_url_of(config)
     urls["database/connection"] = database_url_of(config)
-    shown = {name: parse_url(value).shown() if value else "" for name, value in urls.items()}
+    shown = {option: _shown(host, name, option, value) for option, value in urls.items()}
     return NovaService(
         host=host.name,
         unit=name,
@@ -181,6 +181,15 @@ def _service(
         origins=origins,
         options={f"{g}/{o}": config.get(g, o) for g, o in OPTIONS if config.has(g, o)},
     )
+
+
+def _shown(host: HostPort, name: str, option: str, value: str) -> str:
+    """:raises BadInput: names the place, never the text, which may hold a password."""
+    try:
+        return parse_url(value).shown() if value else ""
+    except BadInput as error:
+        group, _, word = option.partition("/")
+        raise BadInput(f"{host.name}, [{group}] {word} of {name}: {error.sentence}", error.remedy) from None
 
 
 def config_paths(unit: UnitState, host: HostPort, role: Role) -> tuple[tuple[str, ...], bool]:
