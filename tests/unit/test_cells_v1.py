@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pymysql
 import pytest
+from click.testing import CliRunner
 
 from recell.adapters.conf import parse_config, transport_url_of
 from recell.adapters.nova_db import Gateway as Door
 from recell.adapters.ports import FileStat, Finished, ProcessInfo, QueueInfo, UnitState
 from recell.adapters.world import Secrets
+from recell.cli.main import main
 from recell.cli.scan import text
 from recell.discovery import health, health_v1
 from recell.discovery.cells_v1 import CellDatabases, find_cells, is_v1
 from recell.discovery.looking import Notes
 from recell.discovery.services import find_services
 from recell.doctor import examine
-from recell.errors import BadInput, RecellError
+from recell.errors import BadInput, RecellError, Unreachable
 from recell.model.cells_v1 import CellRecord, CellV1, Flavor, Room, path_of
 from recell.model.deployment import Deployment, NovaService, ServiceRecord, dump_deployment, load_deployment
 from tests.unit.doctor_plants import deployment as with_changes
@@ -314,6 +317,65 @@ def test_a_tree_is_looked_at_and_judged(
     facts = health.look_at(V1World(made, server), made, notes, 0.0)  # type: ignore[arg-type]
     assert "instances of cell1" in {u.area for u in notes.found} and "cell1" not in facts.first.cells
     assert not {d.id for d in examine(facts) if d.id.startswith("instances:missing")}
+
+
+class V1Machine(Paper):
+    """A host on paper that a whole scan can look at; its databases are real."""
+
+    where: ClassVar[Path]
+
+    def hello(self) -> dict[str, Any]:
+        return {"now": time.time(), "hostname": self.name}
+
+    def close(self) -> None:
+        return None
+
+    def forward(self, host: str, port: int) -> Path:
+        return self.where
+
+    def unforward(self, local: Path, host: str, port: int) -> None:
+        return None
+
+
+def machine(name: str, address: object, *_: object) -> V1Machine:
+    """top1 is the API cell's controller, ctl1 the child's, cmp1 its compute; web runs nothing of Nova."""
+    if name == "dead":
+        raise Unreachable("dead does not answer by SSH", "Start it")
+    roles = {"top1": ("api", "cells"), "ctl1": ("cells", "conductor"), "cmp1": ("compute",)}.get(name, ())
+    kind, cell, url = ("api", "api", TOP) if name == "top1" else ("compute", "cell1", CHILD)
+    conf = (
+        f"[DEFAULT]\nrabbit_host = {'mqa' if name == 'top1' else 'mq1'}\nrabbit_password = s3cret\n"
+        "quota_driver = nova.quota.NoopQuotaDriver\nvif_plugging_is_fatal = False\nvif_plugging_timeout = 5\n"
+        f"[cells]\nenable = True\nname = {cell}\ncell_type = {kind}\n"
+        + (f"[database]\nconnection = {url}\n" if name != "cmp1" else "")
+    )
+    units = {f"openstack-nova-{r}": ("/usr/bin/python", f"/usr/bin/nova-{r}") for r in roles}
+    return V1Machine({"/etc/nova/nova.conf": conf.encode()}, dict(units), name=name)
+
+
+@pytest.mark.parametrize("word", ["scan", "doctor"])
+def test_a_tree_from_the_inventory_to_what_is_printed(
+    server: Path, root: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str
+) -> None:
+    V1Machine.where = server
+    for module in ("recell.discovery.scan", "recell.adapters.world"):
+        monkeypatch.setattr(sys.modules[module], "SshHost", machine)
+    monkeypatch.setattr(health_v1, "knock", lambda gate, host, port, greeting: "")
+    inventory = tmp_path / "hosts.ini"
+    inventory.write_text("top1\nctl1\ncmp1\nweb\n")
+    argv = [word, "--inventory", str(inventory), "--dir", str(tmp_path)]
+    said = CliRunner().invoke(main, argv if word == "scan" else [*argv, "--watch", "0"])
+    assert "s3cret" not in said.output and "p@w" not in said.output
+    if word == "scan":
+        assert said.exit_code == 0, said.output
+        assert "api!cell1 (compute): rabbit://guest:***@mq1:5672/  db1:3306/nova" in said.stdout
+        assert "4 hosts, 2 instances" in said.stdout
+        return
+    # nova-cells of the API cell has not reported for an hour, and the record of `lost` is no record.
+    errors = {x.split()[1] for x in said.stdout.splitlines() if x.startswith("ERROR")}
+    assert said.exit_code == 20, said.output
+    assert errors == {"cells:down:api", "cells:null-deleted:api:lost"}
+    assert "UNKNOWN" not in said.stdout
 
 
 # Old releases' options

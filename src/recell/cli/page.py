@@ -18,7 +18,13 @@ from recell.errors import BadInput
     type=click.Path(path_type=Path, dir_okay=False),
     help="What users get: the file that the probe writes. [default: requests.jsonl beside the others]",
 )
-@click.option("--listen", default="127.0.0.1:8640", show_default=True, metavar="HOST:PORT", help="Where the page is served; the port is free to choose.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:8640",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where the page is served; the port is free to choose.",
+)
 @click.option(
     "--allow-others",
     is_flag=True,

@@ -42,7 +42,10 @@ def command(directory: Path, as_json: bool, inventory: Path) -> None:
 
 def text(d: Deployment) -> str:
     """A deployment in words."""
-    lines = [f"Nova {d.nova_version}, {len(d.hosts)} hosts, {sum(d.instances.values())} instances"]
+    # Cells v1 have each instance twice: the API cell's rows are those that users see.
+    tops = {c.key for c in d.cells if c.cell_type == "api"}
+    instances = sum(n for cell, n in d.instances.items() if not tops or cell in tops)
+    lines = [f"Nova {d.nova_version}, {len(d.hosts)} hosts, {instances} instances"]
     for role in dict.fromkeys(s.role for s in d.services):
         hosts = [s.host + ("" if s.active else " (down)") for s in d.role(role)]
         lines.append(f"  {role:<12} {', '.join(hosts)}")
