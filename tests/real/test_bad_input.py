@@ -148,7 +148,7 @@ def test_two_recells_at_once(desk: Path, tmp_path_factory: pytest.TempPathFactor
     )
     try:
         assert first.stdout is not None and first.stdout.readline() == b"ready\n"
-        assert f"pid {first.pid}" in sentence(desk, 9, "resume")
+        assert f"pid {first.pid}" in sentence(desk, 9, "apply", *BACKUP, "--no-measure")
     finally:
         first.kill()
         first.wait()

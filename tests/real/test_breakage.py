@@ -17,7 +17,7 @@ from recell.journal import Journal
 from tests.real.clouds import BACKUP, STATE, TOP, Api, lab, on, recell, report, users, wait_until
 from tests.real.test_conversion import picture
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.real.clouds import STATE, Api, lab, on, recell, wait_until
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.thorough]
 
 GHOST = "d0c70000-0000-4000-8000-000000000000"
 CELL9 = "99999999-9999-4999-8999-999999999999"

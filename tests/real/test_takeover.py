@@ -10,7 +10,7 @@ import pytest
 from tests.real.clouds import BACKUP, STATE, TOP, lab, on, recell
 from tests.real.test_conversion import picture
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.thorough]
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ class SimWorld:
         idle: Callable[[], str] | None = None,
         *,
         lost: bool = False,
-    ) -> None:
+    ) -> float:
         if not lost:
             self.broker(broker)
         self.point(f"hold off {unit}")
@@ -140,6 +140,7 @@ class SimWorld:
         self.time += 0.5
         self.point(f"{unit} ended")
         self.observe()
+        return 0.5
 
     # -- killing ----------------------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
          "--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=0"],
         stderr=(directory / "log").open("wb"),
     )
-    for _ in range(500):
+    for _ in range(1800):
         try:
             root = pymysql.connect(unix_socket=str(sock), user="root", autocommit=True)
             break

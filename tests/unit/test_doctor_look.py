@@ -33,7 +33,7 @@ class PaperHost:
     name: str
     deployment: Deployment
     upgrade: ClassVar[bytes] = (
-        b'warnings first\n{"name": "x", "checks": [{"check": "Cells v2", "result": 0, "details": null}]}'
+        b"warnings first\n+---+\n| Check: Cells v2 |\n| Result: Success |\n| Details: None |\n+---+\n"
     )
 
     def read(self, path: str) -> bytes | None:
@@ -223,3 +223,21 @@ def test_when_nothing_can_be_compared_the_silent_are_still_named(
 def test_without_hosts_it_says_how_to_name_them(tmp_path: Path) -> None:
     said = CliRunner().invoke(main, ["doctor", "--dir", str(tmp_path)])
     assert said.exit_code == 3 and "--inventory" in said.stderr
+
+
+def test_the_table_of_nova_status() -> None:
+    table = """+--------------------+
+| Check: Cells v2    |
+| Result: Failure    |
+| Details: No host   |
+|   mappings found   |
++--------------------+
+| Check: Cinder API  |
+| Result: Warning    |
+| Details: None      |
++--------------------+
+"""
+    assert health.upgrade_results(table) == {
+        "Cells v2": ("failure", "No host mappings found"),
+        "Cinder API": ("warning", ""),
+    }

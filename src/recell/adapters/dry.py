@@ -359,9 +359,10 @@ class DryWorld:
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,
         idle: Callable[[], str] | None = None, *, lost: bool = False,
-    ) -> None:
+    ) -> float:
         self.record.add(host, f"end {unit} without losing what is sent to it")
         self.host(host).show(unit, "kill")
+        return 0.0
 
     def wait(self, seconds: float) -> None:
         """:raises WouldWait: nothing was set in motion that could be waited for."""

@@ -319,11 +319,12 @@ class World(Protocol):
         idle: Callable[[], str] | None = None,
         *,
         lost: bool = False,
-    ) -> None:
+    ) -> float:
         """End a unit that serves RPC without losing what its senders are sending meanwhile.
 
         Deliveries to it are held off, it finishes what it has begun, then it is killed; what it had
         not taken goes back to the broker. At the end the unit is inactive and nothing is held off.
+        Returns for how many seconds deliveries were.
 
         :param idle: asked between holding off and ending, until it returns "": what the unit is
             still at, of work that outlives its RPC threads (nova-compute's builds).

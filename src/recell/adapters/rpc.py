@@ -64,8 +64,10 @@ def stop_rpc_server(
     host: HostPort, unit: str, broker: Deliverer, vhost: str, limit: float, *,
     wait: Callable[[float], None], clock: Callable[[], float],
     idle: Callable[[], str] | None = None,
-) -> None:
+) -> float:
     """Stop a unit without losing a request; idempotent.
+
+    Returns for how many seconds what is sent to it was held off, 0 when it took nothing.
 
     :param limit: seconds that it may take to finish what it has begun.
     :param idle: tells what the unit is still at, "" when nothing, where work outlives its RPC
@@ -75,7 +77,7 @@ def stop_rpc_server(
     """
     state = host.unit(unit)
     if not _up(state.active):
-        return
+        return 0.0
     began_to_stop = state.active == "deactivating"
     processes = _processes(host, unit)
     sockets = host.sockets([p.pid for p in processes])
@@ -86,7 +88,8 @@ def stop_rpc_server(
     if not listeners:
         _stop_plainly(host, unit, limit if began_to_stop else _PLAIN_STOP, began_to_stop, wait,
                       clock)
-        return
+        return 0.0
+    held = clock()
     with firewall.holding(host, which, [one.flow for one in listeners], limit + _MARGIN):
         # From here on nothing new arrives; what has arrived is read and served as ever.
         _wait_until_read(host, unit, listeners, wait, clock)
@@ -102,8 +105,10 @@ def stop_rpc_server(
         if _up(host.unit(unit).active):
             host.systemctl("kill", unit)
         _wait_until_ended(host, unit, wait, clock)
+    held = clock() - held
     if host.unit(unit).active == "failed":
         host.systemctl("reset-failed", unit)
+    return held
 
 
 def stop_plainly(

@@ -133,12 +133,12 @@ class RealWorld:
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,
         idle: Callable[[], str] | None = None, *, lost: bool = False,
-    ) -> None:
+    ) -> float:
         if lost:
             stop_plainly(self.host(host), unit, wait=self.wait, clock=self.clock)
-            return
-        stop_rpc_server(self.host(host), unit, self.broker(broker), vhost, limit,
-                        wait=self.wait, clock=self.clock, idle=idle)
+            return 0.0
+        return stop_rpc_server(self.host(host), unit, self.broker(broker), vhost, limit,
+                               wait=self.wait, clock=self.clock, idle=idle)
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -75,7 +75,9 @@ def measure(
         operations=figures.operations,
         guests=figures.guests,
         rows=figures.rows,
-        freeze_s=None,
+        freeze_s=max(
+            (v for (_, key), v in journal.facts().items() if key == f"held-{direction}"), default=None
+        ),
         requests=requests or (),
         steps=tuple(
             StepRecord(r.id, titles.get(r.id, r.id), r.seconds, r.attempts, r.verified, r.began)

@@ -23,7 +23,7 @@ from recell.errors import BadInput
     default="127.0.0.1:8640",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where the page is served; the port is free to choose.",
+    help="Where the page is served; port 0 takes a free one.",
 )
 @click.option(
     "--allow-others",

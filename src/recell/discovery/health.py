@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -189,15 +188,12 @@ def _upgrade_check(world: RealWorld, deployment: Deployment, notes: Notes) -> di
     if not service or not manage:
         return {}
     status = manage.removesuffix("nova-manage") + "nova-status"
-    argv = [status, "upgrade", "check", "--json"]
+    argv = [status, "upgrade", "check"]
     ended = notes.ask("nova-status", world.host(service.host).query, argv, timeout=300)
     if ended is None:
         return {}
-    lines = ended.stdout.decode(errors="replace").strip().splitlines()
-    try:
-        checks = json.loads(lines[-1])["checks"]
-        return {str(c["check"]): (_RESULTS[int(c["result"])], str(c["details"] or "")) for c in checks}
-    except (ValueError, KeyError, IndexError, TypeError):
+    found = upgrade_results(ended.stdout.decode(errors="replace"))
+    if not found:
         notes.add(
             "nova-status",
             RecellError(
@@ -205,7 +201,29 @@ def _upgrade_check(world: RealWorld, deployment: Deployment, notes: Notes) -> di
                 f"Run it there: {' '.join(argv)}",
             ),
         )
-        return {}
+    return found
 
 
-_RESULTS = {0: "success", 1: "warning", 2: "failure"}
+def upgrade_results(table: str) -> dict[str, tuple[str, str]]:
+    """check -> (success, warning or failure; details) of the table that nova-status prints.
+
+    ``--json`` is not there in every release, the table is. Long details go on in the next line.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    check = ""
+    for line in table.splitlines():
+        if not line.startswith("|"):
+            continue
+        text = line.strip("|").strip()
+        key, _, value = text.partition(": ")
+        if key == "Check":
+            check = value
+            found[check] = ("", "")
+        elif check and key == "Result":
+            found[check] = (value.lower(), "")
+        elif check and key == "Details":
+            found[check] = (found[check][0], "" if value == "None" else value)
+        elif check:
+            result, details = found[check]
+            found[check] = (result, f"{details} {text}".strip())
+    return found

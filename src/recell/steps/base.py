@@ -76,6 +76,11 @@ class BaseStep:
     def remember(self, key: str, value: Any) -> None:
         self.context.journal.remember(self.id, key, value)
 
+    def held(self, toward: Direction, seconds: float) -> None:
+        """Remember for the report how long a sender was held, the longest of all attempts."""
+        key = f"held-{toward}"
+        self.remember(key, max(seconds, self.recall(key, 0.0)))
+
     # -- what the engine calls --------------------------------------------------------------------
 
     def guard(self, toward: Direction) -> None:

@@ -40,7 +40,7 @@ class RecycleCompute(UnitStep):
         name = str(self.param("unit"))
         if not self.fresh() and self.unit().active not in ("inactive", "failed"):
             self._await_quiet()
-            self.world.stop_rpc_server(
+            held = self.world.stop_rpc_server(
                 self.spec.where,
                 name,
                 str(self.param("broker")),
@@ -48,6 +48,7 @@ class RecycleCompute(UnitStep):
                 self.limit("stop_s"),
                 idle=self._begun,
             )
+            self.held(toward, held)
         self.host.systemctl("start", name)
         self.await_consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])
 

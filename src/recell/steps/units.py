@@ -51,9 +51,9 @@ class UnitStep(BaseStep):
         served = {q.name for q in self.world.broker(broker).queues(vhost) if q.consumers}
         return all(f"{topic}.{self.param('nova_host')}" in served for topic in topics)
 
-    def end(self, broker: str, vhost: str) -> None:
+    def end(self, toward: Direction, broker: str, vhost: str) -> None:
         """End the unit without losing a message that ``broker`` holds for it."""
-        self.world.stop_rpc_server(
+        held = self.world.stop_rpc_server(
             self.spec.where,
             str(self.param("unit")),
             broker,
@@ -61,6 +61,7 @@ class UnitStep(BaseStep):
             self.limit("stop_s"),
             lost=self.is_lost(broker),
         )
+        self.held(toward, held)
 
     def await_consuming(self, broker: str, vhost: str, topics: list[str]) -> None:
         limit = self.limit("start_s")
@@ -112,7 +113,7 @@ class StartUnit(UnitStep):
             self.await_consuming(str(self.param("broker")), str(self.param("vhost")), self.param("topics"))
             return
         if unit.active not in ("inactive", "failed"):
-            self.end(str(self.param("broker")), str(self.param("vhost")))
+            self.end(toward, str(self.param("broker")), str(self.param("vhost")))
         if unit.enabled:
             self.host.systemctl("disable", name)
 
@@ -152,7 +153,7 @@ class RestartRpc(UnitStep):
         name = str(self.param("unit"))
         unit = self.unit()
         if unit.active not in ("inactive", "failed") and not self._just_begun():
-            self.end(source["broker"], source["vhost"])
+            self.end(toward, source["broker"], source["vhost"])
         self.host.systemctl("start", name)
         self.await_consuming(target["broker"], target["vhost"], self.param("topics"))
 

@@ -1,0 +1,1 @@
+"""recell-bench: recell beside what others would use, on the same private servers, in one go."""

@@ -1,0 +1,33 @@
+"""Where a database is, and as whom it is entered."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+
+__all__ = ["Endpoint"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One database on one server.
+
+    ``ca``: a file of certificates; with it the session is encrypted and the server's name checked.
+    ``unix_socket``: used instead of host and port when given; ``host`` is then only a name.
+    """
+
+    host: str
+    user: str
+    password: str = field(repr=False)
+    database: str
+    port: int = 3306
+    ca: str = ""
+    unix_socket: str = ""
+
+    @property
+    def where(self) -> str:
+        return f"the database {self.database} on {self.host}:{self.port}"
+
+    def tls(self) -> ssl.SSLContext | None:
+        """:raises OSError: ``ca`` can't be read."""
+        return ssl.create_default_context(cafile=self.ca) if self.ca else None

@@ -1,0 +1,246 @@
+"""The bulk copy: chunks by walking the key, or by the members; resumable at each chunk."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from recell.adapters.mysql.endpoint import Endpoint
+from recell.adapters.mysql.session import Busy, Lost, Session
+from recell.adapters.mysql.sql import Key, KeyPart, after, among, upto
+from recell.errors import RecellError, Unreachable, Unsupported
+from recell.model.scope import ByHost
+from recell.mover.journal import Chunk, Journal, as_key
+from recell.mover.members import Interest, Members, host_condition
+from recell.mover.throttle import Throttle
+
+__all__ = ["Copier", "Writer", "condition"]
+
+CHUNK_BYTES = 2_000_000
+HOSTS_A_CHUNK = 5
+MEMBERS_A_CHUNK = 100
+_STATEMENT_BYTES = 1_000_000
+_SPANS_AT_ONCE = 16
+
+
+def condition(interest: Interest, span: dict[str, Any]) -> tuple[str, list[KeyPart]]:
+    """SQL for the rows of a chunk, and its values."""
+    if "among" in span:
+        values: list[KeyPart] = span["among"]
+        if isinstance(interest.rule, ByHost):
+            return host_condition(interest, [str(v) for v in values])
+        return among(interest.owner, [(v,) for v in values])
+    low, low_values = after(interest.rows.key, as_key(span["after"]))
+    high, high_values = upto(interest.rows.key, as_key(span["upto"]))
+    return f"{low} AND {high}", low_values + high_values
+
+
+class Writer:
+    """Sends rows, as literals, in statements of about a megabyte."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        allowed = int(session.variable("max_allowed_packet") or 1 << 24)
+        session.commit()
+        self._limit = min(_STATEMENT_BYTES, allowed // 2)
+
+    def write(self, interest: Interest, rows: Iterator[bytes] | list[bytes], *, replace: bool) -> int:
+        """Number of rows sent. New rows only, or in place of those that are there."""
+        begin = interest.rows.replace if replace else interest.rows.insert
+        end = b"" if replace else interest.rows.insert_end
+        parts: list[bytes] = []
+        size = count = 0
+        for row in rows:
+            if size + len(row) > self._limit and parts:
+                self._session.send(begin + b",".join(parts) + end)
+                parts, size = [], 0
+            parts.append(row)
+            size += len(row) + 1
+            count += 1
+        if parts:
+            self._session.send(begin + b",".join(parts) + end)
+        return count
+
+
+def whole(interest: Interest, row: bytes | None) -> bytes:
+    """:raises Unsupported: the server could not send this row."""
+    if row is None:
+        raise Unsupported(f"a row of {interest.name} is larger than the source's max_allowed_packet",
+                          "Raise max_allowed_packet there, and reconnect")
+    return row
+
+
+class Copier:
+    """Copies everything in the scope that is not copied yet. New rows only: none is overwritten.
+
+    :param workers: that many chunks at once, each with a session to either server.
+    """
+
+    def __init__(self, source: Endpoint, target: Endpoint, members: Members, journal: Journal,
+                 throttle: Throttle, workers: int = 2, patience_s: float = 60.0) -> None:
+        self._source, self._target = source, target
+        self._members, self._journal, self._throttle = members, journal, throttle
+        self._workers = workers
+        self._patience_s = patience_s
+        self._chunks: queue.Queue[Chunk | None] = queue.Queue(workers * _SPANS_AT_ONCE)
+        self._failed: list[BaseException] = []
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """:raises RecellError: the copy goes on from here when it is run again."""
+        threads = [threading.Thread(target=self._work, args=(i + 1,), name=f"copy-{i + 1}", daemon=True)
+                   for i in range(self._workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for chunk in self._lay_out():
+                self._put(chunk)
+        except (Lost, Busy) as error:
+            self._failed.append(_unreachable(self._source, error))
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            if self._failed:
+                self._stop.set()
+            for _ in threads:
+                self._put(None)
+            for thread in threads:
+                thread.join()
+        if self._failed:
+            raise self._failed[0]
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _put(self, chunk: Chunk | None) -> None:
+        while not (chunk and self._stop.is_set()):
+            try:
+                self._chunks.put(chunk, timeout=0.2)
+                return
+            except queue.Full:
+                if self._stop.is_set():
+                    return
+
+    # -- laying out ------------------------------------------------------------------------------
+
+    def _lay_out(self) -> Iterator[Chunk]:
+        yield from self._journal.undone()
+        planned = self._journal.planned()
+        session = Session(self._source)
+        try:
+            for interest in self._members.interests.values():
+                if self._stop.is_set():
+                    return
+                last = planned.get(interest.name)
+                if last is True:
+                    continue
+                if interest.everything:
+                    yield from self._by_key(session, interest, as_key(last))
+                else:
+                    yield from self._by_members(interest, last)
+        finally:
+            session.close()
+
+    def _by_key(self, session: Session, interest: Interest, last: Key | None) -> Iterator[Chunk]:
+        size = chunk_rows(session, interest)
+        keys = interest.rows.keys
+        more = True
+        while more and not self._stop.is_set():
+            spans: list[dict[str, Any]] = []
+            while more and len(spans) < _SPANS_AT_ONCE:
+                where, values = after(interest.rows.key, last)
+                found = list(session.raw(
+                    f"SELECT {keys} FROM {interest.rows.quoted} FORCE INDEX (PRIMARY) WHERE {where}"
+                    f" ORDER BY {keys} LIMIT 1 OFFSET {size - 1:d}", values))
+                end = interest.rows.key_of(found[0]) if found else None
+                spans.append({"after": last, "upto": end})
+                last, more = end, end is not None
+            session.commit()
+            yield from self._journal.plan(interest.name, spans, last if more else True)
+
+    def _by_members(self, interest: Interest, last: Any) -> Iterator[Chunk]:
+        values: list[KeyPart]
+        if interest.link is None:
+            values, size = sorted(self._members.hosts), HOSTS_A_CHUNK
+        else:
+            with self._members.lock:
+                values = sorted(self._members.present[interest.link])
+            size = MEMBERS_A_CHUNK
+        if last is not None:
+            values = [v for v in values if v > last]
+        for at in range(0, len(values), size * _SPANS_AT_ONCE):
+            batch = values[at:at + size * _SPANS_AT_ONCE]
+            spans = [{"among": batch[i:i + size]} for i in range(0, len(batch), size)]
+            yield from self._journal.plan(interest.name, spans, batch[-1])
+        self._journal.plan(interest.name, [], True)
+
+    # -- working ---------------------------------------------------------------------------------
+
+    def _work(self, worker: int) -> None:
+        sessions: tuple[Session, Session] | None = None
+        try:
+            while True:
+                chunk = self._chunks.get()
+                if chunk is None:
+                    return
+                if self._stop.is_set():
+                    continue
+                tries = max(2, int(self._patience_s / 0.5))
+                for attempt in range(1, tries + 1):
+                    try:
+                        if sessions is None:
+                            sessions = Session(self._source), Session(self._target)
+                        self._copy(chunk, *sessions, worker)
+                        break
+                    except (Lost, Busy) as error:
+                        _closed(sessions)
+                        sessions = None
+                        if attempt == tries:
+                            raise _unreachable(self._target, error) from None
+                        if self._stop.wait(0.5):
+                            break
+        except BaseException as error:
+            self._failed.append(error if isinstance(error, RecellError) else RecellError(
+                f"copying failed ({type(error).__name__}: {error})", "Report this"))
+            self._stop.set()
+        finally:
+            _closed(sessions)
+
+    def _copy(self, chunk: Chunk, source: Session, target: Session, worker: int) -> None:
+        interest = self._members.interests[chunk.table]
+        where, values = condition(interest, chunk.span)
+        index = " FORCE INDEX (PRIMARY)" if "after" in chunk.span else ""
+        writer = Writer(target)
+        self._journal.mark(target, worker)
+        rows = source.raw(
+            f"SELECT {interest.rows.row} FROM {interest.rows.quoted}{index} WHERE {where}", values)
+        count = writer.write(interest, (whole(interest, row) for (row,) in rows), replace=False)
+        self._journal.done(target, chunk, count)
+        target.commit()
+        source.commit()
+        self._throttle.take(count)
+
+
+def chunk_rows(session: Session, interest: Interest) -> int:
+    """How many rows of this table make a chunk of about CHUNK_BYTES."""
+    found = session.query(
+        "SELECT AVG_ROW_LENGTH FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+        (session.endpoint.database, interest.name))
+    session.commit()
+    average = int(found[0][0] or 0) if found else 0
+    return max(100, min(5000, CHUNK_BYTES // max(average, 1)))
+
+
+def _closed(sessions: tuple[Session, Session] | None) -> None:
+    for session in sessions or ():
+        session.close()
+
+
+def _unreachable(endpoint: Endpoint, error: Exception) -> RecellError:
+    return Unreachable(f"{endpoint.where} does not answer ({error})",
+                       "Make it reachable, then go on: what was copied is kept")
+
+

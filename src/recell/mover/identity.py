@@ -1,0 +1,67 @@
+"""Whether a server is still the one whose binlog a position is of."""
+
+from __future__ import annotations
+
+from recell.adapters.mysql.binlog import BinlogLost
+from recell.adapters.mysql.position import Position
+from recell.adapters.mysql.session import Session
+from recell.errors import Unknowable, Unsupported
+
+__all__ = ["ServerReplaced", "check_server", "continues", "identity"]
+
+_ANEW = "Start the move anew: recell can't know which changes it has missed"
+
+
+class ServerReplaced(Unknowable):
+    """Another server, or another history, answers at the address."""
+
+    word = "server-replaced"
+
+
+def identity(session: Session) -> dict[str, str]:
+    """What tells this server from any other, and from itself after its data was replaced."""
+    named = {v: session.variable(v) for v in ("server_id", "server_uuid", "server_uid")}
+    session.commit()
+    return {k: v for k, v in named.items() if v}
+
+
+def check_server(session: Session) -> None:
+    """:raises Unsupported: its binlog does not hold whole rows."""
+    for variable, wanted in (("log_bin", "ON"), ("binlog_format", "ROW"), ("binlog_row_image", "FULL")):
+        found = session.variable(variable)
+        if found.upper() != wanted:
+            raise Unsupported(f"{variable} of {session.endpoint.where} is {found or 'not known there'}",
+                              f"Set {variable}={wanted} there; log_bin needs a restart of the server")
+    session.commit()
+
+
+def continues(session: Session, known: dict[str, str], position: Position, gtid: str) -> None:
+    """Prove that the binlog at ``position`` is what it was.
+
+    :param gtid: of the last transaction before ``position``; empty when not known.
+    :raises ServerReplaced: another server or history. :raises BinlogLost: it was purged.
+    """
+    now = identity(session)
+    if now != known:
+        changed = ", ".join(f"{k} was {known.get(k)}, is {now.get(k)}"
+                            for k in sorted(known | now) if known.get(k) != now.get(k))
+        raise ServerReplaced(f"{session.endpoint.where} is another server than before ({changed})", _ANEW)
+    files = session.binlogs()
+    if position.file not in files:
+        raise BinlogLost(
+            f"{session.endpoint.where} has purged {position.file}, from which the move goes on",
+            "Start the move anew, and let the server keep its binlog for longer",
+        )
+    if files[position.file] < position.offset:
+        raise ServerReplaced(
+            f"{position.file} of {session.endpoint.where} ends at {files[position.file]}, before the move's"
+            f" position {position.offset}: the binlog was reset or cut", _ANEW,
+        )
+    if session.mariadb and gtid:
+        found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))[0][0]
+        if gtid not in str(found or "").split(","):
+            raise ServerReplaced(
+                f"the transaction before {position} of {session.endpoint.where} was {gtid} and is now"
+                f" {found or 'none'}: the binlog was reset or the server's data replaced", _ANEW,
+            )
+    session.commit()

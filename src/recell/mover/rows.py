@@ -1,0 +1,118 @@
+"""How one table's rows are asked for: as SQL literals, as hashes, by key.
+
+The server itself writes a row as ``(1, 'a', NULL)``. The text is exact (FLOAT through DOUBLE, bytes
+as they are), goes into the other server's INSERT unread, and its MD5 proves two rows equal: NULL and
+'NULL', '' and NULL, differ in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recell.adapters.mysql.sql import Key, KeyPart, columns, name
+from recell.errors import Unsupported
+from recell.model.scope import Column, Table
+
+__all__ = ["INTEGERS", "ColumnCodec", "TableRows"]
+
+INTEGERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
+_NUMBERS = INTEGERS | {"decimal", "double", "year"}
+_TEXT = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set", "json"})
+_BINARY = frozenset({"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"})
+_QUOTED = frozenset({"date", "datetime", "timestamp", "time", "uuid", "inet4", "inet6"})
+_UTF8 = frozenset({"utf8", "utf8mb3", "utf8mb4"})
+_CODECS = {"utf8": "utf-8", "utf8mb3": "utf-8", "utf8mb4": "utf-8", "latin1": "cp1252", "ascii": "ascii"}
+
+
+class ColumnCodec:
+    """Values of a column that rows are found by: out of the binlog, and out of a result.
+
+    :raises Unsupported: the column is neither an integer nor text nor bytes.
+    """
+
+    def __init__(self, table: str, column: Column) -> None:
+        self.integer = column.type in INTEGERS
+        self.unsigned = self.integer and "unsigned" in column.full_type
+        self._encoding = ""
+        if column.type in ("char", "varchar"):
+            encoding = _CODECS.get(column.charset)
+            if encoding is None:
+                raise Unsupported(f"{table}.{column.name} finds rows and has the character set"
+                                  f" {column.charset}", "Convert the column to utf8mb4")
+            self._encoding = encoding
+        elif not self.integer and column.type not in ("binary", "varbinary"):
+            raise Unsupported(f"{table}.{column.name} finds rows and is of type {column.full_type}",
+                              "Leave this table out, or move it by other means")
+
+    def from_binlog(self, value: int | bytes | None) -> KeyPart | None:
+        if isinstance(value, bytes) and self._encoding:
+            return value.decode(self._encoding)
+        return value
+
+    def from_result(self, value: bytes | None) -> KeyPart | None:
+        if value is None:
+            return None
+        if self.integer:
+            return int(value)
+        return value.decode() if self._encoding else value
+
+
+class TableRows:
+    """:raises Unsupported: the table has no primary key, or a type that recell can't move exactly."""
+
+    def __init__(self, table: Table) -> None:
+        if not table.key:
+            raise Unsupported(f"the table {table.name} has no primary key",
+                              "Give it one, or leave the table out")
+        self.table = table
+        self.name = table.name
+        self.key = table.key
+        moved = [c for c in table.columns if not c.generated]
+        literals = [_literal(table.name, c) for c in moved]
+        self.row = "CONCAT('(', " + ", ',', ".join(literals) + ", ')')"
+        """The row as SQL literals."""
+        self.hash = f"CAST(CONV(LEFT(MD5({self.row}), 16), 16, 10) AS UNSIGNED)"
+        """64 bits of the row."""
+        self.summary = f"COUNT(*), COALESCE(BIT_XOR({self.hash}), 0)"
+        """Of many rows: their number, and all hashes in one."""
+        into = f"INTO {name(table.name)} ({columns([c.name for c in moved])}) VALUES "
+        self.insert = _bytes(f"INSERT {into}")
+        # Not INSERT IGNORE, which turns values that don't fit into others, with a warning.
+        first = name(table.key[0])
+        self.insert_end = _bytes(f" ON DUPLICATE KEY UPDATE {first} = {name(table.name)}.{first}")
+        self.replace = _bytes(f"REPLACE {into}")
+        self.keys = columns(table.key)
+        self.codecs = tuple(ColumnCodec(table.name, table.column(k)) for k in table.key)
+
+    @property
+    def quoted(self) -> str:
+        return name(self.name)
+
+    def key_of(self, fields: Sequence[bytes | None]) -> Key:
+        """The key in the first columns of a raw result."""
+        return tuple([c.from_result(f) for c, f in zip(self.codecs, fields, strict=False)])  # type: ignore[misc]
+
+
+def _bytes(text: str) -> bytes:
+    return (text % ()).encode()
+
+
+def _literal(table: str, column: Column) -> str:
+    c = name(column.name)
+    if column.type in _NUMBERS:
+        return f"IFNULL({c}, 'NULL')"
+    if column.type == "float":
+        # As text a FLOAT has six digits; as DOUBLE all that it takes to get the same FLOAT back.
+        return f"IFNULL(CAST({c} AS DOUBLE), 'NULL')"
+    if column.type in _TEXT:
+        if column.charset not in _UTF8 or column.type in ("enum", "set", "json"):
+            c = f"CONVERT({c} USING utf8mb4)"
+        return f"QUOTE(CAST({c} AS BINARY))"
+    if column.type in _BINARY:
+        return f"IF({c} IS NULL, 'NULL', CONCAT('_binary', QUOTE({c})))"
+    if column.type in _QUOTED:
+        return f"QUOTE({c})"
+    if column.type == "bit":
+        return f"IFNULL({c} + 0, 'NULL')"
+    raise Unsupported(f"{table}.{column.name} is of type {column.full_type}",
+                      "Leave this table out, or move it by other means")

@@ -1,0 +1,25 @@
+"""Nova's tables and whose rows they hold: from the schema that is there to what moves.
+
+Three questions, one answer each: a whole cell's database (:func:`cell_scope`), the rows of some
+compute hosts (:func:`hosts_scope`), what a cells v1 API cell reads (:func:`api_cell_scope`). What
+isn't understood is refused, never forgotten.
+"""
+
+from recell.planning.tables.decisions import Decision
+from recell.planning.tables.known import SEEDED_BY_SYNC, VERSION_TABLES
+from recell.planning.tables.scopes import (
+    api_cell_scope,
+    cell_scope,
+    hosts_scope,
+    stranded_children,
+)
+
+__all__ = [
+    "SEEDED_BY_SYNC",
+    "VERSION_TABLES",
+    "Decision",
+    "api_cell_scope",
+    "cell_scope",
+    "hosts_scope",
+    "stranded_children",
+]

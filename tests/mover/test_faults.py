@@ -1,0 +1,434 @@
+"""What goes wrong meanwhile ends in both sides proven equal, or in a stop that says why."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from recell.adapters.mysql.binlog import BinlogLost, SchemaChanged
+from recell.errors import (
+    Denied,
+    Locked,
+    RecellError,
+    StalePlan,
+    StepFailed,
+    Unreachable,
+    Unsupported,
+    VerifyFailed,
+)
+from recell.mover import Move, Options
+from recell.mover.feed import ForeignWriter
+from recell.mover.identity import ServerReplaced
+from tests.mover import schema
+from tests.mover.servers import Server
+from tests.mover.writers import HOSTS, Load, fill
+
+_SEED = 11
+
+
+def _move(source: Server, target: Server, patience_s: float = 60) -> Move:
+    scope = schema.scope(schema.read(source), schema.WHOLE)
+    return Move(source.endpoint(), target.endpoint(), scope, Options(patience_s=patience_s))
+
+
+@pytest.fixture
+def moves() -> Iterator[Callable[..., Move]]:
+    """Makes moves that are closed at the end."""
+    made: list[Move] = []
+
+    def make(source: Server, target: Server, patience_s: float = 60) -> Move:
+        made.append(_move(source, target, patience_s))
+        return made[-1]
+
+    yield make
+    for move in made:
+        move.close()
+
+
+@pytest.fixture
+def copied(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> Move:
+    """A move whose copy is done, and which follows."""
+    fill(clouds[0], _SEED, 10)
+    move = moves(*clouds)
+    move.prepare()
+    move.copy()
+    move.follow()
+    move.catch_up(60, lag_s=10)
+    return move
+
+
+def _proven(move: Move, source: Server, target: Server) -> None:
+    move.catch_up(120, lag_s=10)
+    assert move.verify().differences == ()
+    move.drain(120)
+    assert schema.differing(source, target, move.scope) == []
+
+
+def _fails(move: Move, kind: type[RecellError], match: str, limit_s: float = 60) -> None:
+    """It stops by itself, with this reason."""
+    with pytest.raises(kind, match=match):
+        until = time.monotonic() + limit_s
+        while time.monotonic() < until:
+            move.catch_up(limit_s, lag_s=60)
+            time.sleep(0.1)
+
+
+# -- servers that go away and come back ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("which", ["source", "target"])
+def test_a_server_restarts(own: Callable[..., Server], moves: Callable[..., Move], which: str,
+                           how: signal.Signals) -> None:
+    # A killed server keeps what it has acknowledged, as Nova's do.
+    options = ("--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1")
+    source, target = own(21, *options), own(22, *options)
+    broken = source if which == "source" else target
+    fill(source, _SEED)
+    move = moves(source, target)
+    with Load(source, _SEED, writers=1):
+        move.prepare()
+        move.set_rate(150)
+        restarting = _later(0.5, lambda: broken.restart(how))
+        move.copy()
+        restarting()
+        move.set_rate(0)
+        move.follow()
+        time.sleep(0.3)
+        broken.restart(how)
+        move.catch_up(120, lag_s=10)
+    _proven(move, source, target)
+
+
+def test_connections_are_cut(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> None:
+    source, target = clouds
+    fill(source, _SEED)
+    move = moves(source, target)
+    with Load(source, _SEED):
+        move.prepare()
+        move.set_rate(200)
+        cutting = _later(0.3, lambda: _cut(clouds, 4))
+        move.copy()
+        cutting()
+        move.set_rate(0)
+        move.follow()
+        _cut(clouds, 5)
+        move.catch_up(120, lag_s=10)
+    _proven(move, source, target)
+
+
+def test_a_server_stays_away(own: Callable[..., Server], moves: Callable[..., Move],
+                             clouds: tuple[Server, Server]) -> None:
+    source, target = clouds[0], own(23)
+    fill(source, _SEED, 10)
+    move = moves(source, target, 1)
+    move.prepare()
+    move.copy()
+    move.follow()
+    target.stop()
+    source.sql("UPDATE instances SET progress = 99")
+    _fails(move, Unreachable, "does not answer")
+    target.start()
+    move.prepare()
+    move.follow()
+    _proven(move, source, target)
+
+
+# -- a target that has no room ------------------------------------------------------------------
+
+
+def test_a_full_disk_at_the_target(own: Callable[..., Server], moves: Callable[..., Move],
+                                   clouds: tuple[Server, Server]) -> None:
+    source, target = clouds[0], own(24)
+    target.stop()
+    small, data = target.directory / "small", target.directory / "data" / "nova"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m,mode=0777", "tmpfs", str(small)], check=True)
+    try:
+        shutil.move(data, small / "nova")
+        subprocess.run(["chown", "-R", "--reference", str(target.directory / "data"), str(small)], check=True)
+        data.symlink_to(small / "nova")
+        target.start()
+        # Rows of a few bytes: large ones make MariaDB 10.11 itself crash on a full disk.
+        source.sql("INSERT INTO s3_images (uuid) SELECT UUID() FROM seq_1_to_150000")
+        move = moves(source, target, 5)
+        move.prepare()
+        with pytest.raises(StepFailed, match="db24:3306 has no room left"):
+            move.copy()
+        assert move.phase == "copying"
+        subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
+        again = moves(source, target)
+        again.prepare()
+        again.copy()
+        again.follow()
+        _proven(again, source, target)
+        again.close()
+        move.close()
+    finally:
+        target.stop()
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_row_that_fits_no_packet(own: Callable[..., Server], moves: Callable[..., Move],
+                                   clouds: tuple[Server, Server]) -> None:
+    source, target = own(26, "--max-allowed-packet=1M"), clouds[1]
+    source.sql("INSERT INTO every_type (id, lb) VALUES (1, REPEAT('''', 700000))")
+    move = moves(source, target)
+    move.prepare()
+    with pytest.raises(Unsupported, match=r"every_type is larger than the source's max_allowed_packet"):
+        move.copy()
+
+
+# -- what it can't go on from -------------------------------------------------------------------
+
+
+def test_the_binlog_was_purged(own: Callable[..., Server], moves: Callable[..., Move],
+                               clouds: tuple[Server, Server]) -> None:
+    source, target = own(27), clouds[1]
+    fill(source, _SEED, 5)
+    move = moves(source, target)
+    move.prepare()
+    move.copy()
+    move.close()
+    source.purge()
+    with pytest.raises(BinlogLost, match=r"has purged bin.*, from which the move goes on"):
+        moves(source, target).prepare()
+
+
+@pytest.mark.parametrize("before", [0, 500])
+def test_the_binlog_was_reset(own: Callable[..., Server], moves: Callable[..., Move], before: int,
+                              clouds: tuple[Server, Server]) -> None:
+    source, target = own(28), clouds[1]
+    fill(source, _SEED, 5)
+    move = moves(source, target)
+    move.prepare()
+    move.copy()
+    move.close()
+    source.sql("RESET MASTER", *["INSERT INTO s3_images (uuid) VALUES (REPEAT('x', 36))"] * before)
+    with pytest.raises(ServerReplaced, match="the binlog was reset"):
+        moves(source, target).prepare()
+
+
+def test_another_server_answers(own: Callable[..., Server], moves: Callable[..., Move],
+                                clouds: tuple[Server, Server]) -> None:
+    source, target = own(29), clouds[1]
+    move = moves(source, target)
+    move.prepare()
+    move.close()
+    source.number = 30
+    source.restart()
+    with pytest.raises(ServerReplaced, match="server_id was 29, is 30"):
+        moves(source, target).prepare()
+
+
+@pytest.mark.parametrize("statement", [
+    "ALTER TABLE instances ADD COLUMN more INT", "TRUNCATE TABLE s3_images", "DROP TABLE `tags`",
+    "CREATE INDEX more ON instances (deleted)", "RENAME TABLE tags TO others"])
+def test_the_schema_changes(copied: Move, clouds: tuple[Server, Server], statement: str) -> None:
+    clouds[0].sql(statement)
+    _fails(copied, SchemaChanged, re.escape(statement))
+
+
+def test_a_write_that_was_logged_as_text(copied: Move, clouds: tuple[Server, Server]) -> None:
+    clouds[0].sql("SET SESSION binlog_format = STATEMENT", "UPDATE instances SET progress = 7")
+    _fails(copied, SchemaChanged, "UPDATE instances SET progress = 7")
+
+
+def test_statements_that_change_no_row(copied: Move, clouds: tuple[Server, Server]) -> None:
+    source, target = clouds
+    source.sql("CREATE DATABASE IF NOT EXISTS other", "CREATE TABLE other.t (id INT PRIMARY KEY)",
+               "DROP DATABASE other", database="")
+    source.sql("ANALYZE TABLE instances", "CREATE USER somebody@localhost",
+               "GRANT SELECT ON nova.* TO somebody@localhost", "DROP USER somebody@localhost",
+               "CREATE TEMPORARY TABLE more LIKE s3_images",
+               "CREATE TRIGGER fence BEFORE DELETE ON s3_images FOR EACH ROW SET @a = 1",
+               "DROP TRIGGER fence", "FLUSH BINARY LOGS")
+    with Load(source, 12, writers=1):
+        time.sleep(0.3)
+    _proven(copied, source, target)
+
+
+def test_another_writer_at_the_target(copied: Move, clouds: tuple[Server, Server]) -> None:
+    clouds[1].sql("UPDATE services SET report_count = 99 WHERE host = 'cmp-1'")
+    _fails(copied, ForeignWriter, "another writer than recell changed services id=")
+
+
+def test_a_straggler_at_the_source_after_the_switch(copied: Move, clouds: tuple[Server, Server]) -> None:
+    source, target = clouds
+    _proven(copied, source, target)
+    copied.reverse()
+    target.sql("UPDATE services SET report_count = 5 WHERE host = 'cmp-1'")
+    copied.catch_up(60, lag_s=10)
+    source.sql("UPDATE services SET report_count = 99 WHERE host = 'cmp-2'")
+    _fails(copied, ForeignWriter, "another writer than recell changed services id=.* on db1")
+
+
+def test_the_targets_own_rows_are_its_own(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> None:
+    """A cell that has hosts already: they write on, and lose nothing."""
+    source, target = clouds
+    fill(source, _SEED)
+    target.sql("INSERT INTO instances (id, uuid, host) VALUES (900000, 'native', 'far-1')",
+               "INSERT INTO tags VALUES ('native', 'a')",
+               "INSERT INTO s3_images VALUES (900000, 'native')")
+    scope = schema.scope(schema.read(source), schema.BY_HOST, HOSTS[:3])
+    move = Move(source.endpoint(), target.endpoint(), scope)
+    move.prepare()
+    move.copy()
+    move.follow()
+    with Load(source, _SEED, writers=1):
+        target.sql("UPDATE instances SET progress = 5 WHERE uuid = 'native'")
+        target.sql("INSERT INTO instances (id, uuid, host) VALUES (900001, 'native-2', 'far-1')")
+        move.catch_up(120, lag_s=10)
+        assert move.verify().differences == ()
+    move.drain(120)
+    assert target.sql("SELECT uuid, progress FROM instances WHERE id >= 900000 ORDER BY id") == [
+        ("native", 5), ("native-2", None)]
+    assert target.sql("SELECT tag FROM tags WHERE resource_id = 'native'") == [("a",)]
+    assert target.sql("SELECT uuid FROM s3_images WHERE id = 900000") == [("native",)]
+    move.finish()
+
+
+def test_a_second_run_takes_over(copied: Move, clouds: tuple[Server, Server], moves: Callable[..., Move]
+                                 ) -> None:
+    source, target = clouds
+    second = moves(source, target)
+    second.prepare()
+    source.sql("UPDATE instances SET progress = 3")
+    _fails(copied, Locked, "another run of recell (has taken over|reads the binlog)")
+    second.follow()
+    _proven(second, source, target)
+
+
+# -- what is proven, and what is refused --------------------------------------------------------
+
+
+def test_differences_are_named(copied: Move, clouds: tuple[Server, Server]) -> None:
+    source, target = clouds
+    source.sql("UPDATE compute_nodes SET cpu_allocation_ratio = 1.2345678 WHERE id = 1",
+               "INSERT INTO tags VALUES ('x', 'it''s')")
+    copied.catch_up(60, lag_s=10)
+    # Past the binlog: what a broken disk or a sly human does.
+    target.sql("SET SESSION sql_log_bin = 0",
+               "UPDATE compute_nodes SET cpu_allocation_ratio = 1.2345679 WHERE id = 1",
+               "DELETE FROM tags WHERE resource_id = 'x'", "INSERT INTO s3_images VALUES (77, 'extra')")
+    report = copied.verify()
+    assert {(d.table, d.key, d.what) for d in report.differences} == {
+        ("compute_nodes", "id=1", "different"), ("tags", "resource_id=x, tag=it's", "missing"),
+        ("s3_images", "id=77", "extra")}
+    with pytest.raises(VerifyFailed, match="no full verification has ended well"):
+        copied.drain()
+
+
+def test_what_is_applied_last_is_proven_too(copied: Move, clouds: tuple[Server, Server]) -> None:
+    source, target = clouds
+    assert copied.verify().equal
+    target.sql("SET SESSION sql_log_bin = 0",
+               "CREATE TRIGGER spoil BEFORE INSERT ON s3_images FOR EACH ROW SET NEW.uuid = 'spoilt'")
+    source.sql("INSERT INTO s3_images VALUES (55, 'good')")
+    with pytest.raises(VerifyFailed, match=r"1 rows differ at bin.*: s3_images 55"):
+        copied.drain(5)
+    target.sql("DROP TRIGGER spoil")
+
+
+def test_drained_while_somebody_writes(copied: Move, clouds: tuple[Server, Server]) -> None:
+    assert copied.verify().equal
+    with Load(clouds[0], _SEED, pause=0), pytest.raises(StepFailed, match="still change"):
+        for _ in range(20):
+            copied.drain(3)
+            copied.follow()
+    copied.follow()
+    _proven(copied, *clouds)
+
+
+def test_written_between_drain_and_reverse(copied: Move, clouds: tuple[Server, Server]) -> None:
+    source, target = clouds
+    _proven(copied, source, target)
+    source.sql("UPDATE instances SET progress = 44")
+    with pytest.raises(ForeignWriter, match="changed after they were proven equal"):
+        copied.reverse()
+    copied.follow()
+    _proven(copied, source, target)
+    copied.reverse()
+
+
+@pytest.mark.parametrize(("option", "match"), [
+    ("--skip-log-bin", "log_bin of .* is OFF"), ("--binlog-format=MIXED", "binlog_format of .* is MIXED"),
+    ("--binlog-row-image=MINIMAL", "binlog_row_image of .* is MINIMAL")])
+def test_binlogs_that_do_not_serve(own: Callable[..., Server], moves: Callable[..., Move], option: str,
+                                   match: str, clouds: tuple[Server, Server]) -> None:
+    with pytest.raises(Unsupported, match=match):
+        moves(own(31, option), clouds[1]).prepare()
+
+
+def test_scopes_that_are_refused(clouds: tuple[Server, Server], moves: Callable[..., Move], copied: Move
+                                 ) -> None:
+    source, target = clouds
+    source.sql("CREATE TABLE loose (a INT)")
+    read = schema.read(source)
+    loose = replace(read.table("s3_images"), name="loose", key=())
+    with pytest.raises(Unsupported, match="the table loose has no primary key"):
+        Move(source.endpoint(), target.endpoint(),
+             schema.scope(replace(read, tables=(*read.tables, loose)), schema.WHOLE))
+    other = Move(source.endpoint(), target.endpoint(), schema.scope(read, schema.BY_HOST, HOSTS[:1]))
+    with pytest.raises(StalePlan, match="of a move with other tables, rules or hosts"):
+        other.prepare()
+    with pytest.raises(StepFailed, match="not been prepared"):
+        other.copy()
+    wrong = replace(source.endpoint(), user="nobody", password="s3cret-word")
+    with pytest.raises(Denied, match="refuses the account nobody") as caught:
+        Move(wrong, target.endpoint(), schema.scope(read, schema.WHOLE)).prepare()
+    assert "s3cret-word" not in f"{caught.value} {wrong!r}"
+
+
+def test_paused_by_another_process(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> None:
+    source, target = clouds
+    fill(source, _SEED)
+    move = moves(source, target)
+    move.prepare()
+    moves(source, target).set_rate(0, paused=True)
+    time.sleep(2.5)
+    assert move.status().paused
+    done = _later(0, move.copy)
+    time.sleep(1)
+    assert move.phase == "copying"
+    moves(source, target).set_rate(0)
+    done()
+    status = move.status()
+    assert (status.phase, status.rows) == ("following", status.rows_total)
+
+
+def _later(delay_s: float, act: Callable[[], object]) -> Callable[[], None]:
+    """Does it in a thread; to be called for its end."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        time.sleep(delay_s)
+        try:
+            act()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def join() -> None:
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    return join
+
+
+def _cut(servers: tuple[Server, Server], times: int) -> None:
+    for _ in range(times):
+        for server in servers:
+            time.sleep(0.1)
+            server.cut()
