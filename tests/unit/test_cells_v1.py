@@ -26,7 +26,7 @@ from recell.discovery.cells_v1 import CellDatabases, find_cells, is_v1
 from recell.discovery.looking import Notes
 from recell.discovery.services import find_services
 from recell.doctor import examine
-from recell.errors import BadInput, RecellError, Unreachable
+from recell.errors import BadInput, RecellError, Unreachable, Unsupported
 from recell.model.cells_v1 import CellRecord, CellV1, Flavor, Room, path_of
 from recell.model.deployment import Deployment, NovaService, ServiceRecord, dump_deployment, load_deployment
 from tests.unit.doctor_plants import deployment as with_changes
@@ -151,6 +151,15 @@ def test_cells_are_found_by_their_databases(tree: tuple[tuple[CellV1, ...], Cell
         CellRecord("gone", False, "rabbit://mq8/", "deleted", False),
     )
     assert path_of(cells, "cell1") == "api!cell1" and "s3cret" not in repr(cells)
+
+
+def test_paths_of_nested_cells_and_of_a_circle() -> None:
+    top, child = healthy().deployment.cells
+    leaf = replace(child, key="leaf", name="leaf", records=(CellRecord("cell1", True, ""),))
+    assert path_of((top, child, leaf), "leaf") == "api!cell1!leaf"
+    circle = replace(child, records=(CellRecord("leaf", True, ""),))
+    assert path_of((circle, leaf), "leaf") == "cell1!leaf"
+    assert path_of((leaf,), "leaf") == "cell1!leaf"
 
 
 def test_one_database_under_two_addresses_is_one_cell(server: Path, root: Any) -> None:
@@ -432,6 +441,9 @@ def test_a_database_of_another_kind_is_told_and_no_more(server: Path, root: Any)
     )
     databases.close()
     assert [c.key for c in cells] == ["api", "cell1"] and {e.word for e in told} == {"unsupported"}
+    for ask in (databases.services, databases.instances, databases.count, databases.room, databases.flavors):
+        with pytest.raises(Unsupported, match="cell1"):
+            ask("cell1")
 
 
 def test_a_scan_tells_cells_records_and_instances(server: Path, root: Any) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from recell.adapters.nova_db import Database, Gateway
 from recell.adapters.ports import ServiceRow
-from recell.errors import BadInput, RecellError
+from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.cells_v1 import CellRecord, CellV1, Flavor, InstanceRow, Room
 from recell.model.deployment import NovaService
 from recell.model.urls import parse_url
@@ -86,7 +86,14 @@ class CellDatabases:
             self._file[new] = self._file.pop(old)
 
     def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
-        return self._own[cell].read(sql, args)
+        return self._database(cell).read(sql, args)
+
+    def _database(self, key: str) -> Database:
+        if key not in self._own:
+            raise Unsupported(
+                f"the database of cell {key} can't be opened", "See what is said of its URL, and correct that"
+            )
+        return self._own[key]
 
     def close(self) -> None:
         for database in (*self._own.values(), *self._api.values()):
@@ -116,7 +123,7 @@ class CellDatabases:
         )
 
     def services(self, key: str) -> tuple[ServiceRow, ...]:
-        there = self._columns(self._own[key], "services")
+        there = self._columns(self._database(key), "services")
         seen = "COALESCE(last_seen_up, created_at)" if "last_seen_up" in there else (
             "COALESCE(updated_at, created_at)")  # fmt: skip
         more = ", ".join(c if c in there else f"NULL AS {c}" for c in ("uuid", "version"))
@@ -160,7 +167,7 @@ class CellDatabases:
         return "instance_types", _flavors(rows)
 
     def room(self, key: str) -> tuple[Room, ...]:
-        if "host" in self._columns(self._own[key], "compute_nodes"):
+        if "host" in self._columns(self._database(key), "compute_nodes"):
             sql = "SELECT host, free_ram_mb, free_disk_gb FROM compute_nodes WHERE deleted = 0"
         else:
             sql = (
@@ -254,7 +261,7 @@ def find_cells(
         databases.rename(temporary, key)
         records: tuple[CellRecord, ...] = ()
         try:
-            records = tuple(r.shown() for r in databases.records(key)) if key in databases.keys else ()
+            records = tuple(r.shown() for r in databases.records(key))
         except RecellError as error:
             note(f"the neighbours of cell {key}", error)
         first = members[0]
