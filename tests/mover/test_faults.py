@@ -108,6 +108,49 @@ def test_a_server_restarts(own: Callable[..., Server], moves: Callable[..., Move
     _proven(move, source, target)
 
 
+def _tear(server: Server, table: str = "s3_images") -> None:
+    """It dies while it writes a transaction: the first half of one, as the binlog's end."""
+    end = server.sql("SHOW MASTER STATUS")[0]
+    server.sql(f"INSERT INTO {table} (uuid) SELECT REPEAT('t', 36) FROM seq_1_to_2000")
+    file = server.directory / "data" / end[0]
+    written = file.read_bytes()[end[1]:]
+    server.sql(f"DELETE FROM {table} WHERE uuid = REPEAT('t', 36)")
+    server.stop(signal.SIGKILL)
+    with file.open("ab") as log:
+        log.write(written[:len(written) // 2])
+    server.start()
+
+
+def test_a_transaction_that_a_dying_server_left_half_written(
+        own: Callable[..., Server], moves: Callable[..., Move]) -> None:
+    durable = ("--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1")
+    source, target = own(33, *durable), own(34, *durable)
+    fill(source, _SEED, 5)
+    move = moves(source, target)
+    move.prepare()
+    move.copy()
+    move.follow()
+    target.sql("CREATE DATABASE other", "CREATE TABLE other.t (id INT AUTO_INCREMENT PRIMARY KEY, uuid TEXT)",
+               database="")
+    for server, table in ((target, "other.t"), (source, "s3_images")):
+        _tear(server, table)
+        source.sql("UPDATE instances SET progress = progress + 1")
+        move.catch_up(60, lag_s=10)
+    _proven(move, source, target)
+
+
+def test_a_dying_server_that_may_have_kept_what_its_binlog_has_not(
+        own: Callable[..., Server], moves: Callable[..., Move], clouds: tuple[Server, Server]) -> None:
+    source, target = own(35, "--sync-binlog=0"), clouds[1]
+    fill(source, _SEED, 5)
+    move = moves(source, target)
+    move.prepare()
+    move.copy()
+    move.follow()
+    _tear(source)
+    _fails(move, BinlogLost, "truncated in the middle of event")
+
+
 def test_connections_are_cut(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> None:
     source, target = clouds
     fill(source, _SEED)

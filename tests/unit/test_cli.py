@@ -52,6 +52,14 @@ def test_steps_of_the_plan_are_completed(tmp_path: Path) -> None:
     assert complete.get_completions(["apply", "--dir", str(tmp_path / "none"), "--pause-before"], "") == []
 
 
+def test_status_names_every_step_before_the_first_apply(tmp_path: Path) -> None:
+    plan = plan_split(scan(build()), layout(), 0.0)
+    (tmp_path / "plan.json").write_bytes(dump_plan(plan))
+    said = CliRunner().invoke(main, ["status", "--dir", str(tmp_path)])
+    assert said.exit_code == 0 and said.stdout.startswith(f"{plan.kind} {plan.id}: new")
+    assert all(f"  {s.id} " in said.stdout for s in plan.steps) and "not begun" in said.stdout
+
+
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     found = [Diagnosis("a:b", "error", "ctl1", "it is [bold] wrong", "it matters", "mend it")]
     monkeypatch.setenv("FORCE_COLOR", "1")

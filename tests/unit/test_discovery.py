@@ -13,6 +13,7 @@ import pytest
 from recell.adapters.ports import FileStat, Finished, HostPort, ProcessInfo, UnitState
 from recell.discovery.services import config_paths, find_services, role_of
 from recell.discovery.writers import find_writers, from_options
+from recell.errors import BadInput
 
 CONF = b"""[DEFAULT]
 transport_url = rabbit://nova:pw@mq1:5672/
@@ -195,6 +196,14 @@ def test_containers_of_an_older_kolla_are_seen_and_not_controlled() -> None:
     broken = find_services(as_host(host), "ctl1").services
     assert [(s.unit, s.role, s.argv) for s in broken] == [("nova_api", "api", ())]
     assert find_services(as_host(Paper({})), "ctl1").services == (), "without kolla no engine is asked"
+
+
+def test_a_url_that_is_none_is_named_by_its_place_and_not_repeated() -> None:
+    host = Paper({"/etc/nova/nova.conf": b"[DEFAULT]\ntransport_url = nova:s3cret@mq1\n"},
+                 {"nova-conductor": ("/usr/bin/nova-conductor",)})  # fmt: skip
+    with pytest.raises(BadInput, match=r"ctl1, \[DEFAULT\] transport_url of nova-conductor") as refused:
+        find_services(as_host(host), "ctl1")
+    assert "s3cret" not in str(refused.value)
 
 
 def test_writers_are_found_without_their_arguments() -> None:

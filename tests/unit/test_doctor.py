@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -334,7 +335,6 @@ FAULTS: list[tuple[str, Plant, set[str]]] = [
         lambda f: replace(f, unknown=(Unknown("placement", "it is silent", ""),)),
         {"unknown:placement"},
     ),
-    ("cells v1", deployment(generation="v1"), {"unknown:cells-v1"}),
 ]
 
 
@@ -362,6 +362,55 @@ def test_a_template_that_all_fill_alike_is_a_note() -> None:
     assert {"mapping:template:cell1:transport_url", "mapping:template:cell1:database_connection"} < found(
         facts, "note"
     )
+
+
+def two_cells(f: Facts) -> Facts:
+    """The API level on mq4, cell1 on mq1, and a second cell with a broker and a database of its own, as well
+    as a host of the inventory that runs nothing of Nova."""
+    url, db = "rabbit://nova:***@mq7/", "mysql+pymysql://nova:***@db7/nova"
+    compute = next(s for s in f.deployment.services if s.role == "compute")
+    conductor = next(s for s in f.deployment.services if s.role == "conductor")
+    more = (replace(compute, host="cmp7", nova_host="cmp7", transport_url=url),
+            replace(conductor, host="ctl7", nova_host="ctl7", transport_url=url, database=db))
+    own = (record("cmp7", "nova-compute", CELL2), record("ctl7", "nova-conductor", CELL2))
+    web = replace(f.deployment.hosts[0], name="web", hostname="web", ips=("10.9.9.9",))
+    assert f.first.nodes and f.first.placement
+    return then(
+        CELL_ALONE,
+        second_cell(url, db),
+        deployment_more(services=more, records=own, hosts=(web,)),
+        homes({"z": {CELL2}}, {"z": CELL2}),
+        both(nodes=(*f.first.nodes, ComputeNode(CELL2, "node-cmp7", "cmp7", "cmp7.example"))),
+        providers(lambda ps: (*ps, Provider("node-cmp7", "cmp7.example", False, frozenset({"z"})))),
+        lambda g: replace(g, host_mappings={**(g.host_mappings or {}), "cmp7": (CELL2,)},
+                          bound={"mq1": frozenset({"scheduler_fanout"})},
+                          endpoints=(*g.endpoints, Endpoint(CELL2, "broker", "mq7:5672"))),
+    )(f)  # fmt: skip
+
+
+def deployment_more(**more: tuple[Any, ...]) -> Plant:
+    """A deployment with these behind those that it has."""
+    return lambda f: deployment(**{k: (*getattr(f.deployment, k), *v) for k, v in more.items()})(f)
+
+
+@pytest.mark.parametrize(
+    ("plant", "expected"),
+    [
+        (lambda f: f, set()),
+        (homes({"x": {CELL2}}, {"x": CELL1}), {"instances:elsewhere:x"}),
+        (homes({"x": {CELL1, CELL2}}, {"x": CELL2}), {"instances:doubled:x"}),
+        (homes({"x": {CELL2}}), {"instances:unmapped:cell2"}),
+        (records(record("cmp1", "nova-compute", CELL2)), {"hosts:doubled:cmp1"}),
+        (
+            lambda f: replace(f, endpoints=(Endpoint(CELL2, "database", "db7:3306", "silent"),)),
+            {"mapping:unreachable:cell2:database:db7:3306"},
+        ),
+        (lambda f: replace(f, mapping_times=(*f.mapping_times, MappingTimes(CELL2, 9e9))),
+         {f"mapping:cached:{h}:nova-{r}" for h in ("ctl1", "ctl2") for r in ("api", "scheduler")}),
+    ],
+)  # fmt: skip
+def test_two_cells_and_a_host_without_nova(plant: Plant, expected: set[str]) -> None:
+    assert found(plant(two_cells(healthy()))) == expected
 
 
 def test_the_spare_queue_makes_instance_tracking_harmless() -> None:
@@ -446,7 +495,7 @@ def test_every_instance_is_well_or_in_one_class(
 
 
 def test_what_is_said_when_something_does_not_answer() -> None:
-    from recell.discovery.health import Notes
+    from recell.discovery.looking import Notes
 
     notes = Notes()
 

@@ -17,7 +17,8 @@ from recell.adapters.ports import FileStat, Finished, ProcessInfo, QueueInfo, Un
 from recell.cli import doctor as command
 from recell.cli.main import main
 from recell.discovery import health
-from recell.errors import Unreachable
+from recell.discovery.looking import Notes
+from recell.errors import Unreachable, Unsupported
 from recell.model.deployment import Deployment
 from recell.model.health import Placement, Provider
 from tests.sim.cloud import NOVA_CONF, build, scan
@@ -123,8 +124,8 @@ def world(nova: NovaDatabases, root: Any, monkeypatch: pytest.MonkeyPatch) -> Pa
     return PaperWorld(deployment, nova)
 
 
-def look(world: PaperWorld) -> tuple[Any, health.Notes]:
-    notes = health.Notes()
+def look(world: PaperWorld) -> tuple[Any, Notes]:
+    notes = Notes()
     return health.look_at(world, world.deployment, notes, 10.0), notes  # type: ignore[arg-type]
 
 
@@ -196,6 +197,27 @@ def test_exit_codes_and_what_is_printed(
     said = run(world, monkeypatch, tmp_path)
     assert said.exit_code == 21 and "UNKNOWN unknown:nova-status" in said.stdout
     assert "could not be made" in said.stderr
+
+
+def test_when_nothing_can_be_compared_the_silent_are_still_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def alone(hosts: Any, at: float, trouble: Any) -> Deployment:
+        trouble("host ctl1", Unreachable("ctl1 does not answer by SSH", "Start it"))
+        raise Unsupported("no host of the inventory runs a Nova service", "Name the controllers in it")
+
+    monkeypatch.setattr(command, "scan", alone)
+    inventory = tmp_path / "hosts.ini"
+    inventory.write_text("ctl1\nweb1\n")
+    said = CliRunner().invoke(main, ["doctor", "--inventory", str(inventory)])
+    assert said.exit_code == 6 and "UNKNOWN unknown:host ctl1" in said.stdout and "Start it" in said.stdout
+    said = CliRunner().invoke(main, ["doctor", "--inventory", str(inventory), "--json"])
+    content = json.loads(said.stdout)
+    assert [f["id"] for f in content["findings"]] == ["unknown:host ctl1"]
+    assert content["counts"]["unknown"] == 1
+    monkeypatch.setattr(command, "scan", lambda hosts, at, trouble: alone(hosts, at, lambda *_: None))
+    said = CliRunner().invoke(main, ["doctor", "--inventory", str(inventory)])
+    assert said.exit_code == 6 and said.stdout == ""
 
 
 def test_without_hosts_it_says_how_to_name_them(tmp_path: Path) -> None:

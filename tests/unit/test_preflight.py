@@ -209,3 +209,8 @@ def test_what_can_not_be_planned_is_refused_in_one_sentence(
         plan_split(plant(healthy()), layout(text), 0.0)
     assert says in error.value.sentence and error.value.remedy
     assert any(v.id == f"plan:{kind.word}" for v in check(plant(healthy()), layout(text)))
+
+
+def test_cells_v1_are_refused_in_words() -> None:
+    with pytest.raises(Unsupported, match="cells v1"):
+        plan_split(replace(healthy(), generation="v1"), layout(), 0.0)

@@ -5,14 +5,17 @@ The files are on other hosts; what oslo.config's own parser makes of their text 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from oslo_config import iniparser
 
 from recell.errors import BadInput
+from recell.model.urls import Endpoint, Url
 
 _ENVIRONMENT = "OS_"
+_RABBIT = ("oslo_messaging_rabbit", "DEFAULT")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,39 @@ def parse_config(
             known = merged.setdefault(_group(group), {})
             known[option.lower()] = (value,)
     return Config(merged)
+
+
+def transport_url_of(config: Config) -> str:
+    """The RPC transport URL, written out of ``rabbit_*`` options where an old release has only those.
+
+    "" when neither is set, or ``rpc_backend`` is another one than RabbitMQ. Holds the password.
+    """
+    url = config.get("DEFAULT", "transport_url")
+    backend = config.get("DEFAULT", "rpc_backend", "rabbit")
+    if url or not ("rabbit" in backend or "kombu" in backend):
+        return url
+
+    def old(option: str, default: str = "") -> str:
+        return next((config.get(g, option) for g in _RABBIT if config.has(g, option)), default)
+
+    if not any(old(f"rabbit_{o}") for o in ("host", "hosts", "userid", "password", "virtual_host")):
+        return ""
+    port = old("rabbit_port", "5672")
+    nodes = old("rabbit_hosts") or f"{old('rabbit_host', 'localhost')}:{port}"
+    endpoints = []
+    for node in filter(None, (n.strip() for n in nodes.split(","))):
+        host, _, own = node.rpartition(":") if re.search(r"[^:]:\d+\Z", node) else (node, "", port)
+        if own.isdigit():
+            name = host.strip("[]")
+            account = (old("rabbit_userid", "guest"), old("rabbit_password", "guest"))
+            endpoints.append(Endpoint(name, int(own), *account))
+    vhost = old("rabbit_virtual_host", "/")
+    return Url("rabbit", tuple(endpoints), "" if vhost == "/" else vhost).text()
+
+
+def database_url_of(config: Config) -> str:
+    """Nova's (cell) database, also under the names that releases before Icehouse gave the option."""
+    return config.get("database", "connection") or config.get("DEFAULT", "sql_connection")
 
 
 def _group(name: str) -> str:

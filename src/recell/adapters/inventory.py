@@ -76,7 +76,7 @@ def parse_inventory(
     else:
         _read_ini(text, tree)
     if not tree.hosts:
-        raise BadInput(f"{where} names no host", _REMEDY)
+        raise BadInput(f"{where} names no host", "Write the hosts into it, one a line, or name another")
     found = []
     for name in tree.hosts:
         variables = _variables(tree, name)
@@ -273,7 +273,8 @@ def _address(name: str, variables: Mapping[str, str], where: str) -> Address:
 
     connection = value("ansible_connection")
     if connection not in ("", "ssh", "smart", "paramiko", "openssh"):
-        raise BadInput(f"{where}: {name} is reached by {connection}, not by SSH", _REMEDY)
+        raise BadInput(f"{where}: {name} is reached by {connection}, not by SSH",
+                       "recell needs SSH: correct ansible_connection, or leave the host out")
     port = value("ansible_port", "ansible_ssh_port") or "22"
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise BadInput(f"{where}: the port of {name} is not a port number", _REMEDY)

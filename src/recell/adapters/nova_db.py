@@ -61,10 +61,10 @@ class Database:
 
     def __init__(self, via: Gateway, url: Url) -> None:
         if url.scheme.partition("+")[0] not in ("mysql", "mariadb"):
-            raise Unsupported(f"a database URL begins with {url.scheme}",
+            raise Unsupported(f"a database URL that Nova uses on {via.name} begins with {url.scheme}",
                               "recell handles MySQL and MariaDB")
         if not url.endpoints or not url.endpoints[0].host or not url.path:
-            raise Unsupported("a database URL names no host or no database",
+            raise Unsupported(f"a database URL that Nova uses on {via.name} names no host or no database",
                               "Write it as mysql+pymysql://user:password@host/database")
         self._via = via
         self._url = url

@@ -71,7 +71,8 @@ class HaproxySocket:
     ) -> None:
         for name in (backend, server):
             if not name or any(c in name for c in "/; \n\\"):
-                raise BadInput(f"{name!r} is no name of an HAProxy backend or server")
+                raise BadInput(f"{name!r} is no name of an HAProxy backend or server",
+                               "Rename it in HAProxy's configuration, then scan and plan again")
         answer = self._host.unix_run(
             self._path(), f"set server {backend}/{server} state {state}\n".encode()
         ).decode("utf-8", "replace").strip()

@@ -265,7 +265,8 @@ class SshHost:
             return Unsupported(f"{path} on {where} can't be handled: {text}",
                                "Make it a plain file")
         if refusal.kind == "bad":
-            return BadInput(f"{_doing(what)} on {where} is malformed: {text}")
+            return BadInput(f"{_doing(what)} on {where} is malformed: {text}",
+                            "Make the plan again with this recell: recell scan, recell plan")
         if refusal.kind == "timeout":
             kind = StepFailed if changing else Unreachable
             return kind(f"{text} on {where}", "Look at the load and the logs of that host")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
-from recell.adapters.conf import Config, parse_config
+from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import HostPort
@@ -48,11 +48,14 @@ def service_config(host: HostPort, service: NovaService) -> Config:
 
 def service_secrets(host: HostPort, service: NovaService) -> Secrets:
     """Where a service connects to, read from its configuration now."""
-    config = service_config(host, service)
+    return secrets_of(service_config(host, service))
+
+
+def secrets_of(config: Config) -> Secrets:
     return Secrets(
-        transport_url=config.get("DEFAULT", "transport_url"),
+        transport_url=transport_url_of(config),
         notification_url=config.get("oslo_messaging_notifications", "transport_url"),
-        database=config.get("database", "connection"),
+        database=database_url_of(config),
         api_database=config.get("api_database", "connection"),
     )
 

@@ -20,7 +20,15 @@ from recell.preflight import check
 @options
 @click.option("--offline", is_flag=True, help="Look at the files only; reach no host.")
 def command(directory: Path, as_json: bool, offline: bool) -> None:
-    """Name every reason not to begin, at once, each with its remedy. Changes nothing."""
+    """Name every reason not to begin, at once, each with its remedy. Changes nothing.
+
+    What stops may be acknowledged in layout.yaml where it says so; the rest has to be mended. Afterwards
+    scan and plan again: a plan is made for one state of the deployment.
+
+    \b
+    Exit code: 0  nothing stops (warnings do not count)
+               7  something does
+    """
     desk = Desk(directory)
     deployment, layout = desk.deployment(), desk.layout()
     plan = desk.plan() if desk.plan_path.exists() else None

@@ -13,7 +13,7 @@ from recell.errors import BadInput, RecellError
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion")
+@click.command("completion", short_help="Teach a shell to complete recell's words.")
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 def command(shell: str) -> None:
     """Print what teaches a shell to complete recell's commands, options and, after --pause-before, the

@@ -15,16 +15,17 @@ from recell.adapters.inventory import read_inventory
 from recell.cli.desk import Desk, options, world_of
 from recell.cli.output import console
 from recell.discovery import scan
-from recell.discovery.health import BETWEEN_LOOKS_S, Notes, look_at
-from recell.doctor import examine
-from recell.errors import Ailing, BadInput, Unchecked
-from recell.model.deployment import Address
+from recell.discovery.health import BETWEEN_LOOKS_S, look_at
+from recell.discovery.looking import Notes
+from recell.doctor import examine, unanswered
+from recell.errors import Ailing, BadInput, RecellError, Unchecked
+from recell.model.deployment import Address, Deployment
 from recell.model.health import SEVERITIES, Diagnosis
 
 _STYLES = {"error": "bold red", "unknown": "magenta", "warning": "yellow", "note": "dim"}
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what ails a cloud, cells in mind; changes nothing.")
 @options
 @click.option(
     "--inventory",
@@ -43,6 +44,9 @@ _STYLES = {"error": "bold red", "unknown": "magenta", "warning": "yellow", "note
 def command(directory: Path, as_json: bool, inventory: Path | None, between_s: float) -> None:
     """Look at a cloud's health with cells in mind. Changes nothing, needs no layout and no plan.
 
+    For cells v2, and for cells v1 (Juno to Stein). The inventory may name hosts that run nothing of Nova;
+    one that does not answer is said, and the others are looked at.
+
     Each finding says what, where, why it matters and how to mend it. Errors fail today or at their next
     use; warnings work and are not as they should be; notes are worth knowing; what could not be checked
     is said as unknown.
@@ -59,22 +63,34 @@ def command(directory: Path, as_json: bool, inventory: Path | None, between_s: f
     """
     hosts = _hosts(Desk(directory), inventory)
     notes = Notes()
-    deployment = scan(hosts, time.time(), notes.add)
-    with world_of(deployment) as world:
-        facts = look_at(world, deployment, notes, between_s)
+    deployment: Deployment | None = None
+    try:
+        deployment = scan(hosts, time.time(), notes.add)
+        with world_of(deployment) as world:
+            facts = look_at(world, deployment, notes, between_s)
+    except RecellError:
+        # Nothing to compare, then; what was silent before may well be why.
+        if notes.found:
+            _print(unanswered(notes.found), deployment, as_json)
+        raise
     found = examine(facts)
-    if as_json:
-        counts = Counter(d.severity for d in found)
-        content = {
-            "nova": deployment.nova_version,
-            "hosts": len(deployment.hosts),
-            "counts": {s: counts[s] for s in SEVERITIES},
-            "findings": [asdict(d) for d in found],
-        }
-        click.echo(json.dumps(content, indent=1))
-    else:
-        show(found)
+    _print(found, deployment, as_json)
     judge(found)
+
+
+def _print(found: Sequence[Diagnosis], deployment: Deployment | None, as_json: bool) -> None:
+    if not as_json:
+        show(found)
+        return
+    counts = Counter(d.severity for d in found)
+    content = {
+        "nova": deployment.nova_version if deployment else "",
+        "cells": deployment.generation if deployment else "",
+        "hosts": len(deployment.hosts) if deployment else 0,
+        "counts": {s: counts[s] for s in SEVERITIES},
+        "findings": [asdict(d) for d in found],
+    }
+    click.echo(json.dumps(content, indent=1))
 
 
 def _hosts(desk: Desk, inventory: Path | None) -> Sequence[tuple[str, Address]]:

@@ -11,7 +11,7 @@ from recell.cli.desk import Desk, options
 from recell.planning.export import TOOLS, Tool, export
 
 
-@click.command("export")
+@click.command("export", short_help="Write what Ansible or Puppet must learn to keep it.")
 @options
 @click.option(
     "--to", "tool", type=click.Choice(TOOLS), required=True, help="The tool that manages the hosts."

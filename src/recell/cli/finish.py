@@ -12,11 +12,18 @@ from recell.errors import Locked
 from recell.journal import position
 
 
-@click.command("finish")
+@click.command("finish", short_help="Close the way back and let the hosts go.")
 @options
-@click.confirmation_option(prompt="The way back ends here: old values are removed from the hosts. Finish?")
+@click.confirmation_option(
+    prompt="The way back ends here: old values are removed from the hosts. Finish?",
+    help="Finish without being asked.",
+)
 def command(directory: Path, as_json: bool) -> None:
-    """Close the way back: remove the old values that were kept on the hosts, and let the hosts go."""
+    """Close the way back: remove the old values that were kept on the hosts, and let the hosts go.
+
+    There is no undo afterwards. Before it, export what your tools must learn (recell export), and let some
+    days pass.
+    """
     desk = Desk(directory)
     plan = desk.plan()
     journal = desk.journal()

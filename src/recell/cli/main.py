@@ -69,7 +69,7 @@ def main() -> None:
 
     \b
     The operator's way; each arrow is a file that you can read:
-      recell doctor --inventory FILE     what ails the cloud today; changes nothing, ever
+      recell doctor --inventory FILE     what ails the cloud today (cells v2 and v1); changes nothing
       recell scan --inventory FILE   ->  deployment.json   what runs today
       (you write)                        layout.yaml       the cells you want
       recell plan                    ->  plan.json         every step and its way back

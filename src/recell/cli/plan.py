@@ -13,13 +13,18 @@ from recell.model.plan import Plan, PlanStep, dump_plan
 from recell.planning.split import plan_split
 
 
-@click.command("plan")
+@click.command("plan", short_help="Make plan.json out of deployment.json and layout.yaml.")
 @options
 @click.option("--example", is_flag=True, help="Print a layout.yaml to begin with, and stop.")
 def command(directory: Path, as_json: bool, example: bool) -> None:
     """Make plan.json out of deployment.json and layout.yaml, and print it in words.
 
     For every step: what, where, what users notice, how it is undone, until when. Nothing is touched.
+
+    \b
+    Examples:
+      recell plan --example > layout.yaml     the cells you want; edit it
+      recell plan
     """
     if example:
         click.echo(EXAMPLE, nl=False)

@@ -15,7 +15,7 @@ from recell.probe.record import read_requests
 from recell.report.write import document, write_report
 
 
-@click.command("report")
+@click.command("report", short_help="Measure what became of it: report.json and report.html.")
 @options
 @click.option(
     "--requests",
@@ -26,7 +26,8 @@ from recell.report.write import document, write_report
 def command(directory: Path, as_json: bool, requests: Path | None, of: str | None) -> None:
     """Measure what became of everything and write report.json and report.html.
 
-    An undo's report goes into undo/ beside them. Read-only on the cloud.
+    An undo's report goes into undo/ beside them. Read-only on the cloud. Open report.html in a browser, or
+    attach it to the change's ticket: it is one file and needs no network.
     """
     desk = Desk(directory)
     plan = desk.plan()

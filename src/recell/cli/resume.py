@@ -11,7 +11,7 @@ from recell.cli.desk import Desk, lost_option, options, refuse_if, standing
 from recell.errors import BadInput
 
 
-@click.command("resume")
+@click.command("resume", short_help="Go on where an apply or an undo stopped or was killed.")
 @options
 @lost_option
 @click.option(
@@ -26,6 +26,11 @@ def command(directory: Path, as_json: bool, lost: tuple[str, ...], pause_before:
 
     A step without an outcome is looked at first: not done, done, partial; or unknown, then recell
     stops and says what to look at.
+
+    \b
+    Examples:
+      recell resume
+      recell resume --pause-before ctl2/drain
     """
     desk = Desk(directory)
     plan = desk.plan()

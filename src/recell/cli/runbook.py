@@ -14,7 +14,7 @@ from recell.model.plan import Plan
 from recell.planning.runbook import SQL, Hand, back, forth
 
 
-@click.command("runbook")
+@click.command("runbook", short_help="Print the way back by hand, should recell not be there.")
 @options
 @click.option("--forth", "also_forth", is_flag=True, help="The way forth as well.")
 def command(directory: Path, as_json: bool, also_forth: bool) -> None:

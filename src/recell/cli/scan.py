@@ -10,10 +10,11 @@ import click
 from recell.adapters.inventory import read_inventory
 from recell.cli.desk import Desk, options
 from recell.discovery import scan
+from recell.model.cells_v1 import path_of
 from recell.model.deployment import Deployment, dump_deployment
 
 
-@click.command("scan")
+@click.command("scan", short_help="Discover what runs and write it to deployment.json.")
 @options
 @click.option(
     "--inventory",
@@ -22,7 +23,17 @@ from recell.model.deployment import Deployment, dump_deployment
     help="Ansible inventory (INI or YAML) that names every host of the deployment.",
 )
 def command(directory: Path, as_json: bool, inventory: Path) -> None:
-    """Discover what runs and write it to deployment.json. Changes nothing, keeps no secret."""
+    """Discover what runs and write it to deployment.json. Changes nothing, keeps no secret.
+
+    Hosts are reached by SSH with your own keys and the inventory's addresses and users; they need Python
+    3.6. Name all that Nova hangs on: controllers, computes, the hosts of RabbitMQ and HAProxy. Hosts that
+    run none of it do no harm. A host that does not answer ends the scan (recell doctor goes on without).
+
+    \b
+    Examples:
+      recell scan --inventory hosts.ini
+      recell scan --inventory hosts.ini --dir ~/conversion
+    """
     desk = Desk(directory)
     deployment = scan(read_inventory(inventory), time.time())
     desk.save(desk.deployment_path, dump_deployment(deployment))
@@ -31,7 +42,10 @@ def command(directory: Path, as_json: bool, inventory: Path) -> None:
 
 def text(d: Deployment) -> str:
     """A deployment in words."""
-    lines = [f"Nova {d.nova_version}, {len(d.hosts)} hosts, {sum(d.instances.values())} instances"]
+    # Cells v1 have each instance twice: the API cell's rows are those that users see.
+    tops = {c.key for c in d.cells if c.cell_type == "api"}
+    instances = sum(n for cell, n in d.instances.items() if not tops or cell in tops)
+    lines = [f"Nova {d.nova_version}, {len(d.hosts)} hosts, {instances} instances"]
     for role in dict.fromkeys(s.role for s in d.services):
         hosts = [s.host + ("" if s.active else " (down)") for s in d.role(role)]
         lines.append(f"  {role:<12} {', '.join(hosts)}")
@@ -42,6 +56,9 @@ def text(d: Deployment) -> str:
             f"  cell         {m.name or m.uuid}{' (a template)' if m.templated else ''}:"
             f" {m.transport_resolved}  {m.database_resolved}"
         )
+    for c in d.cells:
+        path = path_of(d.cells, c.key)
+        lines.append(f"  cell (v1)    {path} ({c.cell_type}): {c.transport_url}  {c.server}")
     for p in d.proxies:
         if p.unit:
             lines.append(f"  proxy        {p.proxy} {p.backend}/{p.server} -> {p.host} {p.unit}: {p.state}")

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from recell.cli.desk import OPERATOR, Desk, options
-from recell.journal import position
+from recell.journal import Entry, position
+from recell.model.plan import Plan
 
 
-@click.command("status")
+@click.command("status", short_help="Say where a conversion stands; reaches no host.")
 @options
 def command(directory: Path, as_json: bool) -> None:
-    """Where a conversion stands, out of plan.json and the journal. Reaches no host."""
+    """Where a conversion stands, out of plan.json and the journal. Reaches no host.
+
+    Can be asked at any time, also while another recell is at work. Lists every step with its id, which is
+    what --pause-before takes.
+    """
     desk = Desk(directory)
     plan = desk.plan()
     if not desk.journal_path.exists():
-        state: dict[str, Any] = {"position": "new", "steps": [], "runs": []}
+        state: dict[str, Any] = {"position": "new", "steps": _steps(plan, {}), "runs": []}
     else:
         journal = desk.journal(read_only=True)
         journal.belongs_to(plan.digest)
@@ -28,19 +34,7 @@ def command(directory: Path, as_json: bool) -> None:
         state = {
             "position": position(plan, journal),
             "backup": journal.recall(OPERATOR, "backup"),
-            "steps": [
-                {
-                    "id": s.id,
-                    "title": s.title,
-                    "where": s.where,
-                    "direction": e.direction if e else None,
-                    "phase": e.phase if e else None,
-                    "at": e.at if e else None,
-                    "detail": e.detail if e else {},
-                }
-                for s in plan.steps
-                for e in [entries[s.id]]
-            ],
+            "steps": _steps(plan, entries),
             "runs": [
                 {
                     "verb": r.verb,
@@ -68,3 +62,20 @@ def command(directory: Path, as_json: bool) -> None:
             f"  run: recell {run['verb']} by pid {run['pid']} on {run['machine']}:"
             f" {run['outcome'] or 'no end written (running, or killed)'}"
         )
+
+
+def _steps(plan: Plan, entries: Mapping[str, Entry | None]) -> list[dict[str, Any]]:
+    """Every step with the newest word on it."""
+    return [
+        {
+            "id": s.id,
+            "title": s.title,
+            "where": s.where,
+            "direction": e.direction if e else None,
+            "phase": e.phase if e else None,
+            "at": e.at if e else None,
+            "detail": e.detail if e else {},
+        }
+        for s in plan.steps
+        for e in [entries.get(s.id)]
+    ]

@@ -27,7 +27,7 @@ _AGAIN = (
 )
 
 
-@click.command("takeover")
+@click.command("takeover", short_help="Go on from another machine; the first one is fenced.")
 @options
 def command(directory: Path, as_json: bool) -> None:
     """Go on from another machine: this copy of the files takes over, the first machine is fenced.

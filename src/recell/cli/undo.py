@@ -13,14 +13,20 @@ from recell.errors import BadInput, Unreachable
 from recell.model.plan import Plan
 
 
-@click.command("undo")
+@click.command("undo", short_help="Go back to the former deployment while users keep working.")
 @options
 @lost_option
 @click.option("--no-measure", is_flag=True, help="Take no snapshots of guests and rows for the report.")
 def command(directory: Path, as_json: bool, lost: tuple[str, ...], no_measure: bool) -> None:
     """Go back to the former deployment, last step first, while users keep working.
 
-    From the middle of an apply as well as after its success, until `recell finish`.
+    From the middle of an apply as well as after its success, until `recell finish`. Interrupted, it goes on
+    with: recell resume.
+
+    \b
+    Examples:
+      recell undo
+      recell undo --lost mq4                  the new broker burnt down
     """
     desk = Desk(directory)
     plan = desk.plan()

@@ -16,11 +16,16 @@ from recell.preflight import consistency
 from recell.steps import Context, bind
 
 
-@click.command("verify")
+@click.command("verify", short_help="Prove, read-only, that all is as the journal says.")
 @options
 def command(directory: Path, as_json: bool) -> None:
     """Prove, read-only, that the deployment is what the journal says: each file, unit, mapping and
-    record; every instance mapped to the cell that holds it; placement without orphans."""
+    record; every instance mapped to the cell that holds it; placement without orphans.
+
+    \b
+    Exit code: 0   every proof holds
+               12  one does not; it is said which
+    """
     desk = Desk(directory)
     plan = desk.plan()
     journal = desk.journal(read_only=True)
@@ -58,7 +63,8 @@ def command(directory: Path, as_json: bool) -> None:
             click.echo(f"BAD  {line}")
     if wrong:
         raise VerifyFailed(
-            f"{len(wrong)} of {len(wrong) + len(proofs)} proofs do not hold", "Look at each of them"
+            f"{len(wrong)} of {len(wrong) + len(proofs)} proofs do not hold",
+            "Each says above what it found: mend that, then ask again",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -12,7 +11,8 @@ from recell.adapters.placement import PlacementApi
 from recell.adapters.ssh import SshHost
 from recell.adapters.world import RealWorld, service_config
 from recell.discovery import rows
-from recell.discovery.scan import nova_version
+from recell.discovery.health_v1 import look_at_v1
+from recell.discovery.looking import Notes, bound_of, packages_of, queues_of, running_of
 from recell.errors import RecellError
 from recell.model.deployment import Deployment, NovaService
 from recell.model.health import (
@@ -22,40 +22,12 @@ from recell.model.health import (
     Facts,
     Moving,
     Placement,
-    QueueFacts,
-    Running,
-    Unknown,
 )
 from recell.model.urls import is_template, parse_url
 
 P = ParamSpec("P")
 T = TypeVar("T")
 BETWEEN_LOOKS_S = 10.0
-
-
-class Notes:
-    """Areas that could not be looked at, each once. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: dict[str, Unknown] = {}
-
-    def add(self, area: str, error: RecellError) -> None:
-        with self._lock:
-            self._found.setdefault(area, Unknown(area, error.sentence, error.remedy))
-
-    def ask(self, area: str, question: Callable[P, T], *args: P.args, **more: P.kwargs) -> T | None:
-        """The answer, or None and a note."""
-        try:
-            return question(*args, **more)
-        except RecellError as error:
-            self.add(area, error)
-            return None
-
-    @property
-    def found(self) -> tuple[Unknown, ...]:
-        with self._lock:
-            return tuple(self._found[a] for a in sorted(self._found))
 
 
 def look_at(
@@ -65,14 +37,16 @@ def look_at(
 
     :raises Unreachable, Denied: the API database, without which nothing can be compared.
     """
+    if deployment.generation == "v1":
+        return look_at_v1(world, deployment, notes, between_s)
     nova = world.nova()
     ahead = nova.now() - world.clock()
     first = _moving(world, deployment, notes)
     began = world.clock()
     with ThreadPoolExecutor(4) as pool:
-        packages = pool.submit(_packages, world, deployment, notes)
-        running = pool.submit(_running, world, deployment, notes)
-        bound = pool.submit(_bound, world, deployment, notes)
+        packages = pool.submit(packages_of, world, deployment, notes)
+        running = pool.submit(running_of, world, deployment, notes)
+        bound = pool.submit(bound_of, world, deployment, notes)
         endpoints = pool.submit(_endpoints, world, deployment, notes)
         upgrade = pool.submit(_upgrade_check, world, deployment, notes)
         mapped = notes.ask("host mappings", rows.read_host_mappings, nova)
@@ -101,7 +75,7 @@ def look_at(
 def _moving(world: RealWorld, deployment: Deployment, notes: Notes) -> Moving:
     nova = world.nova()
     with ThreadPoolExecutor(2) as pool:
-        queues = pool.submit(_queues, world, deployment, notes)
+        queues = pool.submit(queues_of, world, deployment, notes)
         # Allocations before rows: an instance that is deleted in between is then no orphan twice.
         nodes = notes.ask("compute nodes", rows.read_nodes, nova, notes.add)
         placement = notes.ask("placement", _placement, world, deployment, nodes or ())
@@ -134,34 +108,6 @@ def _placement(world: RealWorld, deployment: Deployment, nodes: tuple[ComputeNod
         api.close()
 
 
-def _queues(world: RealWorld, deployment: Deployment, notes: Notes) -> tuple[QueueFacts, ...]:
-    def of(place: tuple[str, str]) -> list[QueueFacts]:
-        broker, vhost = place
-        found = notes.ask(f"queues of {broker} {vhost}", world.broker(broker).queues, vhost)
-        return [
-            QueueFacts(broker, vhost, q.name, q.messages_ready + q.messages_unacknowledged, q.consumers)
-            for q in found or ()
-        ]
-
-    places = [(b.name, v) for b in deployment.brokers for v in b.vhosts]
-    with ThreadPoolExecutor(2) as pool:
-        return tuple(q for listed in pool.map(of, places) for q in listed)
-
-
-def _bound(world: RealWorld, deployment: Deployment, notes: Notes) -> dict[str, frozenset[str]]:
-    out: dict[str, frozenset[str]] = {}
-    for b in deployment.brokers:
-        found: set[str] = set()
-        for vhost in b.vhosts:
-            bindings = notes.ask(f"bindings of {b.name} {vhost}", world.broker(b.name).bindings, vhost)
-            if bindings is None:
-                break
-            found |= {exchange for exchange, _ in bindings}
-        else:
-            out[b.name] = frozenset(found)
-    return out
-
-
 def _databases(world: RealWorld, deployment: Deployment, notes: Notes) -> tuple[DatabaseFacts, ...]:
     nova = world.nova()
     api = _first_api(deployment)
@@ -180,36 +126,6 @@ def _server(shown: str) -> str:
     url = parse_url(shown)
     first = url.endpoints[0] if url.endpoints else None
     return f"{first.host}:{first.port or 3306}/{url.path}" if first else "unknown"
-
-
-def _running(world: RealWorld, deployment: Deployment, notes: Notes) -> tuple[Running, ...]:
-    out = []
-    for name in dict.fromkeys(s.host for s in deployment.services):
-        processes = notes.ask(f"processes of {name}", world.host(name).processes)
-        argv = {p.pid: p.argv for p in processes or ()}
-        out += [
-            Running(name, s.unit, argv[s.main_pid])
-            for s in deployment.services
-            if s.host == name and s.main_pid in argv
-        ]
-    return tuple(out)
-
-
-def _packages(world: RealWorld, deployment: Deployment, notes: Notes) -> dict[str, str]:
-    """Asked of nova-manage's Python where there is one, else of a service's own program."""
-    programs: dict[str, str] = {}
-    for s in deployment.services:
-        own = next((w for w in s.argv if w.startswith("/") and "nova-" in w.rpartition("/")[2]), "")
-        programs.setdefault(s.host, deployment.host(s.host).nova_manage or own)
-    wanted = [(host, program) for host, program in programs.items() if program]
-
-    def of(item: tuple[str, str]) -> str | None:
-        prefix = deployment.host(item[0]).nova_prefix
-        return notes.ask(f"version on {item[0]}", nova_version, world.host(item[0]), item[1], prefix)
-
-    with ThreadPoolExecutor(4) as pool:
-        versions = list(pool.map(of, wanted))
-    return {host: v for (host, _), v in zip(wanted, versions, strict=True) if v}
 
 
 def _endpoints(world: RealWorld, deployment: Deployment, notes: Notes) -> tuple[Endpoint, ...]:

@@ -6,8 +6,8 @@ raised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 from recell.adapters.ports import NovaPort
 from recell.errors import RecellError
@@ -15,6 +15,12 @@ from recell.model.health import ComputeNode, DatabaseFacts, Guest, Homes, Mappin
 
 Trouble = Callable[[str, RecellError], None]
 """(area, error)"""
+
+class Asked(Protocol):
+    """What answers read-only statements, by cell."""
+
+    def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]: ...
+
 
 ENDED = ("completed", "confirmed", "reverted", "failed", "error", "cancelled")
 """Migration states in which a migration holds no allocation any more; a resize that is "finished" still
@@ -141,15 +147,7 @@ def read_mapping_times(nova: NovaPort, ahead_s: float) -> tuple[MappingTimes, ..
 
 def read_database(nova: NovaPort, cell: str, name: str, server: str) -> DatabaseFacts:
     """Of the API database (``cell`` "") or a cell's."""
-    marks = ", ".join(["%s"] * len(_VARIABLES))
-    variables = {
-        str(r["Variable_name"]): str(r["Value"])
-        for sql, args in (
-            (f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({marks})", _VARIABLES),
-            ("SHOW GLOBAL STATUS WHERE Variable_name = %s", ("Max_used_connections",)),
-        )
-        for r in nova.query(cell, sql, args)
-    }
+    variables = read_variables(nova, cell)
     schema = _first(nova, cell, "SELECT version_num AS n FROM alembic_version")
     unmigrated: dict[str, int] = {}
     for migration, sql in (_UNMIGRATED_CELL if cell else _UNMIGRATED_API).items():
@@ -157,6 +155,19 @@ def read_database(nova: NovaPort, cell: str, name: str, server: str) -> Database
         if rows:
             unmigrated[migration] = rows
     return DatabaseFacts(name, server, schema, variables, unmigrated)
+
+
+def read_variables(nova: Asked, cell: str) -> dict[str, str]:
+    """Of the server that a cell's database is on."""
+    marks = ", ".join(["%s"] * len(_VARIABLES))
+    return {
+        str(r["Variable_name"]): str(r["Value"])
+        for sql, args in (
+            (f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({marks})", _VARIABLES),
+            ("SHOW GLOBAL STATUS WHERE Variable_name = %s", ("Max_used_connections",)),
+        )
+        for r in nova.query(cell, sql, args)
+    }
 
 
 def _first(nova: NovaPort, cell: str, sql: str) -> str:

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
@@ -19,9 +19,12 @@ from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort, RawMapping
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
+from recell.adapters.world import Secrets, secrets_of
+from recell.discovery.cells_v1 import find_cells, is_v1
 from recell.discovery.services import Found, find_services
 from recell.discovery.writers import find_writers, from_options
 from recell.errors import RecellError, Unsupported
+from recell.model.cells_v1 import CellV1
 from recell.model.deployment import (
     Address,
     Broker,
@@ -183,10 +186,59 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
     services = tuple(s for one in seen for s in one.found.services)
     if not services:
         raise Unsupported(
-            "no host of the inventory runs a Nova service", "Name the controllers and computes in it"
+            "no host of the inventory runs a Nova service",
+            "Name the controllers and computes in it; only services that are systemd units are seen",
         )
     ports = _clusters(hosts, seen, note)
     brokers = tuple(b for b, _ in ports)
+    generation = "v1" if is_v1(services) else "v2"
+    told = (_v1 if generation == "v1" else _v2)(hosts, seen, services, note)
+    clients = _unless(note, "clients of the brokers", _clients, ports, seen) or ()
+    proxies = tuple(
+        p
+        for one in seen
+        if one.has_haproxy
+        for p in _unless(
+            note,
+            f"HAProxy on {one.facts.name}",
+            _proxied,
+            hosts[one.facts.name],
+            seen,
+        )
+        or ()
+    )
+    return Deployment(
+        format=1,
+        generation=generation,
+        made_at=at,
+        nova_version=next((one.nova_version for one in seen if one.nova_version), ""),
+        hosts=tuple(one.facts for one in seen),
+        services=services,
+        brokers=brokers,
+        clients=clients,
+        mappings=told.mappings,
+        records=told.records,
+        proxies=proxies,
+        writers=tuple(w for one in seen for w in one.writers) + from_options(services),
+        instances=told.instances,
+        remarks=_stale(hosts, services),
+        cells=told.cells,
+    )
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What Nova's own databases say."""
+
+    mappings: tuple[CellMapping, ...] = ()
+    cells: tuple[CellV1, ...] = ()
+    records: tuple[ServiceRecord, ...] = ()
+    instances: dict[str, int] = field(default_factory=dict)
+
+
+def _v2(
+    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble
+) -> _Told:
     first = _controller(services)
     config = next(one.found.configs[first.unit] for one in seen if one.facts.name == first.host)
     nova = NovaDatabases(
@@ -209,39 +261,36 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
             for m in mappings
             if (n := _unless(note, f"instances of {m.name or m.uuid}", _count, nova, m.uuid)) is not None
         }
+        return _Told(mappings=mappings, records=records, instances=instances)
     finally:
         nova.close()
-    clients = _unless(note, "clients of the brokers", _clients, ports, seen) or ()
-    proxies = tuple(
-        p
-        for one in seen
-        if one.has_haproxy
-        for p in _unless(
-            note,
-            f"HAProxy on {one.facts.name}",
-            _proxied,
-            hosts[one.facts.name],
-            seen,
+
+
+def _v1(
+    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble
+) -> _Told:
+    configs = {(one.facts.name, unit): c for one in seen for unit, c in one.found.configs.items()}
+
+    def secrets(s: NovaService) -> Secrets:
+        return secrets_of(configs[s.host, s.unit])
+
+    cells, databases = find_cells(services, hosts, secrets, note)
+    try:
+        records = tuple(
+            ServiceRecord(
+                c.key, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report
+            )
+            for c in cells
+            for r in _unless(note, f"service records of {c.key}", databases.services, c.key) or ()
         )
-        or ()
-    )
-    generation = "v1" if any(s.role == "cells" for s in services) else "v2"
-    return Deployment(
-        format=1,
-        generation=generation,
-        made_at=at,
-        nova_version=next((one.nova_version for one in seen if one.nova_version), ""),
-        hosts=tuple(one.facts for one in seen),
-        services=services,
-        brokers=brokers,
-        clients=clients,
-        mappings=mappings,
-        records=records,
-        proxies=proxies,
-        writers=tuple(w for one in seen for w in one.writers) + from_options(services),
-        instances=instances,
-        remarks=_stale(hosts, services),
-    )
+        instances = {
+            c.key: n
+            for c in cells
+            if (n := _unless(note, f"instances of {c.key}", databases.count, c.key)) is not None
+        }
+        return _Told(cells=cells, records=records, instances=instances)
+    finally:
+        databases.close()
 
 
 def _controller(services: Sequence[NovaService]) -> NovaService:
@@ -251,7 +300,7 @@ def _controller(services: Sequence[NovaService]) -> NovaService:
                 return s
     raise Unsupported(
         "no running Nova service of the inventory has [api_database] and [database]",
-        "Name a controller with nova-api in the inventory",
+        "Name a controller with nova-api in the inventory, and start nova-api there",
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from recell.adapters import containers
-from recell.adapters.conf import Config, parse_config
+from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.ports import Contained, FileStat, HostPort, ProcessInfo, UnitState, processes_of
 from recell.errors import BadInput
 from recell.model.deployment import ConfigFile, Container, NovaService, Role
@@ -32,18 +32,32 @@ PROGRAMS: dict[str, Role] = {
     "nova-serialproxy": "serialproxy",
     "nova-cells": "cells",
     "nova-consoleauth": "consoleauth",
+    "nova-cert": "cert",
+    "nova-network": "network",
 }
 OPTIONS = (
+    ("DEFAULT", "enabled_apis"),
     ("DEFAULT", "host"),
     ("DEFAULT", "manager_shutdown_timeout"),
+    ("DEFAULT", "network_api_class"),
+    ("DEFAULT", "quota_driver"),
     ("DEFAULT", "report_interval"),
+    ("DEFAULT", "rpc_backend"),
     ("DEFAULT", "service_down_time"),
+    ("DEFAULT", "use_neutron"),
+    ("DEFAULT", "vif_plugging_is_fatal"),
+    ("DEFAULT", "vif_plugging_timeout"),
     ("api", "local_metadata_per_cell"),
+    ("cells", "cell_type"),
+    ("cells", "cells_config"),
+    ("cells", "enable"),
+    ("cells", "name"),
     ("cinder", "cross_az_attach"),
     ("filter_scheduler", "track_instance_changes"),
     ("oslo_messaging_notifications", "driver"),
     ("oslo_messaging_rabbit", "rabbit_stream_fanout"),
     ("oslo_messaging_rabbit", "rabbit_quorum_queue"),
+    ("quota", "driver"),
     ("scheduler", "discover_hosts_in_cells_interval"),
     ("workarounds", "disable_group_policy_check_upcall"),
 )
@@ -213,7 +227,10 @@ def _service(
         for path, content in contents:
             if parse_config([(path, content)]).has(group, option):
                 origins[f"{group}/{option}"] = path
-    shown = {f"{g}/{o}": parse_url(value).shown() if (value := config.get(g, o)) else "" for g, o in URLS}
+    urls = {f"{g}/{o}": config.get(g, o) for g, o in URLS}
+    urls["DEFAULT/transport_url"] = transport_url_of(config)
+    urls["database/connection"] = database_url_of(config)
+    shown = {option: _shown(host, name, option, value) for option, value in urls.items()}
     return NovaService(
         host=host.name,
         unit=name,
@@ -237,6 +254,15 @@ def _service(
         origins=origins,
         options={f"{g}/{o}": config.get(g, o) for g, o in OPTIONS if config.has(g, o)},
     )
+
+
+def _shown(host: HostPort, name: str, option: str, value: str) -> str:
+    """:raises BadInput: names the place, never the text, which may hold a password."""
+    try:
+        return parse_url(value).shown() if value else ""
+    except BadInput as error:
+        group, _, word = option.partition("/")
+        raise BadInput(f"{host.name}, [{group}] {word} of {name}: {error.sentence}", error.remedy) from None
 
 
 def config_paths(unit: UnitState, host: Files, role: Role) -> tuple[tuple[str, ...], bool]:

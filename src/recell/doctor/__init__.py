@@ -1,5 +1,6 @@
 """`recell doctor`: facts in, findings out. Pure; what is looked at comes from discovery."""
 
 from recell.doctor.examine import examine
+from recell.doctor.rules.unknown import unanswered
 
-__all__ = ["examine"]
+__all__ = ["examine", "unanswered"]

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 from recell.doctor.rules import (
     brokers,
+    cells_v1,
     databases,
     hosts,
     instances,
+    instances_v1,
     mappings,
     placement,
     services,
@@ -38,13 +40,26 @@ STANDING: tuple[Rule, ...] = (
 """Rules over what stands still; queues' rules compare the two looks themselves."""
 MOVING: tuple[Rule, ...] = (*instances.RULES, *hosts.RULES, *placement.RULES)
 """Rules over ``facts.first``: asked again of the second look."""
+STANDING_V1: tuple[Rule, ...] = (
+    *shared.RULES,
+    *cells_v1.RULES,
+    versions.service_versions,
+    versions.packages,
+    *databases.RULES,
+    *services.RULES,
+    *brokers.RULES,
+    *unknown.RULES,
+)
+"""Where cells are v1: what knows of mappings and placement is left out."""
+MOVING_V1: tuple[Rule, ...] = instances_v1.RULES
 
 
 def examine(facts: Facts) -> tuple[Diagnosis, ...]:
     """Every finding, the gravest first; none on a healthy cloud."""
-    found = [d for rule in STANDING for d in rule(facts)]
+    v1 = facts.deployment.generation == "v1"
+    found = [d for rule in (STANDING_V1 if v1 else STANDING) for d in rule(facts)]
     again = replace(facts, first=facts.second)
-    for rule in MOVING:
+    for rule in MOVING_V1 if v1 else MOVING:
         before = {d.id for d in rule(facts)}
         found += [d for d in rule(again) if d.id in before]
     once = {d.id: d for d in found}

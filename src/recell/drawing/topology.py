@@ -20,6 +20,11 @@ _INNER = WIDTH - 2 * _PAD
 _CHAR = 6.4  # of 12 px text, on the generous side: fonts differ
 _GAP = 26  # between groups, for the cell mapping's line
 _TILES_SHOWN = 1500
+_FILE_STYLE = """
+.ground { fill: var(--bg); }
+.head { font-size: 14px; font-weight: 650; }
+.turn { fill: none; stroke: var(--soft); stroke-width: 2; stroke-linecap: round; stroke-linejoin: round; }
+"""
 _SINGULAR = {"api": "nova-api", "metadata": "metadata", "compute": "nova-compute"}
 
 
@@ -52,6 +57,38 @@ def describe(groups: Topology) -> str:
 
 def draw_topology(groups: Topology, title: str) -> Markup:
     """An SVG of the groups, one below the other, joined by the cell mapping."""
+    body, height = _column(groups)
+    return Markup(
+        '<svg class="topology" viewBox="-1 -1 {} {:.0f}" role="img" aria-label="{}">{}</svg>'
+    ).format(WIDTH + 2, height + 2, f"{title}. {describe(groups)}", body)
+
+
+def draw_change(before: Topology, after: Topology, style: str) -> Markup:
+    """A whole SVG file of two topologies beside each other. ``style``: the stylesheet, which it carries."""
+    (left, one), (right, other) = _column(before), _column(after)
+    top, apart = 34, 64
+    width, height = 2 * WIDTH + apart + 32, top + max(one, other) + 16
+    arrow = Markup('<path class="turn" d="M{} {}h30m-8 -7l8 7l-8 7"/>').format(
+        16 + WIDTH + 17, top + min(one, other) / 2
+    )
+    # The sheet is ours and holds no markup; CDATA keeps its selectors as they are.
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h:.0f}" width="{w}" height="{h:.0f}"'
+        ' font-family="system-ui, sans-serif" role="img" aria-label="{label}">'
+        "<style><![CDATA[{style}]]></style>"
+        '<rect class="ground" width="{w}" height="{h:.0f}" rx="14"/>'
+        '<text class="head" x="30" y="24">before</text><text class="head" x="{there}" y="24">after</text>'
+        '<g class="topology" transform="translate(16 {top})">{left}</g>{arrow}'
+        '<g class="topology" transform="translate({at} {top})">{right}</g></svg>\n'
+    ).format(
+        w=width, h=height, label=f"Before: {describe(before)} After: {describe(after)}",
+        style=Markup(style + _FILE_STYLE),  # noqa: S704  # our own stylesheet
+        there=16 + WIDTH + apart + 14, top=top, left=left, arrow=arrow, at=16 + WIDTH + apart, right=right,
+    )  # fmt: skip
+
+
+def _column(groups: Topology) -> tuple[Markup, float]:
+    """The groups one below the other, and how high they are."""
     y, body = 0.0, []
     for number, group in enumerate(groups):
         if number:
@@ -60,9 +97,7 @@ def draw_topology(groups: Topology, title: str) -> Markup:
         piece, height = _group(group, y)
         body.append(piece)
         y += height
-    return Markup(
-        '<svg class="topology" viewBox="-1 -1 {} {:.0f}" role="img" aria-label="{}">{}</svg>'
-    ).format(WIDTH + 2, y + 2, f"{title}. {describe(groups)}", Markup("").join(body))
+    return Markup("").join(body), y
 
 
 def draw_hosts(groups: Topology, key: str, *, opened: bool = False) -> Markup:

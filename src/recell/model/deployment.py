@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from recell.errors import BadInput
+from recell.model.cells_v1 import CellV1
 
 Role = Literal[
     "api",
@@ -24,6 +25,8 @@ Role = Literal[
     "serialproxy",
     "cells",
     "consoleauth",
+    "cert",
+    "network",
 ]
 CONSOLES: tuple[Role, ...] = ("novncproxy", "spicehtml5proxy", "serialproxy")
 
@@ -170,7 +173,7 @@ class OtherWriter:
 
 @dataclass(frozen=True)
 class ServiceRecord:
-    """A row of a cell's services table."""
+    """A row of a cell's services table. ``cell``: the cell's uuid; its key where cells are v1."""
 
     cell: str
     id: int
@@ -203,7 +206,11 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Everything that planning needs to know, and nothing that it must not."""
+    """Everything that planning needs to know, and nothing that it must not.
+
+    ``generation``: v2 has ``mappings``; v1 has ``cells``, and its mappings (which releases from Ocata on
+    keep beside them) are left unread.
+    """
 
     format: int
     generation: str
@@ -219,6 +226,7 @@ class Deployment:
     writers: tuple[OtherWriter, ...]
     instances: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    cells: tuple[CellV1, ...] = ()
 
     def host(self, name: str) -> HostFacts:
         for host in self.hosts:
@@ -253,6 +261,7 @@ class Deployment:
             if s.container:
                 lines.append(f"{s.host} {s.unit} {s.container.engine} {s.container.files}")
         lines += [f"{m.uuid} {m.name} {m.digest} {m.disabled}" for m in self.mappings]
+        lines += [f"{c.key} {c.server} {c.transport_url} {c.records}" for c in self.cells]
         lines += [f"{b.name} {b.hosts}" for b in self.brokers]
         lines += [f"{p.proxy} {p.backend} {p.server} {p.address}" for p in self.proxies]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from recell.model.cells_v1 import InstanceRow, StandingV1
 from recell.model.deployment import Deployment
 
 Severity = Literal["error", "unknown", "warning", "note"]
@@ -145,7 +146,10 @@ class Placement:
 
 @dataclass(frozen=True)
 class Moving:
-    """What users change every second; looked at twice. None: could not be looked at."""
+    """What users change every second; looked at twice. None: could not be looked at.
+
+    ``cells``: of cells v1 only, by key, instances by uuid; a cell that doesn't answer is missing.
+    """
 
     at: float
     homes: Homes | None = None
@@ -154,6 +158,7 @@ class Moving:
     nodes: tuple[ComputeNode, ...] | None = None
     placement: Placement | None = None
     queues: tuple[QueueFacts, ...] = ()
+    cells: dict[str, dict[str, InstanceRow]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ class Facts:
     """Everything that the rules may look at. ``packages``: host -> Nova's version there.
     ``host_mappings``: host -> cells' uuids (more than one only when the schema's key is gone).
     ``bound``: broker -> exchanges that have a queue bound. ``upgrade_check``: what nova-status said
-    of itself, title -> (result, details). ``jobs``: timers and cron entries, as writers."""
+    of itself, title -> (result, details). ``v1``: of cells v1 only."""
 
     deployment: Deployment
     first: Moving
@@ -213,6 +218,7 @@ class Facts:
     bound: dict[str, frozenset[str]] = field(default_factory=dict)
     upgrade_check: dict[str, tuple[str, str]] = field(default_factory=dict)
     unknown: tuple[Unknown, ...] = ()
+    v1: StandingV1 = field(default_factory=StandingV1)
 
     @property
     def whole(self) -> bool:

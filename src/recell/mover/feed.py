@@ -8,7 +8,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from recell.adapters.mysql.binlog import BinlogReader, Commit, Idle, Rows, SchemaChanged, Statement
+from recell.adapters.mysql.binlog import (
+    BinlogReader,
+    Commit,
+    Idle,
+    Rows,
+    SchemaChanged,
+    Statement,
+    Torn,
+)
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session
@@ -149,7 +157,11 @@ class _BinlogThread:
         for event in reader.read():
             if self._stopping:
                 return
-            if isinstance(event, Rows):
+            if isinstance(event, Torn):
+                pending = []
+                # A file's beginning has no transaction before it to be known by.
+                self._took([], event.position, "")
+            elif isinstance(event, Rows):
                 pending.append(event)
                 self.rows += len(event.images)
             elif not isinstance(event, Idle) or not pending:
@@ -161,9 +173,12 @@ class _BinlogThread:
             self._statement(event)
             return
         gtid = event.gtid if isinstance(event, Commit) and event.gtid else self._gtid
-        self._take(pending, event.position, gtid)
+        self._took(pending, event.position, gtid)
+
+    def _took(self, pending: list[Rows], position: Position, gtid: str) -> None:
+        self._take(pending, position, gtid)
         with self._moved:
-            self._position, self._gtid = event.position, gtid
+            self._position, self._gtid = position, gtid
             self._moved.notify_all()
 
     def _statement(self, event: Statement) -> None:

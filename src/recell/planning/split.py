@@ -79,6 +79,11 @@ def _broker_name(deployment: Deployment, service: NovaService) -> str:
 
 
 def _decide(deployment: Deployment, layout: Layout) -> Facts:
+    if deployment.generation != "v2":
+        raise Unsupported(
+            "this deployment runs cells v1, and there is no plan for it",
+            "recell doctor says what ails it; split it after the upgrade to cells v2",
+        )
     mappings = {m.uuid: m for m in deployment.mappings}
     cells = [m for m in deployment.mappings if m.uuid != CELL0]
     if CELL0 not in mappings or len(cells) != 1:

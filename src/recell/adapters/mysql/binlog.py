@@ -22,7 +22,7 @@ from recell.adapters.mysql.session import Lost, Session, packets, translated
 from recell.errors import Locked, RecellError, Unknowable, Unsupported
 
 __all__ = ["BinlogLost", "BinlogReader", "Commit", "Event", "Idle", "Rows", "SchemaChanged", "Statement",
-           "Wanted"]
+           "Torn", "Wanted"]
 
 Operation = Literal["insert", "update", "delete"]
 
@@ -42,6 +42,7 @@ _REFUSED = {
 }
 _DUMP, _REGISTER = 0x12, 0x15
 _ERROR_READING, _SAME_ID = 1236, 4052
+_TORN = "truncated in the middle of event"
 _BOUNDARY = re.compile(rb"\s*(BEGIN|START TRANSACTION|COMMIT|ROLLBACK|SAVEPOINT|XA\b)", re.IGNORECASE)
 
 
@@ -101,7 +102,15 @@ class Idle:
     position: Position
 
 
-Event = Rows | Commit | Statement | Idle
+@dataclass(frozen=True)
+class Torn:
+    """The server died while it wrote a transaction, and rolled that back when it came up: what was told of
+    it never happened. ``position``: the beginning of the file that comes next."""
+
+    position: Position
+
+
+Event = Rows | Commit | Statement | Idle | Torn
 
 
 class BinlogReader:
@@ -149,7 +158,8 @@ class BinlogReader:
         try:
             for packet in packets(self._session.connection):
                 if packet[0] == 0xFF:
-                    self._refused(packet)
+                    yield self._refused(packet)
+                    raise Lost("the binlog's file ends within a transaction")
                 if packet[0] == 0xFE and len(packet) < 9:
                     raise Lost("the server ended the binlog's stream")
                 yield from self._event(packet)
@@ -188,7 +198,7 @@ class BinlogReader:
             _DUMP, struct.pack("<IHI", position.offset, 0, server_id) + position.file.encode())
         return 0 if checksum == "NONE" else 4
 
-    def _refused(self, packet: bytes) -> None:
+    def _refused(self, packet: bytes) -> Torn:
         try:
             pymysql.err.raise_mysql_exception(packet)
         except pymysql.Error as error:
@@ -196,13 +206,31 @@ class BinlogReader:
             if code == _SAME_ID or (code == _ERROR_READING and "same server_uuid/server_id" in text):
                 raise Locked(f"another run of recell reads the binlog of {self._endpoint.where}",
                              "Let that one go on, or stop it and start again") from None
+            after = self._after_torn() if code == _ERROR_READING and _TORN in text else None
+            if after is not None:
+                return Torn(after)
             if code == _ERROR_READING:
                 raise BinlogLost(
                     f"{self._endpoint.where} can't tell what follows {self._file}:{self._offset}"
-                    f" ({text})",
-                    "Start the move anew, and let the server keep its binlog for longer",
+                    f" ({text.rstrip('.')})",
+                    "Start the move anew. Let the server keep its binlog for longer, and write each commit to"
+                    " it (sync_binlog=1, innodb_flush_log_at_trx_commit=1), or a crash may part the two",
                 ) from None
             raise
+        raise Lost("the server answered with an error that is none")
+
+    def _after_torn(self) -> Position | None:
+        """Where a server that died while it wrote goes on. None: it doesn't, or has no proof that every
+        transaction that it kept is in the binlog: one that is written to disk with each commit."""
+        session = Session(self._endpoint)
+        try:
+            kept = [session.variable(v) for v in ("sync_binlog", "innodb_flush_log_at_trx_commit")]
+            torn = Position(self._file, 0)
+            later = sorted(p for p in (Position(f, 4) for f in session.binlogs())
+                           if p.sequence > torn.sequence)
+        finally:
+            session.close()
+        return later[0] if kept == ["1", "1"] and later else None
 
     def _event(self, packet: bytes) -> Iterator[Event]:
         at, kind, _, size, following, flags = struct.unpack_from("<IBIIIH", packet, 1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from recell.model.health import Diagnosis, Facts
+from recell.model.health import Diagnosis, Facts, Unknown
 
 
-def unanswered(facts: Facts) -> Iterator[Diagnosis]:
-    for u in facts.unknown:
-        yield Diagnosis(
+def unanswered(unknown: Iterable[Unknown]) -> tuple[Diagnosis, ...]:
+    return tuple(
+        Diagnosis(
             f"unknown:{u.area}",
             "unknown",
             u.area,
@@ -17,18 +17,12 @@ def unanswered(facts: Facts) -> Iterator[Diagnosis]:
             f"Nothing can be said about {u.area}: it may be well or not",
             u.remedy or "Make it answer, then ask again: recell doctor",
         )
+        for u in unknown
+    )
 
 
-def cells_v1(facts: Facts) -> Iterator[Diagnosis]:
-    if facts.deployment.generation == "v1":
-        yield Diagnosis(
-            "unknown:cells-v1",
-            "unknown",
-            "nova-cells",
-            "this deployment runs cells v1, whose own tables and queues were not looked at",
-            "What nova-cells holds in its databases may disagree with the child cells",
-            "Compare instances.cell_name in the API cell with the children by hand",
-        )
+def not_looked_at(facts: Facts) -> Iterator[Diagnosis]:
+    yield from unanswered(facts.unknown)
 
 
-RULES = (unanswered, cells_v1)
+RULES = (not_looked_at,)
