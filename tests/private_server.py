@@ -1,14 +1,20 @@
-"""A MariaDB of a test's own: data in memory where that is possible, reached by a unix socket."""
+"""MariaDB servers of a test's own: data in memory where that is possible, reached by a unix socket;
+started, cut, killed and restarted at will."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import pwd
 import shutil
+import signal
+import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,8 @@ from recell.adapters.mysql.endpoint import Endpoint
 
 _PATH = "/usr/sbin:/usr/bin:/usr/local/bin"
 _SHM = Path("/dev/shm")
+_GALERA = Path("/usr/lib/galera/libgalera_smm.so")
+_LOG_SIZE = "innodb-log-file-size=8M"
 
 
 def program(name: str) -> str:
@@ -28,66 +36,48 @@ def program(name: str) -> str:
     return found
 
 
-class PrivateServer:
-    """``options``: lines of my.cnf. Started when made; ``stop`` ends it and removes its data."""
+def _user() -> str:
+    return "mysql" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
 
-    def __init__(self, *options: str, port: int = 0, arguments: tuple[str, ...] = ()) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="recell-db-", dir=_SHM if _SHM.is_dir() else None))
-        self.directory.chmod(0o755)
-        self.socket = self.directory / "s"
-        self.port = port
-        user = "mysql" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
-        lines = [f"datadir={self.directory}/data", f"user={user}", f"socket={self.socket}",
-                 f"pid-file={self.directory}/pid", "innodb-buffer-pool-size=32M",
-                 "innodb-log-file-size=16M", "innodb-flush-log-at-trx-commit=0", "sync-binlog=0",
-                 "character-set-server=utf8mb3",
-                 *([f"port={port}", "bind-address=127.0.0.1"] if port else ["skip-networking"]), *options]
-        (self.directory / "my.cnf").write_text("[mariadbd]\n" + "\n".join(lines) + "\n")
-        subprocess.run(["chown", "-R", user, self.directory], check=True)
-        subprocess.run([program("mariadb-install-db"), f"--defaults-file={self.directory}/my.cnf",
-                        "--auth-root-authentication-method=normal", "--skip-test-db"],
-                       check=True, capture_output=True)
-        self._process: subprocess.Popen[bytes] | None = None
-        try:
-            self.start(*arguments)
-        except BaseException:
-            self.stop()
-            raise
 
-    def start(self, *arguments: str) -> None:
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [program("mariadbd"), f"--defaults-file={self.directory}/my.cnf", *arguments],
-                stdout=log, stderr=log)
-        for _ in range(1200):
-            if self._process.poll() is not None:
-                break
-            with suppress(pymysql.Error):
-                self.connect().close()
-                return
-            time.sleep(0.05)
-        pytest.fail(f"MariaDB does not start: {(self.directory / 'log').read_text()[-2000:]}")
+def _directory() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="recell-db-", dir=_SHM if os.access(_SHM, os.W_OK) else None))
+    directory.chmod(0o755)
+    return directory
 
-    def halt(self) -> None:
-        """End the server, keep its data."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
 
-    def stop(self) -> None:
-        self.halt()
-        shutil.rmtree(self.directory, ignore_errors=True)
+@functools.cache
+def _template() -> Path:
+    """An empty data directory, to be copied: making one takes longer than all else of a server."""
+    directory = _directory()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    (directory / "my.cnf").write_text("")
+    subprocess.run(["chown", "-R", _user(), directory], check=True)
+    subprocess.run([program("mariadb-install-db"), f"--defaults-file={directory}/my.cnf",
+                    f"--datadir={directory}/data", f"--user={_user()}", f"--{_LOG_SIZE}",
+                    "--auth-root-authentication-method=normal", "--skip-test-db"],
+                   check=True, capture_output=True)
+    return directory / "data"
+
+
+class Server:
+    """One that runs, with its socket in ``directory``.
+
+    ``number``: its server_id, and part of its name; ``database``: where statements go that name none.
+    """
+
+    def __init__(self, directory: Path, number: int = 0, database: str = "") -> None:
+        self.directory, self.number, self.database = directory, number, database
+        self.socket = directory / "s"
+        self.port = 0
 
     def connect(self, database: str | None = None, user: str = "root", password: str = "",
                 **more: Any) -> pymysql.Connection[Any]:
+        """``database``: empty for none."""
         arguments: dict[str, Any] = {
-            "unix_socket": str(self.socket), "user": user, "password": password, "database": database,
-            "autocommit": True, "charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'",
+            "unix_socket": str(self.socket), "user": user, "password": password, "autocommit": True,
+            "database": (self.database if database is None else database) or None,
+            "charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'",
         }
         return pymysql.connect(**(arguments | more))
 
@@ -100,10 +90,7 @@ class PrivateServer:
 
     def create(self, database: str, ddl: list[str]) -> None:
         self.sql(f"DROP DATABASE IF EXISTS `{database}`", f"CREATE DATABASE `{database}`",
-                 f"USE `{database}`", "SET foreign_key_checks = 0", *ddl)
-
-    def endpoint(self, database: str, user: str = "root", password: str = "") -> Endpoint:
-        return Endpoint("db", user, password, database, self.port, unix_socket=str(self.socket))
+                 f"USE `{database}`", "SET foreign_key_checks = 0", *ddl, database="")
 
     def row(self, database: str, table: str, **values: Any) -> None:
         names = ", ".join(f"`{n}`" for n in values)
@@ -112,3 +99,126 @@ class PrivateServer:
             places = ", ".join(["%s"] * len(values))
             cursor.execute(f"INSERT INTO `{table}` ({names}) VALUES ({places})",
                            tuple(values.values()))
+
+    def endpoint(self, database: str = "", user: str = "root", password: str = "") -> Endpoint:
+        return Endpoint(f"db{self.number or ''}", user, password, database or self.database,
+                        self.port or 3306, unix_socket=str(self.socket))
+
+    def cut(self) -> None:
+        """End every other session, as a firewall or an operator would."""
+        with self.connect("") as root, root.cursor() as cursor:
+            cursor.execute("SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID()"
+                           " AND user = 'root'")
+            for (number,) in cursor.fetchall():
+                with suppress(pymysql.Error):  # it may have ended by itself meanwhile
+                    cursor.execute(f"KILL {number}")
+
+    def purge(self) -> None:
+        """All of the binlog but a new last file is gone."""
+        self.sql("FLUSH BINARY LOGS")
+        until = time.monotonic() + 30
+        while len(logs := self.sql("SHOW BINARY LOGS")) > 1:
+            # A file that InnoDB's checkpoint is still in is kept for a moment.
+            assert time.monotonic() < until
+            self.sql(f"PURGE BINARY LOGS TO '{logs[-1][0]}'")
+            time.sleep(0.05)
+
+
+class PrivateServer(Server):
+    """``options``: lines of my.cnf. Started when made; ``stop`` ends it and removes its data."""
+
+    def __init__(self, *options: str, port: int = 0, arguments: tuple[str, ...] = (), number: int = 0,
+                 database: str = "") -> None:
+        super().__init__(_directory(), number, database)
+        self.port = port
+        lines = [f"datadir={self.directory}/data", f"user={_user()}", f"socket={self.socket}",
+                 f"pid-file={self.directory}/pid", _LOG_SIZE, "innodb-buffer-pool-size=32M",
+                 "innodb-flush-log-at-trx-commit=2", "sync-binlog=0", "innodb-fast-shutdown=1",
+                 "innodb-buffer-pool-dump-at-shutdown=OFF", "innodb-buffer-pool-load-at-startup=OFF",
+                 "character-set-server=utf8mb3",
+                 *([f"port={port}", "bind-address=127.0.0.1"] if port else ["skip-networking"]), *options]
+        (self.directory / "my.cnf").write_text("[mariadbd]\n" + "\n".join(lines) + "\n")
+        shutil.copytree(_template(), self.directory / "data")
+        subprocess.run(["chown", "-R", _user(), self.directory], check=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self.start(*arguments)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self, *arguments: str) -> None:
+        named = [f"--server-id={self.number}"] if self.number else []
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [program("mariadbd"), f"--defaults-file={self.directory}/my.cnf", *named, *arguments],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        until = time.monotonic() + 120
+        while self._process.poll() is None and time.monotonic() < until:
+            with suppress(pymysql.Error):
+                self.connect("").close()
+                return
+            time.sleep(0.03)
+        pytest.fail("MariaDB does not start: "
+                    + (self.directory / "log").read_text(errors="replace")[-3000:])
+
+    def halt(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the server, keep its data."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.halt(how)
+        self.start()
+
+    def stop(self) -> None:
+        self.halt(signal.SIGKILL)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+Pair = tuple[PrivateServer, PrivateServer]
+
+
+def free_ports(number: int) -> list[int]:
+    """TCP ports of the loopback that nobody listens at."""
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in free]
+
+
+@contextmanager
+def galera_cluster(*options: str, database: str = "") -> Iterator[Pair]:
+    """Two nodes."""
+    if not _GALERA.exists():
+        pytest.fail("Galera is missing: apt-get install galera-4 rsync")
+    groups, incremental, transfers = free_ports(2), free_ports(2), free_ports(2)
+    made: list[PrivateServer] = []
+    try:
+        for n in range(2):
+            made.append(PrivateServer(
+                "log-bin=bin", "binlog-format=ROW", "log-slave-updates=ON",
+                "innodb-autoinc-lock-mode=2", "event-scheduler=ON", "wsrep-on=ON",
+                f"wsrep-provider={_GALERA}", "wsrep-cluster-name=recell-test",
+                f"wsrep-cluster-address=gcomm://127.0.0.1:{groups[0]},127.0.0.1:{groups[1]}",
+                f"wsrep-node-name=n{n}", "wsrep-node-address=127.0.0.1", "wsrep-sst-method=rsync",
+                f"wsrep-sst-receive-address=127.0.0.1:{transfers[n]}",
+                f"wsrep-provider-options=base_host=127.0.0.1;base_port={groups[n]};"
+                f"gmcast.listen_addr=tcp://127.0.0.1:{groups[n]};ist.recv_addr=127.0.0.1:{incremental[n]};"
+                "gcache.size=16M;pc.weight=1", *options, number=n + 1, database=database,
+                arguments=("--wsrep-new-cluster",) if n == 0 else ()))
+        until = time.monotonic() + 120
+        while made[0].sql("SHOW STATUS LIKE 'wsrep_cluster_size'", database="")[0][1] != "2":
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        yield made[0], made[1]
+    finally:
+        for server in reversed(made):
+            server.stop()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from recell.model.scope import Schema
 from recell.planning.tables import hosts_scope
 from recell_bench.generate import fill
 from recell_bench.schemas import TODAY, ddl, indexes, load
-from recell_bench.servers import Cost, Server, measure, program
+from recell_bench.servers import Cost, Server, measure, missing, program, version
 
 Say = Callable[[str], None]
 OLD, NEW = "nova", "nova_cell1"
@@ -68,6 +70,8 @@ class Bench:
 
     def empty(self) -> None:
         self.target.create(NEW, ddl(self.schema, indexes(TODAY)))
+        # The binlog of the copy before would fill the memory.
+        self.target.sql("RESET MASTER")
 
     # -- recell's side ---------------------------------------------------------------------------
 
@@ -202,24 +206,34 @@ class Bench:
                  f" {'equal' if answer['equal'] else 'NOT EQUAL'}")
 
 
-def run(source: Server, target: Server, place: Path, instances: int, hosts: int, pairs: int, say: Say
-        ) -> dict[str, Any]:
-    """All measurements, as plain JSON."""
+MEASUREMENTS = ("copy", "mydumper", "hosts", "capture", "changes")
+
+
+def run(source: Server, target: Server, place: Path, instances: int, hosts: int, pairs: int, say: Say,
+        only: Collection[str] = MEASUREMENTS) -> dict[str, Any]:
+    """Measurements, as plain JSON."""
     bench = Bench(source, target, load(TODAY, OLD), instances, hosts, pairs, place, say)
     bench.prepare()
-    bench.compare("copy against mysqldump | mysql", bench.dump, [], bench.rows)
-    if shutil.which("mydumper") and shutil.which("myloader"):
-        bench.compare("copy against mydumper + myloader", bench.mydumper, [], bench.rows)
-    else:
+    if "copy" in only:
+        bench.compare("copy against mysqldump | mysql", bench.dump, [], bench.rows)
+    if "mydumper" in only and missing("mydumper"):
         bench.results["copy against mydumper + myloader"] = None
         say("mydumper is not installed: not compared (apt-get install mydumper)")
-    some = [f"cmp-{n:04d}" for n in range(max(1, hosts // 10))]
-    count = bench.rows_of(some)
-    bench.compare(f"copy of {len(some)} of {hosts} hosts against mysqldump --where",
-                  lambda: bench.dump_hosts(some), some, count)
-    bench.capture()
-    bench.changes([])
+    elif "mydumper" in only:
+        bench.compare("copy against mydumper + myloader", bench.mydumper, [], bench.rows)
+    if "hosts" in only:
+        some = [f"cmp-{n:04d}" for n in range(max(1, hosts // 10))]
+        count = bench.rows_of(some)
+        bench.compare(f"copy of {len(some)} of {hosts} hosts against mysqldump --where",
+                      lambda: bench.dump_hosts(some), some, count)
+    if "capture" in only:
+        bench.capture()
+    if "changes" in only:
+        bench.changes([])
     bench.results["memory_mib"] = bench.memory_mib
-    bench.results["cores"] = os.cpu_count()
+    bench.results["machine"] = {
+        "cores": os.cpu_count(), "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {name: version(name) for name in ("mariadbd", "mydumper") if shutil.which(name)},
+        "python": platform.python_version()}
     say(f"peak memory of recell: {bench.memory_mib:.0f} MiB")
     return bench.results

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,32 @@ from recell.adapters.mysql.endpoint import Endpoint
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+_PATH = "/usr/sbin:/usr/bin:/usr/local/bin"
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "mariadb-server": ("mariadbd", "mariadb-install-db"),
+    "mariadb-client": ("mariadb", "mysqldump"),
+    "mydumper": ("mydumper", "myloader"),
+}
+"""Debian's packages, and what the benchmark runs out of each. Only the last can be done without."""
+
+
+def missing(package: str) -> bool:
+    return any(shutil.which(name, path=_PATH) is None for name in PACKAGES[package])
+
+
 def program(name: str) -> str:
     """:raises click.ClickException: it isn't installed."""
-    found = shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/bin")
+    found = shutil.which(name, path=_PATH)
     if found is None:
-        raise click.ClickException(f"{name} is missing: apt-get install mariadb-server")
+        package = next(p for p, names in PACKAGES.items() if name in names)
+        raise click.ClickException(f"{name} is missing: apt-get install {package}")
     return found
+
+
+def version(name: str) -> str:
+    """What a program says of its version, in one line."""
+    told = subprocess.run([program(name), "--version"], capture_output=True, check=False).stdout.decode()
+    return " ".join(told.split("\n")[0].split())
 
 
 @dataclass(frozen=True)

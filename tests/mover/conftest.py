@@ -1,14 +1,18 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from tests.mover import schema
-from tests.mover.servers import Server, make_template, memory_directory
+from tests.private_server import Pair, PrivateServer
+
+OPTIONS = (
+    "log-bin=bin", "binlog-format=ROW", "default-time-zone=+05:00",
+    # As oslo.db sets it for every session of Nova's.
+    "sql-mode=STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,29 +25,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [i for i in items if not i.get_closest_marker("thorough")]
 
 
-@pytest.fixture(scope="session")
-def place() -> Iterator[Path]:
-    directory = memory_directory()
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
+def _server(number: int, *options: str) -> PrivateServer:
+    return PrivateServer(*OPTIONS, *options, number=number, database="nova")
 
 
 @pytest.fixture(scope="session")
-def template(place: Path) -> Path:
-    return make_template(place)
-
-
-@pytest.fixture(scope="session")
-def pair(place: Path, template: Path) -> Iterator[tuple[Server, Server]]:
+def pair() -> Iterator[Pair]:
     """Two servers for all tests that leave them running as they were."""
-    servers = (Server.make(template, place / "one", 1), Server.make(template, place / "two", 2))
+    servers = (_server(1), _server(2))
     yield servers
     for server in servers:
         server.stop()
 
 
 @pytest.fixture
-def clouds(pair: tuple[Server, Server]) -> tuple[Server, Server]:
+def clouds(pair: Pair) -> Pair:
     """Both with empty tables."""
     for server in pair:
         schema.create(server)
@@ -51,13 +47,12 @@ def clouds(pair: tuple[Server, Server]) -> tuple[Server, Server]:
 
 
 @pytest.fixture
-def own(place: Path, template: Path) -> Iterator[Callable[..., Server]]:
+def own() -> Iterator[Callable[..., PrivateServer]]:
     """Makes servers of a test's own, to be broken."""
-    made: list[Server] = []
+    made: list[PrivateServer] = []
 
-    def make(number: int, *options: str) -> Server:
-        directory = place / f"own-{number}-{len(made)}"
-        server = Server.make(template, directory, number, options)
+    def make(number: int, *options: str) -> PrivateServer:
+        server = _server(number, *options)
         made.append(server)
         schema.create(server)
         return server
@@ -65,4 +60,3 @@ def own(place: Path, template: Path) -> Iterator[Callable[..., Server]]:
     yield make
     for server in made:
         server.stop()
-        shutil.rmtree(server.directory, ignore_errors=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from recell.mover import Move, Options
 from tests.mover import schema
-from tests.mover.servers import Server
 from tests.mover.writers import HOSTS
+from tests.private_server import Server
 
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    source, target = (Server(Path(directory), number) for directory, number in asked["ends"])
+    source, target = (Server(Path(directory), number, "nova") for directory, number in asked["ends"])
     rules = schema.WHOLE if asked["rules"] == "whole" else schema.BY_HOST
     scope = schema.scope(schema.read(source), rules, HOSTS[:3] if asked["rules"] == "hosts" else ())
     move = Move(source.endpoint(), target.endpoint(), scope, Options(patience_s=20))

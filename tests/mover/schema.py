@@ -17,7 +17,7 @@ from recell.model.scope import (
     TableScope,
     Whole,
 )
-from tests.mover.servers import Server
+from tests.private_server import Server
 
 DDL = """
 CREATE TABLE services (id INT AUTO_INCREMENT PRIMARY KEY, host VARCHAR(255), `binary` VARCHAR(255),
@@ -69,16 +69,26 @@ def create(server: Server, database: str = "nova") -> None:
     server.sql(*[s for s in DDL.split(";") if s.strip()], database=database)
 
 
+GAP = 1_000_000
+
+
+def gap(server: Server) -> None:
+    """As for a new cell: it numbers its rows far from where the other one does."""
+    server.sql(*(f"ALTER TABLE {line.split()[2]} AUTO_INCREMENT = {GAP}" for line in DDL.splitlines()
+                 if line.startswith("CREATE TABLE") and "AUTO_INCREMENT" in line))
+
+
 def read(server: Server, database: str = "nova") -> Schema:
     tables: dict[str, list[Column]] = {}
-    for table, column, kind, full, nullable, charset, extra in server.sql(
-        "SELECT table_name, column_name, data_type, column_type, is_nullable, character_set_name, extra"
+    for table, column, kind, full, nullable, charset, extra, collation in server.sql(
+        "SELECT table_name, column_name, data_type, column_type, is_nullable, character_set_name, extra,"
+        " collation_name"
         f" FROM information_schema.columns WHERE table_schema = '{database}'"
         " ORDER BY table_name, ordinal_position"
     ):
         tables.setdefault(table, []).append(Column(
             column, kind, full, nullable == "YES", charset or "", "auto_increment" in extra,
-            "GENERATED" in extra))
+            "GENERATED" in extra, collation or ""))
     keys: dict[str, list[str]] = {}
     for table, column in server.sql(
         "SELECT table_name, column_name FROM information_schema.key_column_usage WHERE"

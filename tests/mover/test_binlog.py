@@ -23,13 +23,13 @@ from recell.adapters.mysql.session import Session
 from recell.errors import BadInput, Unsupported
 from recell.mover.members import Members
 from tests.mover import schema
-from tests.mover.servers import Server
 from tests.mover.writers import Writer, fill
+from tests.private_server import Pair, PrivateServer
 
 Change = tuple[str, str, Any, Any]
 
 
-def _end(server: Server) -> Position:
+def _end(server: PrivateServer) -> Position:
     session = Session(server.endpoint())
     try:
         return session.binlog_end()
@@ -37,7 +37,7 @@ def _end(server: Server) -> Position:
         session.close()
 
 
-def _read(server: Server, start: Position, mark: str = "") -> list[Any]:
+def _read(server: PrivateServer, start: Position, mark: str = "") -> list[Any]:
     """Every event up to where the binlog ends now."""
     end = _end(server)
     members = Members(schema.scope(schema.read(server), schema.WHOLE))
@@ -54,7 +54,7 @@ def _read(server: Server, start: Position, mark: str = "") -> list[Any]:
     raise AssertionError("the stream ended")
 
 
-def _changes(server: Server, events: list[Any]) -> list[Change]:
+def _changes(server: PrivateServer, events: list[Any]) -> list[Change]:
     members = Members(schema.scope(schema.read(server), schema.WHOLE))
     found: list[Change] = []
     for event in events:
@@ -66,7 +66,7 @@ def _changes(server: Server, events: list[Any]) -> list[Change]:
     return found
 
 
-def _oracle(server: Server, start: Position) -> list[Change]:
+def _oracle(server: PrivateServer, start: Position) -> list[Change]:
     read = schema.read(server)
     moving = [t.table for t in schema.scope(read, schema.WHOLE).moving]
     stream = BinLogStreamReader(
@@ -91,7 +91,7 @@ def _oracle(server: Server, start: Position) -> list[Change]:
     return found
 
 
-def _work(server: Server, seed: int, steps: int) -> None:
+def _work(server: PrivateServer, seed: int, steps: int) -> None:
     fill(server, seed)
     writer = Writer(server, seed)
     for _ in range(steps):
@@ -99,8 +99,8 @@ def _work(server: Server, seed: int, steps: int) -> None:
     writer.close()
 
 
-def test_keys_as_mysql_replication_reads_them(own: Callable[..., Server]) -> None:
-    server = own(11, "--binlog-row-metadata=FULL", "--max-binlog-size=200000")
+def test_keys_as_mysql_replication_reads_them(own: Callable[..., PrivateServer]) -> None:
+    server = own(11, "binlog-row-metadata=FULL", "max-binlog-size=200000")
     start = _end(server)
     _work(server, 3, 250)
     server.sql("INSERT INTO every_type (id, lb) VALUES (1000, REPEAT('x', 15000000))",
@@ -112,9 +112,9 @@ def test_keys_as_mysql_replication_reads_them(own: Callable[..., Server]) -> Non
     assert _end(server).sequence > start.sequence + 3
 
 
-@pytest.mark.parametrize("options", [("--log-bin-compress=ON", "--log-bin-compress-min-len=10"),
-                                     ("--binlog-checksum=NONE",), ("--binlog-row-metadata=MINIMAL",)])
-def test_other_servers_tell_the_same(own: Callable[..., Server], clouds: tuple[Server, Server],
+@pytest.mark.parametrize("options", [("log-bin-compress=ON", "log-bin-compress-min-len=10"),
+                                     ("binlog-checksum=NONE",), ("binlog-row-metadata=MINIMAL",)])
+def test_other_servers_tell_the_same(own: Callable[..., PrivateServer], clouds: Pair,
                                      options: tuple[str, ...]) -> None:
     plain, other = clouds[0], own(12, *options)
     told = []
@@ -126,11 +126,11 @@ def test_other_servers_tell_the_same(own: Callable[..., Server], clouds: tuple[S
     assert told[0] == told[1]
 
 
-def test_transactions_and_statements(clouds: tuple[Server, Server]) -> None:
+def test_transactions_and_statements(clouds: Pair) -> None:
     server = clouds[0]
     server.sql("CREATE TABLE marks (id INT PRIMARY KEY, n INT)", "INSERT INTO marks VALUES (1, 0)")
     start = _end(server)
-    connection = server.connect()
+    connection = server.connect(autocommit=False)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE marks SET n = 1")
         cursor.execute("INSERT INTO s3_images (uuid) VALUES ('ours')")
@@ -156,7 +156,7 @@ def test_transactions_and_statements(clouds: tuple[Server, Server]) -> None:
     assert [type(e).__name__ for e in again] == ["Rows", "Commit", "Statement", "Commit"]
 
 
-def test_a_table_that_was_altered(clouds: tuple[Server, Server]) -> None:
+def test_a_table_that_was_altered(clouds: Pair) -> None:
     server = clouds[0]
     members = Members(schema.scope(schema.read(server), schema.WHOLE))
     start = _end(server)
@@ -168,7 +168,7 @@ def test_a_table_that_was_altered(clouds: tuple[Server, Server]) -> None:
     reader.close()
 
 
-def test_rows_that_are_not_whole(clouds: tuple[Server, Server]) -> None:
+def test_rows_that_are_not_whole(clouds: Pair) -> None:
     server = clouds[0]
     server.sql("INSERT INTO s3_images (uuid) VALUES ('x')")
     start = _end(server)
@@ -177,7 +177,7 @@ def test_rows_that_are_not_whole(clouds: tuple[Server, Server]) -> None:
         _read(server, start)
 
 
-def test_positions(own: Callable[..., Server]) -> None:
+def test_positions(own: Callable[..., PrivateServer]) -> None:
     server = own(13)
     first = _end(server)
     assert Position.parse(str(first)) == first

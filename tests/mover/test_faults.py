@@ -13,7 +13,9 @@ from dataclasses import replace
 
 import pytest
 
-from recell.adapters.mysql.binlog import BinlogLost, SchemaChanged
+from recell.adapters.mysql.binlog import BinlogLost, SchemaChanged, Statement
+from recell.adapters.mysql.endpoint import Endpoint
+from recell.adapters.mysql.position import Position
 from recell.errors import (
     Denied,
     Locked,
@@ -24,17 +26,19 @@ from recell.errors import (
     Unsupported,
     VerifyFailed,
 )
+from recell.model.scope import Scope
 from recell.mover import Move, Options
-from recell.mover.feed import ForeignWriter
+from recell.mover.feed import Feed, ForeignWriter, Start
 from recell.mover.identity import ServerReplaced
+from recell.mover.members import Members
 from tests.mover import schema
-from tests.mover.servers import Server
 from tests.mover.writers import HOSTS, Load, fill
+from tests.private_server import Pair, PrivateServer
 
 _SEED = 11
 
 
-def _move(source: Server, target: Server, patience_s: float = 60) -> Move:
+def _move(source: PrivateServer, target: PrivateServer, patience_s: float = 60) -> Move:
     scope = schema.scope(schema.read(source), schema.WHOLE)
     return Move(source.endpoint(), target.endpoint(), scope, Options(patience_s=patience_s))
 
@@ -44,7 +48,7 @@ def moves() -> Iterator[Callable[..., Move]]:
     """Makes moves that are closed at the end."""
     made: list[Move] = []
 
-    def make(source: Server, target: Server, patience_s: float = 60) -> Move:
+    def make(source: PrivateServer, target: PrivateServer, patience_s: float = 60) -> Move:
         made.append(_move(source, target, patience_s))
         return made[-1]
 
@@ -54,7 +58,7 @@ def moves() -> Iterator[Callable[..., Move]]:
 
 
 @pytest.fixture
-def copied(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> Move:
+def copied(clouds: Pair, moves: Callable[..., Move]) -> Move:
     """A move whose copy is done, and which follows."""
     fill(clouds[0], _SEED, 10)
     move = moves(*clouds)
@@ -65,7 +69,7 @@ def copied(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> Move:
     return move
 
 
-def _proven(move: Move, source: Server, target: Server) -> None:
+def _proven(move: Move, source: PrivateServer, target: PrivateServer) -> None:
     move.catch_up(120, lag_s=10)
     assert move.verify().differences == ()
     move.drain(120)
@@ -86,10 +90,10 @@ def _fails(move: Move, kind: type[RecellError], match: str, limit_s: float = 60)
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("which", ["source", "target"])
-def test_a_server_restarts(own: Callable[..., Server], moves: Callable[..., Move], which: str,
+def test_a_server_restarts(own: Callable[..., PrivateServer], moves: Callable[..., Move], which: str,
                            how: signal.Signals) -> None:
     # A killed server keeps what it has acknowledged, as Nova's do.
-    options = ("--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1")
+    options = ("sync-binlog=1", "innodb-flush-log-at-trx-commit=1")
     source, target = own(21, *options), own(22, *options)
     broken = source if which == "source" else target
     fill(source, _SEED)
@@ -108,22 +112,22 @@ def test_a_server_restarts(own: Callable[..., Server], moves: Callable[..., Move
     _proven(move, source, target)
 
 
-def _tear(server: Server, table: str = "s3_images") -> None:
+def _tear(server: PrivateServer, table: str = "s3_images") -> None:
     """It dies while it writes a transaction: the first half of one, as the binlog's end."""
     end = server.sql("SHOW MASTER STATUS")[0]
     server.sql(f"INSERT INTO {table} (uuid) SELECT REPEAT('t', 36) FROM seq_1_to_2000")
     file = server.directory / "data" / end[0]
     written = file.read_bytes()[end[1]:]
     server.sql(f"DELETE FROM {table} WHERE uuid = REPEAT('t', 36)")
-    server.stop(signal.SIGKILL)
+    server.halt(signal.SIGKILL)
     with file.open("ab") as log:
         log.write(written[:len(written) // 2])
     server.start()
 
 
 def test_a_transaction_that_a_dying_server_left_half_written(
-        own: Callable[..., Server], moves: Callable[..., Move]) -> None:
-    durable = ("--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1")
+        own: Callable[..., PrivateServer], moves: Callable[..., Move]) -> None:
+    durable = ("sync-binlog=1", "innodb-flush-log-at-trx-commit=1")
     source, target = own(33, *durable), own(34, *durable)
     fill(source, _SEED, 5)
     move = moves(source, target)
@@ -140,8 +144,8 @@ def test_a_transaction_that_a_dying_server_left_half_written(
 
 
 def test_a_dying_server_that_may_have_kept_what_its_binlog_has_not(
-        own: Callable[..., Server], moves: Callable[..., Move], clouds: tuple[Server, Server]) -> None:
-    source, target = own(35, "--sync-binlog=0"), clouds[1]
+        own: Callable[..., PrivateServer], moves: Callable[..., Move], clouds: Pair) -> None:
+    source, target = own(35, "sync-binlog=0"), clouds[1]
     fill(source, _SEED, 5)
     move = moves(source, target)
     move.prepare()
@@ -151,7 +155,7 @@ def test_a_dying_server_that_may_have_kept_what_its_binlog_has_not(
     _fails(move, BinlogLost, "truncated in the middle of event")
 
 
-def test_connections_are_cut(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> None:
+def test_connections_are_cut(clouds: Pair, moves: Callable[..., Move]) -> None:
     source, target = clouds
     fill(source, _SEED)
     move = moves(source, target)
@@ -168,15 +172,15 @@ def test_connections_are_cut(clouds: tuple[Server, Server], moves: Callable[...,
     _proven(move, source, target)
 
 
-def test_a_server_stays_away(own: Callable[..., Server], moves: Callable[..., Move],
-                             clouds: tuple[Server, Server]) -> None:
+def test_a_server_stays_away(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+                             clouds: Pair) -> None:
     source, target = clouds[0], own(23)
     fill(source, _SEED, 10)
     move = moves(source, target, 1)
     move.prepare()
     move.copy()
     move.follow()
-    target.stop()
+    target.halt()
     source.sql("UPDATE instances SET progress = 99")
     _fails(move, Unreachable, "does not answer")
     target.start()
@@ -188,10 +192,10 @@ def test_a_server_stays_away(own: Callable[..., Server], moves: Callable[..., Mo
 # -- a target that has no room ------------------------------------------------------------------
 
 
-def test_a_full_disk_at_the_target(own: Callable[..., Server], moves: Callable[..., Move],
-                                   clouds: tuple[Server, Server]) -> None:
+def test_a_full_disk_at_the_target(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+                                   clouds: Pair) -> None:
     source, target = clouds[0], own(24)
-    target.stop()
+    target.halt()
     small, data = target.directory / "small", target.directory / "data" / "nova"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m,mode=0777", "tmpfs", str(small)], check=True)
@@ -216,13 +220,13 @@ def test_a_full_disk_at_the_target(own: Callable[..., Server], moves: Callable[.
         again.close()
         move.close()
     finally:
-        target.stop()
+        target.halt()
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_row_that_fits_no_packet(own: Callable[..., Server], moves: Callable[..., Move],
-                                   clouds: tuple[Server, Server]) -> None:
-    source, target = own(26, "--max-allowed-packet=1M"), clouds[1]
+def test_a_row_that_fits_no_packet(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+                                   clouds: Pair) -> None:
+    source, target = own(26, "max-allowed-packet=1M"), clouds[1]
     source.sql("INSERT INTO every_type (id, lb) VALUES (1, REPEAT('''', 700000))")
     move = moves(source, target)
     move.prepare()
@@ -233,8 +237,8 @@ def test_a_row_that_fits_no_packet(own: Callable[..., Server], moves: Callable[.
 # -- what it can't go on from -------------------------------------------------------------------
 
 
-def test_the_binlog_was_purged(own: Callable[..., Server], moves: Callable[..., Move],
-                               clouds: tuple[Server, Server]) -> None:
+def test_the_binlog_was_purged(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+                               clouds: Pair) -> None:
     source, target = own(27), clouds[1]
     fill(source, _SEED, 5)
     move = moves(source, target)
@@ -247,8 +251,8 @@ def test_the_binlog_was_purged(own: Callable[..., Server], moves: Callable[..., 
 
 
 @pytest.mark.parametrize("before", [0, 500])
-def test_the_binlog_was_reset(own: Callable[..., Server], moves: Callable[..., Move], before: int,
-                              clouds: tuple[Server, Server]) -> None:
+def test_the_binlog_was_reset(own: Callable[..., PrivateServer], moves: Callable[..., Move], before: int,
+                              clouds: Pair) -> None:
     source, target = own(28), clouds[1]
     fill(source, _SEED, 5)
     move = moves(source, target)
@@ -260,8 +264,8 @@ def test_the_binlog_was_reset(own: Callable[..., Server], moves: Callable[..., M
         moves(source, target).prepare()
 
 
-def test_another_server_answers(own: Callable[..., Server], moves: Callable[..., Move],
-                                clouds: tuple[Server, Server]) -> None:
+def test_another_server_answers(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+                                clouds: Pair) -> None:
     source, target = own(29), clouds[1]
     move = moves(source, target)
     move.prepare()
@@ -272,20 +276,40 @@ def test_another_server_answers(own: Callable[..., Server], moves: Callable[...,
         moves(source, target).prepare()
 
 
-@pytest.mark.parametrize("statement", [
-    "ALTER TABLE instances ADD COLUMN more INT", "TRUNCATE TABLE s3_images", "DROP TABLE `tags`",
-    "CREATE INDEX more ON instances (deleted)", "RENAME TABLE tags TO others"])
-def test_the_schema_changes(copied: Move, clouds: tuple[Server, Server], statement: str) -> None:
-    clouds[0].sql(statement)
-    _fails(copied, SchemaChanged, re.escape(statement))
+def test_the_schema_changes(copied: Move, clouds: Pair) -> None:
+    clouds[0].sql("ALTER TABLE instances ADD COLUMN more INT")
+    _fails(copied, SchemaChanged, "ALTER TABLE instances ADD COLUMN more INT")
 
 
-def test_a_write_that_was_logged_as_text(copied: Move, clouds: tuple[Server, Server]) -> None:
+@pytest.mark.parametrize(("database", "text", "stops"), [
+    ("nova", "TRUNCATE TABLE s3_images", True), ("nova", "DROP TABLE `tags`", True),
+    ("nova", "CREATE INDEX more ON instances (deleted)", True), ("nova", "RENAME TABLE tags TO others", True),
+    ("nova", "UPDATE instances SET progress = 7", True), ("other", "DROP TABLE nova.tags", True),
+    ("NOVA", "DROP TABLE tags", True), ("nova", "/* why */ ALTER TABLE tags ENGINE=InnoDB", True),
+    ("other", "DROP TABLE tags", False), ("other", "DROP TABLE innova.tags", False),
+    ("nova", "CREATE TABLE recell_mover_state (id INT)", False), ("nova", "ANALYZE TABLE tags", False),
+    ("nova", "/* why */ GRANT SELECT ON nova.* TO somebody", False),
+    ("nova", "CREATE OR REPLACE DEFINER = a@b TRIGGER t AFTER DELETE ON tags FOR EACH ROW SET @a = 1", False),
+    ("nova", "ALTER TABLE `tags` AUTO_INCREMENT = 200000000", False),
+    ("nova", "ALTER TABLE `tags` AUTO_INCREMENT = 2, DROP COLUMN tag", True)])
+def test_which_statements_stop_a_move(database: str, text: str, stops: bool) -> None:
+    endpoint = Endpoint("db", "root", "", "nova")
+    members = Members(Scope("nova", ()))
+    feed = Feed(endpoint, Start(Position("bin.000001", 4), "", {}), members, 1, 1)
+    event = Statement(database, text, Position("bin.000001", 4))
+    if stops:
+        with pytest.raises(SchemaChanged, match=re.escape(text)):
+            feed._statement(event)
+    else:
+        feed._statement(event)
+
+
+def test_a_write_that_was_logged_as_text(copied: Move, clouds: Pair) -> None:
     clouds[0].sql("SET SESSION binlog_format = STATEMENT", "UPDATE instances SET progress = 7")
     _fails(copied, SchemaChanged, "UPDATE instances SET progress = 7")
 
 
-def test_statements_that_change_no_row(copied: Move, clouds: tuple[Server, Server]) -> None:
+def test_statements_that_change_no_row(copied: Move, clouds: Pair) -> None:
     source, target = clouds
     source.sql("CREATE DATABASE IF NOT EXISTS other", "CREATE TABLE other.t (id INT PRIMARY KEY)",
                "DROP DATABASE other", database="")
@@ -299,12 +323,12 @@ def test_statements_that_change_no_row(copied: Move, clouds: tuple[Server, Serve
     _proven(copied, source, target)
 
 
-def test_another_writer_at_the_target(copied: Move, clouds: tuple[Server, Server]) -> None:
+def test_another_writer_at_the_target(copied: Move, clouds: Pair) -> None:
     clouds[1].sql("UPDATE services SET report_count = 99 WHERE host = 'cmp-1'")
     _fails(copied, ForeignWriter, "another writer than recell changed services id=")
 
 
-def test_a_straggler_at_the_source_after_the_switch(copied: Move, clouds: tuple[Server, Server]) -> None:
+def test_a_straggler_at_the_source_after_the_switch(copied: Move, clouds: Pair) -> None:
     source, target = clouds
     _proven(copied, source, target)
     copied.reverse()
@@ -314,7 +338,7 @@ def test_a_straggler_at_the_source_after_the_switch(copied: Move, clouds: tuple[
     _fails(copied, ForeignWriter, "another writer than recell changed services id=.* on db1")
 
 
-def test_the_targets_own_rows_are_its_own(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> None:
+def test_the_targets_own_rows_are_its_own(clouds: Pair, moves: Callable[..., Move]) -> None:
     """A cell that has hosts already: they write on, and lose nothing."""
     source, target = clouds
     fill(source, _SEED)
@@ -339,7 +363,7 @@ def test_the_targets_own_rows_are_its_own(clouds: tuple[Server, Server], moves: 
     move.finish()
 
 
-def test_a_second_run_takes_over(copied: Move, clouds: tuple[Server, Server], moves: Callable[..., Move]
+def test_a_second_run_takes_over(copied: Move, clouds: Pair, moves: Callable[..., Move]
                                  ) -> None:
     source, target = clouds
     second = moves(source, target)
@@ -353,7 +377,7 @@ def test_a_second_run_takes_over(copied: Move, clouds: tuple[Server, Server], mo
 # -- what is proven, and what is refused --------------------------------------------------------
 
 
-def test_differences_are_named(copied: Move, clouds: tuple[Server, Server]) -> None:
+def test_differences_are_named(copied: Move, clouds: Pair) -> None:
     source, target = clouds
     source.sql("UPDATE compute_nodes SET cpu_allocation_ratio = 1.2345678 WHERE id = 1",
                "INSERT INTO tags VALUES ('x', 'it''s')")
@@ -370,7 +394,7 @@ def test_differences_are_named(copied: Move, clouds: tuple[Server, Server]) -> N
         copied.drain()
 
 
-def test_what_is_applied_last_is_proven_too(copied: Move, clouds: tuple[Server, Server]) -> None:
+def test_what_is_applied_last_is_proven_too(copied: Move, clouds: Pair) -> None:
     source, target = clouds
     assert copied.verify().equal
     target.sql("SET SESSION sql_log_bin = 0",
@@ -381,7 +405,7 @@ def test_what_is_applied_last_is_proven_too(copied: Move, clouds: tuple[Server, 
     target.sql("DROP TRIGGER spoil")
 
 
-def test_drained_while_somebody_writes(copied: Move, clouds: tuple[Server, Server]) -> None:
+def test_drained_while_somebody_writes(copied: Move, clouds: Pair) -> None:
     assert copied.verify().equal
     with Load(clouds[0], _SEED, pause=0), pytest.raises(StepFailed, match="still change"):
         for _ in range(20):
@@ -391,7 +415,7 @@ def test_drained_while_somebody_writes(copied: Move, clouds: tuple[Server, Serve
     _proven(copied, *clouds)
 
 
-def test_written_between_drain_and_reverse(copied: Move, clouds: tuple[Server, Server]) -> None:
+def test_written_between_drain_and_reverse(copied: Move, clouds: Pair) -> None:
     source, target = clouds
     _proven(copied, source, target)
     source.sql("UPDATE instances SET progress = 44")
@@ -402,16 +426,25 @@ def test_written_between_drain_and_reverse(copied: Move, clouds: tuple[Server, S
     copied.reverse()
 
 
-@pytest.mark.parametrize(("option", "match"), [
-    ("--skip-log-bin", "log_bin of .* is OFF"), ("--binlog-format=MIXED", "binlog_format of .* is MIXED"),
-    ("--binlog-row-image=MINIMAL", "binlog_row_image of .* is MINIMAL")])
-def test_binlogs_that_do_not_serve(own: Callable[..., Server], moves: Callable[..., Move], option: str,
-                                   match: str, clouds: tuple[Server, Server]) -> None:
-    with pytest.raises(Unsupported, match=match):
-        moves(own(31, option), clouds[1]).prepare()
+@pytest.mark.parametrize(("variable", "usual", "value"), [
+    ("binlog_format", "ROW", "MIXED"), ("binlog_row_image", "FULL", "MINIMAL")])
+def test_binlogs_that_do_not_serve(clouds: Pair, moves: Callable[..., Move],
+                                   variable: str, usual: str, value: str) -> None:
+    clouds[0].sql(f"SET GLOBAL {variable} = {value}")
+    try:
+        with pytest.raises(Unsupported, match=f"{variable} of .* is {value}"):
+            moves(*clouds).prepare()
+    finally:
+        clouds[0].sql(f"SET GLOBAL {variable} = {usual}")
 
 
-def test_scopes_that_are_refused(clouds: tuple[Server, Server], moves: Callable[..., Move], copied: Move
+def test_no_binlog(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+                   clouds: Pair) -> None:
+    with pytest.raises(Unsupported, match=r"log_bin of .* is OFF"):
+        moves(own(31, "skip-log-bin"), clouds[1]).prepare()
+
+
+def test_scopes_that_are_refused(clouds: Pair, moves: Callable[..., Move], copied: Move
                                  ) -> None:
     source, target = clouds
     source.sql("CREATE TABLE loose (a INT)")
@@ -431,16 +464,20 @@ def test_scopes_that_are_refused(clouds: tuple[Server, Server], moves: Callable[
     assert "s3cret-word" not in f"{caught.value} {wrong!r}"
 
 
-def test_paused_by_another_process(clouds: tuple[Server, Server], moves: Callable[..., Move]) -> None:
+def test_paused_by_another_process(clouds: Pair, moves: Callable[..., Move],
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recell.mover.watch._EVERY_S", 0.05)
     source, target = clouds
-    fill(source, _SEED)
+    fill(source, _SEED, 10)
     move = moves(source, target)
     move.prepare()
     moves(source, target).set_rate(0, paused=True)
-    time.sleep(2.5)
-    assert move.status().paused
+    until = time.monotonic() + 60
+    while not move.status().paused:
+        assert time.monotonic() < until
+        time.sleep(0.02)
     done = _later(0, move.copy)
-    time.sleep(1)
+    time.sleep(0.5)
     assert move.phase == "copying"
     moves(source, target).set_rate(0)
     done()
@@ -470,7 +507,7 @@ def _later(delay_s: float, act: Callable[[], object]) -> Callable[[], None]:
     return join
 
 
-def _cut(servers: tuple[Server, Server], times: int) -> None:
+def _cut(servers: Pair, times: int) -> None:
     for _ in range(times):
         for server in servers:
             time.sleep(0.1)

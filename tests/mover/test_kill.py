@@ -14,13 +14,13 @@ import pytest
 from recell.model.scope import Rule
 from recell.mover import Move, Options
 from tests.mover import schema
-from tests.mover.servers import Server
 from tests.mover.writers import HOSTS, Load, fill
+from tests.private_server import Pair
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def _killed(clouds: tuple[Server, Server], rules: str, rate: float, after_s: float) -> list[str]:
+def _killed(clouds: Pair, rules: str, rate: float, after_s: float) -> list[str]:
     """What a mover said until it was killed ``after_s`` seconds after it had begun."""
     asked = json.dumps({"ends": [(str(s.directory), s.number) for s in clouds], "rules": rules, "rate": rate})
     process = subprocess.Popen([sys.executable, "-m", "tests.mover.runner", asked], cwd=_ROOT, text=True,
@@ -40,10 +40,11 @@ def _killed(clouds: tuple[Server, Server], rules: str, rate: float, after_s: flo
                          ids=["whole", "hosts"])
 @pytest.mark.parametrize(("seed", "kills"), [
     (7, 3), *[pytest.param(s, 12, marks=pytest.mark.thorough) for s in range(20, 30)]])
-def test_killed_and_gone_on(clouds: tuple[Server, Server], rules: str, chosen: dict[str, Rule],
+def test_killed_and_gone_on(clouds: Pair, rules: str, chosen: dict[str, Rule],
                             hosts: tuple[str, ...], seed: int, kills: int) -> None:
     source, target = clouds
     fill(source, seed)
+    schema.gap(target)
     dice = random.Random(seed)
     scope = schema.scope(schema.read(source), chosen, hosts)
     seen: list[str] = []
@@ -63,7 +64,7 @@ def test_killed_and_gone_on(clouds: tuple[Server, Server], rules: str, chosen: d
     assert schema.differing(source, target, scope) == []
     move.reverse()
     move.close()
-    with Load(target, seed + 50):
+    with Load(target, seed + 50, base=schema.GAP):
         for _ in range(max(1, kills // 3)):
             assert _killed(clouds, rules, 0, dice.uniform(0.05, 1.5))[0] == "following"
         assert move.prepare() == "following"

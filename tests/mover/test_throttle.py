@@ -1,42 +1,73 @@
 from __future__ import annotations
 
 import threading
-import time
+
+import pytest
 
 from recell.mover.throttle import Limits, Throttle
 
 
-def _timed(throttle: Throttle, rows: int) -> float:
-    began = time.monotonic()
-    throttle.take(rows)
-    return time.monotonic() - began
+class Clock:
+    """Goes on only while somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_as_fast_as_it_goes() -> None:
-    assert _timed(Throttle(), 10**9) < 0.2
+def _throttle(monkeypatch: pytest.MonkeyPatch, rate: float = 0.0) -> tuple[Throttle, Clock]:
+    clock = Clock()
+    throttle = Throttle(rate, clock=clock)
+
+    def wait(timeout: float) -> bool:
+        clock.now += timeout
+        return False
+
+    monkeypatch.setattr(throttle._changed, "wait", wait)
+    return throttle, clock
 
 
-def test_a_rate_is_kept() -> None:
-    throttle = Throttle(1000)
-    began = time.monotonic()
+def test_as_fast_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    throttle, clock = _throttle(monkeypatch)
+    throttle.take(10**9)
+    assert clock.now == 1000
+
+
+def test_a_rate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    throttle, clock = _throttle(monkeypatch, 1000)
     for _ in range(6):
         throttle.take(50)
-    assert time.monotonic() - began >= 0.29
+    assert clock.now == pytest.approx(1000.3)
     assert throttle.rows == 300
+    clock.now += 100  # what was not taken in time is not saved up
+    throttle.take(2000)
+    assert clock.now == pytest.approx(1102.3)
 
 
 def test_paused_and_changed_while_somebody_waits() -> None:
-    throttle = Throttle(1)
-    waited: list[float] = []
-    thread = threading.Thread(target=lambda: waited.append(_timed(throttle, 1000)))
-    thread.start()
-    time.sleep(0.05)
+    throttle = Throttle(0.001)
+    waiting, done = threading.Event(), threading.Event()
+    wait = throttle._changed.wait
+
+    def noticed(timeout: float | None = None) -> bool:
+        waiting.set()
+        return wait(timeout)
+
+    def take() -> None:
+        throttle.take(1000)
+        done.set()
+
+    throttle._changed.wait = noticed  # type: ignore[method-assign]
+    threading.Thread(target=take, daemon=True).start()
+    assert waiting.wait(60)
     throttle.set(0, paused=True)
-    time.sleep(0.2)
-    assert not waited
+    waiting.clear()
+    assert waiting.wait(60)
+    assert not done.is_set()
     throttle.set(0, paused=False)
-    thread.join(5)
-    assert 0.2 <= waited[0] < 5
+    assert done.wait(60)
 
 
 def test_stopped_nobody_waits() -> None:
@@ -44,7 +75,7 @@ def test_stopped_nobody_waits() -> None:
     thread = threading.Thread(target=throttle.take, args=(1000,))
     thread.start()
     throttle.stop()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 

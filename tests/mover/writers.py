@@ -10,7 +10,7 @@ from typing import Any
 
 import pymysql
 
-from tests.mover.servers import Server
+from tests.private_server import Server
 
 HOSTS = tuple(f"cmp-{n}" for n in range(6))
 _TEXTS = (None, "", "NULL", "it's \\ \"q\" % %s", "größe 測試 ", "\0\n\r\x1a", "x" * 3000, "a,b),('c'")
@@ -19,11 +19,14 @@ _SESSION = "SET time_zone = '+00:00', sql_mode = '', foreign_key_checks = 0"
 
 
 class Writer:
-    """One session that changes rows at random, all of it reproducible from ``seed``."""
+    """One session that changes rows at random, all of it reproducible from ``seed``.
 
-    def __init__(self, server: Server, seed: int) -> None:
+    ``base``: where it numbers rows that get another number."""
+
+    def __init__(self, server: Server, seed: int, base: int = 0) -> None:
+        self.base = base
         self.random = random.Random(seed)
-        self.connection = server.connect(init_command=_SESSION)
+        self.connection = server.connect(init_command=_SESSION, autocommit=False)
         self.cursor = self.connection.cursor()
         self.changes = 0
 
@@ -115,7 +118,7 @@ class Writer:
     def rekeyed(self) -> None:
         """Primary keys change, also to one that another row had."""
         old = self.one("id", "instance_extra")
-        self.do("UPDATE instance_extra SET id = %s WHERE id = %s", self.random.randrange(1, 3000), old)
+        self.do("UPDATE instance_extra SET id = %s WHERE id = %s", self.base + self.random.randrange(1, 3000), old)
         self.do("UPDATE every_type SET id = -id WHERE id = %s", self.random.randrange(-40, 40))
 
     def swap(self) -> None:
@@ -209,8 +212,9 @@ def _fill(writer: Writer, instances: int) -> None:
 class Load:
     """Writers at work, in threads, until stopped. As a context it begins and ends with it."""
 
-    def __init__(self, server: Server, seed: int, writers: int = 2, pause: float = 0.004) -> None:
-        self._server, self._pause = server, pause
+    def __init__(self, server: Server, seed: int, writers: int = 2, pause: float = 0.004, base: int = 0
+                 ) -> None:
+        self._server, self._pause, self._base = server, pause, base
         self._stop = threading.Event()
         self.errors: list[BaseException] = []
         self.changes = 0
@@ -236,7 +240,7 @@ class Load:
         writer: Writer | None = None
         while not self._stop.is_set():
             try:
-                writer = writer or Writer(self._server, seed)
+                writer = writer or Writer(self._server, seed, self._base)
                 writer.step()
                 self.changes += 1
                 time.sleep(self._pause)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -20,46 +18,13 @@ from recell.mover.fence import Hold
 from recell.mover.preflight import find_galera
 from recell.mover.server import read_server
 from recell.mover.shut import keep_shut, prove_shut, reopen, shut, survey
-from tests.private_server import PrivateServer
-
-PROVIDER = Path("/usr/lib/galera/libgalera_smm.so")
-
-
-def _ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in free:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in free]
+from tests.private_server import PrivateServer, galera_cluster
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[PrivateServer, PrivateServer]]:
-    if not PROVIDER.exists():
-        pytest.fail("Galera is missing: apt-get install galera-4 rsync")
-    groups, incremental, transfers = _ports(2), _ports(2), _ports(2)
-    made: list[PrivateServer] = []
-    try:
-        for n in range(2):
-            made.append(PrivateServer(
-                f"server-id={n + 1}", "log-bin=bin", "binlog-format=ROW", "log-slave-updates=ON",
-                "innodb-autoinc-lock-mode=2", "event-scheduler=ON", "wsrep-on=ON",
-                f"wsrep-provider={PROVIDER}", "wsrep-cluster-name=recell-test",
-                f"wsrep-cluster-address=gcomm://127.0.0.1:{groups[0]},127.0.0.1:{groups[1]}",
-                f"wsrep-node-name=n{n}", "wsrep-node-address=127.0.0.1", "wsrep-sst-method=rsync",
-                f"wsrep-sst-receive-address=127.0.0.1:{transfers[n]}",
-                f"wsrep-provider-options=base_host=127.0.0.1;base_port={groups[n]};"
-                f"gmcast.listen_addr=tcp://127.0.0.1:{groups[n]};ist.recv_addr=127.0.0.1:{incremental[n]};"
-                "gcache.size=16M;pc.weight=1",
-                arguments=("--wsrep-new-cluster",) if n == 0 else ()))
-        until = time.monotonic() + 60
-        while made[0].sql("SHOW STATUS LIKE 'wsrep_cluster_size'")[0][1] != "2":
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        yield made[0], made[1]
-    finally:
-        for server in reversed(made):
-            server.stop()
+    with galera_cluster() as nodes:
+        yield nodes
 
 
 class Writer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,9 +23,10 @@ from recell.mover.fence import Hold
 from recell.mover.gap import raise_counters
 from recell.mover.server import read_server
 from recell.mover.shut import prove_shut, reopen, shut, survey
+from recell.mover.watch import replica_lag
 from recell.planning.tables import hosts_scope
 from recell_bench.schemas import TODAY, ddl, load
-from tests.private_server import PrivateServer
+from tests.private_server import PrivateServer, free_ports
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "grants.md"
 SCHEMA = load(TODAY)
@@ -92,10 +92,14 @@ def look(source: PrivateServer, target: PrivateServer) -> None:
 
 
 def follow(source: PrivateServer, target: PrivateServer) -> None:
+    moved(source, target, entry(source, "recell_source"), entry(target, "recell_target", "nova_cell1"))
+
+
+def moved(source: PrivateServer, target: PrivateServer, here: Endpoint, there: Endpoint) -> None:
     scope = hosts_scope(SCHEMA, ["cmp1"])
-    move = Move(entry(source, "recell_source"), entry(target, "recell_target", "nova_cell1"), scope)
+    move = Move(here, there, scope)
     try:
-        with closing(Session(entry(target, "recell_target", "nova_cell1"))) as session:
+        with closing(Session(there)) as session:
             raise_counters(session, Schema("nova_cell1", SCHEMA.tables), {"migrations": 5_000_000})
         move.prepare()
         move.copy()
@@ -113,6 +117,11 @@ def follow(source: PrivateServer, target: PrivateServer) -> None:
 def hold(source: PrivateServer, target: PrivateServer) -> None:
     with Hold(entry(source, "recell_hold")) as held:
         assert held.prove().refused
+
+
+def replica(source: PrivateServer, target: PrivateServer) -> None:
+    with closing(Session(replace(entry(source, "recell_replica"), database=""))) as session:
+        assert replica_lag(session) == 0
 
 
 def shut_it(source: PrivateServer, target: PrivateServer) -> None:
@@ -133,11 +142,11 @@ def shut_it(source: PrivateServer, target: PrivateServer) -> None:
 
 JOBS: dict[str, Callable[[PrivateServer, PrivateServer], None]] = {
     "recell_look": look, "recell_source": follow, "recell_target": follow, "recell_hold": hold,
-    "recell_shut": shut_it,
+    "recell_shut": shut_it, "recell_replica": replica,
 }
 
 
-@pytest.mark.parametrize("job", [look, follow, hold, shut_it])
+@pytest.mark.parametrize("job", [look, follow, hold, shut_it, replica])
 def test_the_documented_rights_are_enough(
     pair: tuple[PrivateServer, PrivateServer], job: Callable[[PrivateServer, PrivateServer], None]
 ) -> None:
@@ -149,7 +158,7 @@ def test_every_account_of_the_document_has_a_job() -> None:
 
 
 @pytest.mark.parametrize(("account", "right", "on"), [
-    g for g in granted() if g[0] in ("recell_look", "recell_hold")])
+    g for g in granted() if g[0] in ("recell_look", "recell_hold", "recell_replica")])
 def test_no_right_is_listed_that_is_not_needed(
     pair: tuple[PrivateServer, PrivateServer], account: str, right: str, on: str
 ) -> None:
@@ -179,9 +188,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sessions_are_encrypted_and_the_server_is_checked(authority: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_ports(1)[0]
     keys = Path("/dev/shm") / f"recell-keys-{port}" if Path("/dev/shm").is_dir() else authority / "keys"
     keys.mkdir(mode=0o755)
     try:
@@ -210,6 +217,12 @@ def test_sessions_are_encrypted_and_the_server_is_checked(authority: Path) -> No
             held.begin()
             assert held.prove().refused
             held.end()
+            # A whole move: sessions, both binlogs' readers, the watch.
+            server.create("nova_cell1", ddl(SCHEMA))
+            server.row("nova", "instances", id=1, uuid="u", host="cmp1", deleted=0)
+            moved(server, server, *(
+                Endpoint("localhost", user, "pw", database, port, ca=str(authority / "ca.pem"))
+                for user, database in (("recell_source", "nova"), ("recell_target", "nova_cell1"))))
         finally:
             server.stop()
     finally:

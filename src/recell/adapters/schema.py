@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _WIDTH = re.compile(r"\b((?:tiny|small|medium|big)?int(?:eger)?)\(\d+\)")
 _COLUMNS = """
-SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, CHARACTER_SET_NAME, EXTRA
+SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, CHARACTER_SET_NAME, EXTRA,
+       COLLATION_NAME
   FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s ORDER BY TABLE_NAME, ORDINAL_POSITION"""
 _INDEXES = """
 SELECT TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART
@@ -56,13 +57,15 @@ def read_schema(connection: Connection, database: str) -> Schema:
         raise Unreachable(f"there is no database {database}, or the account may not see it",
                           "Correct the URL, or grant SELECT on it")
     columns: dict[str, list[Column]] = defaultdict(list)
-    for table, name, kind, full, nullable, charset, extra in _rows(connection, _COLUMNS, (database,)):
+    for table, name, kind, full, nullable, charset, extra, collation in _rows(
+            connection, _COLUMNS, (database,)):
         extra = extra.upper()
         columns[table].append(Column(
             name, kind.lower(), full, nullable.upper() == "YES", charset or "",
             auto_increment="AUTO_INCREMENT" in extra,
             # MySQL says DEFAULT_GENERATED of a mere default.
             generated=bool({"VIRTUAL", "STORED", "PERSISTENT"} & set(extra.split())),
+            collation=collation or "",
         ))
     unique: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for table, index, column, part in _rows(connection, _INDEXES, (database,)):

@@ -25,7 +25,8 @@ class Column:
     """A column as information_schema.COLUMNS tells it.
 
     ``type``: DATA_TYPE (``int``, ``varchar``...); ``full_type``: COLUMN_TYPE (``varchar(255)``).
-    ``charset`` is empty for what has none. ``generated``: its value can't be written.
+    ``charset`` is empty for what has none. ``generated``: its value can't be written. ``collation``: empty
+    where it isn't known, and taken for one that knows no case, as all of Nova's are.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column:
     charset: str = ""
     auto_increment: bool = False
     generated: bool = False
+    collation: str = ""
 
 
 @dataclass(frozen=True)

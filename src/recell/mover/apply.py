@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from recell.adapters.mysql.pipeline import Answer, Pipeline, ask
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import Session
+from recell.adapters.mysql.session import SNAPSHOT, Fields, Session
 from recell.adapters.mysql.sql import Key, KeyPart, among
 from recell.errors import StepFailed
 from recell.mover.copy import Writer, whole
+from recell.mover.feed import ForeignWriter
 from recell.mover.journal import Journal, write_members
 from recell.mover.members import Interest, Members, Work
 
@@ -29,6 +31,8 @@ _SNAPSHOT_WAIT_S = 60.0
 _WORKER = 20  # the applier's row of the mark table
 
 T = TypeVar("T")
+Lot = Sequence[tuple[Interest, Sequence[Key]]]
+"""Tables, and some keys of each."""
 
 
 @dataclass
@@ -77,9 +81,11 @@ class Applier:
             self._advance(work.position, work.gtid)
             return 0
         try:
-            self._see(work.fence)
-            self._expand(work)
-            self._apply(work, work.position)
+            seen = bool(work.touched)
+            if seen:
+                self._see(work.fence)
+                self._expand(work)
+            self._apply(work, work.position, seen)
             self._source.commit()
         except BaseException:
             self._source.rollback()
@@ -150,20 +156,25 @@ class Applier:
             found += [child.parse(fields) for fields in session.raw(sql, args)]
         return found
 
-    def _apply(self, work: Work, position: Position) -> None:
+    def _apply(self, work: Work, position: Position, seen: bool) -> None:
+        """:param seen: a snapshot of the source that shows it all has begun."""
         keys_now = {table: set(keys) for table, keys in work.keys.items() if keys}
         applied = Applied(position, work.gtid, work.fence, keys_now)
-        self._journal.mark(self._target, _WORKER)
         since = 0
-        for table, keys in work.keys.items():
-            interest = self._members.interests[table]
-            for batch in batches(sorted(keys, key=_order), BATCH):
-                if since >= _TRANSACTION_KEYS:
-                    self._target.commit()
-                    self._journal.mark(self._target, _WORKER)
-                    since = 0
-                self._rows(interest, batch)
-                since += len(batch)
+        open_ = False
+        for lot in self._lots(keys_now):
+            rows = self._read(lot, work.fence, seen)
+            seen = True
+            if since >= _TRANSACTION_KEYS:
+                self._target.commit()
+                since, open_ = 0, False
+            if not open_:
+                self._journal.mark(self._target, _WORKER)
+                open_ = True
+            self._write(lot, rows)
+            since += sum(len(keys) for _, keys in lot)
+        if not open_:
+            self._journal.mark(self._target, _WORKER)
         for link, values in work.joined.items():
             write_members(self._target, link, values, present=True)
         for link, values in work.left.items():
@@ -179,66 +190,147 @@ class Applier:
         self.unproven[self._number] = applied
         self.applied_keys += len(applied)
 
-    def _rows(self, interest: Interest, keys: Sequence[Key]) -> None:
-        where, args = among(interest.rows.key, keys)
-        sql = f"SELECT {interest.told}, {interest.rows.row} FROM {interest.rows.quoted} WHERE {where}"
-        gone = set(keys)
-        rows: list[bytes] = []
-        for fields in self._source.raw(sql, args):
-            told = interest.parse(fields[:-1])
-            if self._members.belongs(interest, told):
-                rows.append(whole(interest, fields[-1]))
-                gone.discard(interest.key(told))
-        if gone and interest.deletes:
-            self._delete(interest, sorted(gone, key=_order))
-        if rows:
-            self._writer.write(interest, rows, replace=True)
+    def _lots(self, keys: Mapping[str, Iterable[Key]]) -> Iterator[Lot]:
+        """Keys of several tables together, so that few questions are asked."""
+        lot: list[tuple[Interest, Sequence[Key]]] = []
+        size = 0
+        for table, found in keys.items():
+            for batch in batches(sorted(found, key=_order), BATCH):
+                if lot and size + len(batch) > BATCH:
+                    yield lot
+                    lot, size = [], 0
+                lot.append((self._members.interests[table], batch))
+                size += len(batch)
+        if lot:
+            yield lot
 
-    def _delete(self, interest: Interest, keys: Sequence[Key]) -> None:
-        if not interest.everything:
-            # The target may have a row of its own under this key: only what is or was ours goes.
-            where, args = among(interest.rows.key, keys)
-            sql = f"SELECT {interest.told} FROM {interest.rows.quoted} WHERE {where}"
-            told = [interest.parse(fields) for fields in self._target.raw(sql, args)]
-            keys = [interest.key(t) for t in told if self._members.belongs(interest, t, ever=True)]
-        if keys:
-            where, args = among(interest.rows.key, keys)
-            self._target.execute(f"DELETE FROM {interest.rows.quoted} WHERE {where}", args)
+    def _read(self, lot: Lot, fence: Position | None, seen: bool) -> list[dict[Key, bytes]]:
+        """The source's rows in the scope, by key, for each table of the lot."""
+        told = self._answers(self._source, [
+            self._by_key(self._source, interest, f"{interest.told}, {interest.rows.row}", keys)
+            for interest, keys in lot], fence, seen)
+        found = []
+        for (interest, _), answer in zip(lot, told, strict=True):
+            rows = {}
+            for fields in answer:
+                values = interest.parse(fields[:-1])
+                if self._members.belongs(interest, values):
+                    rows[interest.key(values)] = whole(interest, fields[-1])
+            found.append(rows)
+        return found
+
+    def _answers(self, session: Session, statements: list[bytes], fence: Position | None, seen: bool
+                 ) -> list[Answer]:
+        """Of the source, in a snapshot that shows all before ``fence``."""
+        if not seen:
+            told = ask(session, [*SNAPSHOT, *statements])
+            position = session.snapshot_position(told[1])
+            if fence is None or position >= fence:
+                return told[2:]
+            session.rollback()
+            self._see(fence)
+        return ask(session, statements)
+
+    def _by_key(self, session: Session, interest: Interest, what: str, keys: Sequence[Key]) -> bytes:
+        where, args = among(interest.rows.key, keys)
+        return session.text(f"SELECT {what} FROM {interest.rows.quoted} WHERE {where}", args)
+
+    def _write(self, lot: Lot, rows: list[dict[Key, bytes]]) -> None:
+        # The target may have rows of its own under these keys: only what is or was ours may change.
+        mixed = [(interest, keys) for interest, keys in lot if not interest.everything]
+        answers = ask(self._target, [self._by_key(self._target, interest, interest.told, keys)
+                                     for interest, keys in mixed])
+        theirs = {interest.name: answer for (interest, _), answer in zip(mixed, answers, strict=True)}
+        statements: list[bytes] = []
+        for (interest, keys), found in zip(lot, rows, strict=True):
+            gone = sorted(set(keys) - found.keys(), key=_order)
+            if not interest.everything:
+                gone = self._ours(interest, theirs[interest.name], found)
+            if gone and interest.deletes:
+                where, args = among(interest.rows.key, gone)
+                statements.append(self._target.text(
+                    f"DELETE FROM {interest.rows.quoted} WHERE {where}", args))
+            statements += self._writer.statements(interest, found.values(), replace=True)
+        ask(self._target, statements)
+
+    def _ours(self, interest: Interest, answer: Answer, rows: Mapping[Key, bytes]) -> list[Key]:
+        """Keys under which the target has a row of ours that the source has no more.
+
+        :raises ForeignWriter: a row that moves has a number that the target gave to another.
+        """
+        gone = []
+        for fields in answer:
+            values = interest.parse(fields)
+            key = interest.key(values)
+            if self._members.belongs(interest, values, ever=True):
+                if key not in rows:
+                    gone.append(key)
+            elif key in rows:
+                words = ", ".join(f"{c}={v!s}" for c, v in zip(interest.rows.key, key, strict=True))
+                raise ForeignWriter(
+                    f"{self._target.endpoint.where} has a row of its own under {interest.name} {words}, as a"
+                    " row that moves has; nothing was overwritten",
+                    "Both databases have handed out the same numbers: move one of the two rows away, and see"
+                    " that AUTO_INCREMENT of the two is far apart")
+        return gone
 
     # -- proving ---------------------------------------------------------------------------------
 
-    def prove(self, limit: int = 5000) -> int:
-        """Compare keys that were applied and not proven yet, oldest first, on both sides.
+    def prove(self, limit: int = 5000, going: Callable[[], bool] = lambda: True) -> int:
+        """Compare keys that were applied and not proven yet, oldest first, on both sides, while ``going``.
 
         Number of keys that still differ; in a running system those are the ones that changed since.
         """
-        different = 0
-        for number, applied in list(self.unproven.items()):
+        keys: dict[str, set[Key]] = {}
+        chosen: list[Applied] = []
+        for applied in self.unproven.values():
             if limit <= 0:
                 break
-            self._see(applied.fence)
-            for table, keys in applied.keys.items():
-                interest = self._members.interests[table]
-                for batch in batches(list(keys), BATCH):
-                    differing = self._differing(interest, batch)
-                    keys.difference_update(set(batch) - differing)
-                    different += len(differing)
-                    limit -= len(batch)
+            chosen.append(applied)
+            limit -= len(applied)
+            for table, found in applied.keys.items():
+                keys.setdefault(table, set()).update(found)
+        fence = max((a.fence for a in chosen if a.fence is not None), default=None)
+        different, seen = 0, False
+        for lot in self._lots(keys):
+            if not going():
+                break
+            for (interest, asked), differing in zip(lot, self._differing(lot, fence, seen), strict=True):
+                different += len(differing)
+                equal = set(asked) - differing
+                for applied in chosen:
+                    if interest.name in applied.keys:
+                        applied.keys[interest.name] -= equal
+            seen = True
+        if seen:
             self._source.commit()
             self._target.commit()
-            if not len(applied) and number == next(iter(self.unproven)):
-                del self.unproven[number]
-                self.proven, self.proven_gtid = applied.position, applied.gtid
+        while self.unproven:
+            number, applied = next(iter(self.unproven.items()))
+            if len(applied):
+                break
+            del self.unproven[number]
+            self.proven, self.proven_gtid = applied.position, applied.gtid
         return different
 
-    def _differing(self, interest: Interest, keys: Sequence[Key]) -> set[Key]:
-        here = hashes(self._source, interest, keys, self._members)
-        there = hashes(self._target, interest, keys, self._members, ever=True)
-        if not interest.deletes:
-            there = {k: h for k, h in there.items() if k in here}
-        found = {k for k in here.keys() | there.keys() if here.get(k) != there.get(k)}
-        # In a case-insensitive collation another spelling of a key that was asked for may answer.
-        return found & set(keys) if found <= set(keys) else set(keys)
+    def _differing(self, lot: Lot, fence: Position | None, seen: bool) -> list[set[Key]]:
+        def statements(session: Session) -> list[bytes]:
+            return [self._by_key(session, interest, f"{interest.told}, {interest.rows.hash}", keys)
+                    for interest, keys in lot]
+
+        # Both servers at work at the same time.
+        asked = Pipeline(self._target, statements(self._target))
+        told = self._answers(self._source, statements(self._source), fence, seen)
+        found = []
+        for (interest, keys), mine, theirs in zip(lot, told, asked.answers(), strict=True):
+            here = _hashes(mine, interest, self._members)
+            there = _hashes(theirs, interest, self._members, ever=True)
+            if not interest.deletes:
+                there = {k: h for k, h in there.items() if k in here}
+            differing = {k for k in here.keys() | there.keys() if here.get(k) != there.get(k)}
+            # In a case-insensitive collation another spelling of a key that was asked for may answer.
+            found.append(differing & set(keys) if differing <= set(keys) else set(keys))
+        return found
 
     @property
     def unproven_keys(self) -> int:
@@ -250,8 +342,13 @@ def hashes(session: Session, interest: Interest, keys: Sequence[Key], members: M
     """By key, of those rows that are in the scope; with ``ever``, that are or have been."""
     where, args = among(interest.rows.key, keys)
     sql = f"SELECT {interest.told}, {interest.rows.hash} FROM {interest.rows.quoted} WHERE {where}"
+    return _hashes(session.raw(sql, args), interest, members, ever=ever)
+
+
+def _hashes(answer: Iterable[Fields], interest: Interest, members: Members, *, ever: bool = False
+            ) -> dict[Key, bytes]:
     found = {}
-    for fields in session.raw(sql, args):
+    for fields in answer:
         told = interest.parse(fields[:-1])
         if members.belongs(interest, told, ever=ever):
             found[interest.key(told)] = fields[-1] or b""

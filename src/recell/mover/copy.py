@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from recell.adapters.mysql.endpoint import Endpoint
@@ -12,17 +12,19 @@ from recell.adapters.mysql.session import Busy, Lost, Session
 from recell.adapters.mysql.sql import Key, KeyPart, after, among, upto
 from recell.errors import RecellError, Unreachable, Unsupported
 from recell.model.scope import ByHost
-from recell.mover.journal import Chunk, Journal, as_key
+from recell.mover.journal import Chunk, Journal, Laid, as_key
 from recell.mover.members import Interest, Members, host_condition
 from recell.mover.throttle import Throttle
 
 __all__ = ["Copier", "Writer", "condition"]
 
 CHUNK_BYTES = 2_000_000
-HOSTS_A_CHUNK = 5
-MEMBERS_A_CHUNK = 100
+HOSTS_A_CHUNK = 25
+MEMBERS_A_CHUNK = 800
+"""At most. MariaDB plans a list of a thousand values in another way, which reads whole tables."""
 _STATEMENT_BYTES = 1_000_000
 _SPANS_AT_ONCE = 16
+_TABLES_AT_ONCE = 40
 
 
 def condition(interest: Interest, span: dict[str, Any]) -> tuple[str, list[KeyPart]]:
@@ -48,20 +50,31 @@ class Writer:
 
     def write(self, interest: Interest, rows: Iterator[bytes] | list[bytes], *, replace: bool) -> int:
         """Number of rows sent. New rows only, or in place of those that are there."""
+        count = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal count
+            for row in rows:
+                count += 1
+                yield row
+
+        for statement in self.statements(interest, counted(), replace=replace):
+            self._session.send(statement)
+        return count
+
+    def statements(self, interest: Interest, rows: Iterable[bytes], *, replace: bool) -> Iterator[bytes]:
         begin = interest.rows.replace if replace else interest.rows.insert
         end = b"" if replace else interest.rows.insert_end
         parts: list[bytes] = []
-        size = count = 0
+        size = 0
         for row in rows:
             if size + len(row) > self._limit and parts:
-                self._session.send(begin + b",".join(parts) + end)
+                yield begin + b",".join(parts) + end
                 parts, size = [], 0
             parts.append(row)
             size += len(row) + 1
-            count += 1
         if parts:
-            self._session.send(begin + b",".join(parts) + end)
-        return count
+            yield begin + b",".join(parts) + end
 
 
 def whole(interest: Interest, row: bytes | None) -> bytes:
@@ -128,9 +141,21 @@ class Copier:
 
     def _lay_out(self) -> Iterator[Chunk]:
         yield from self._journal.undone()
+        # Of most tables there is little or nothing: many are noted in one transaction.
+        waiting: list[Laid] = []
+        for laid in self._spans():
+            waiting.append(laid)
+            if sum(len(one.spans) for one in waiting) >= _SPANS_AT_ONCE or len(waiting) >= _TABLES_AT_ONCE:
+                yield from self._journal.plan(waiting)
+                waiting = []
+        if waiting and not self._stop.is_set():
+            yield from self._journal.plan(waiting)
+
+    def _spans(self) -> Iterator[Laid]:
         planned = self._journal.planned()
         session = Session(self._source)
         try:
+            sizes = table_sizes(session)
             for interest in self._members.interests.values():
                 if self._stop.is_set():
                     return
@@ -138,49 +163,53 @@ class Copier:
                 if last is True:
                     continue
                 if interest.everything:
-                    yield from self._by_key(session, interest, as_key(last))
+                    yield from self._by_key(session, interest, as_key(last), chunk_rows(interest, sizes))
                 else:
-                    yield from self._by_members(interest, last)
+                    yield from self._by_members(interest, last, chunk_members(interest, sizes))
         finally:
             session.close()
 
-    def _by_key(self, session: Session, interest: Interest, last: Key | None) -> Iterator[Chunk]:
-        size = chunk_rows(session, interest)
-        keys = interest.rows.keys
+    def _by_key(self, session: Session, interest: Interest, last: Key | None, size: int) -> Iterator[Laid]:
+        keys, table = interest.rows.keys, interest.rows.quoted
+        if last is None and not list(session.raw(f"SELECT 1 FROM {table} LIMIT 1")):
+            # Rows that come from now on come by the binlog.
+            session.commit()
+            yield Laid(interest.name, [], True)
+            return
         more = True
         while more and not self._stop.is_set():
             spans: list[dict[str, Any]] = []
             while more and len(spans) < _SPANS_AT_ONCE:
                 where, values = after(interest.rows.key, last)
                 found = list(session.raw(
-                    f"SELECT {keys} FROM {interest.rows.quoted} FORCE INDEX (PRIMARY) WHERE {where}"
+                    f"SELECT {keys} FROM {table} FORCE INDEX (PRIMARY) WHERE {where}"
                     f" ORDER BY {keys} LIMIT 1 OFFSET {size - 1:d}", values))
                 end = interest.rows.key_of(found[0]) if found else None
                 spans.append({"after": last, "upto": end})
                 last, more = end, end is not None
             session.commit()
-            yield from self._journal.plan(interest.name, spans, last if more else True)
+            yield Laid(interest.name, spans, last if more else True)
 
-    def _by_members(self, interest: Interest, last: Any) -> Iterator[Chunk]:
+    def _by_members(self, interest: Interest, last: Any, size: int) -> Iterator[Laid]:
         values: list[KeyPart]
         if interest.link is None:
-            values, size = sorted(self._members.hosts), HOSTS_A_CHUNK
+            values = sorted(self._members.hosts)
         else:
             with self._members.lock:
                 values = sorted(self._members.present[interest.link])
-            size = MEMBERS_A_CHUNK
         if last is not None:
             values = [v for v in values if v > last]
-        for at in range(0, len(values), size * _SPANS_AT_ONCE):
-            batch = values[at:at + size * _SPANS_AT_ONCE]
+        at_once = size * _SPANS_AT_ONCE
+        for at in range(0, max(len(values), 1), at_once):
+            batch = values[at:at + at_once]
             spans = [{"among": batch[i:i + size]} for i in range(0, len(batch), size)]
-            yield from self._journal.plan(interest.name, spans, batch[-1])
-        self._journal.plan(interest.name, [], True)
+            yield Laid(interest.name, spans, batch[-1] if at + at_once < len(values) else True)
 
     # -- working ---------------------------------------------------------------------------------
 
     def _work(self, worker: int) -> None:
         sessions: tuple[Session, Session] | None = None
+        writer: Writer | None = None
         try:
             while True:
                 chunk = self._chunks.get()
@@ -191,13 +220,14 @@ class Copier:
                 tries = max(2, int(self._patience_s / 0.5))
                 for attempt in range(1, tries + 1):
                     try:
-                        if sessions is None:
+                        if sessions is None or writer is None:
                             sessions = Session(self._source), Session(self._target)
-                        self._copy(chunk, *sessions, worker)
+                            writer = Writer(sessions[1])
+                        self._copy(chunk, *sessions, writer, worker)
                         break
                     except (Lost, Busy) as error:
                         _closed(sessions)
-                        sessions = None
+                        sessions = writer = None
                         if attempt == tries:
                             raise _unreachable(self._target, error) from None
                         if self._stop.wait(0.5):
@@ -209,11 +239,10 @@ class Copier:
         finally:
             _closed(sessions)
 
-    def _copy(self, chunk: Chunk, source: Session, target: Session, worker: int) -> None:
+    def _copy(self, chunk: Chunk, source: Session, target: Session, writer: Writer, worker: int) -> None:
         interest = self._members.interests[chunk.table]
         where, values = condition(interest, chunk.span)
         index = " FORCE INDEX (PRIMARY)" if "after" in chunk.span else ""
-        writer = Writer(target)
         self._journal.mark(target, worker)
         rows = source.raw(
             f"SELECT {interest.rows.row} FROM {interest.rows.quoted}{index} WHERE {where}", values)
@@ -224,14 +253,29 @@ class Copier:
         self._throttle.take(count)
 
 
-def chunk_rows(session: Session, interest: Interest) -> int:
-    """How many rows of this table make a chunk of about CHUNK_BYTES."""
-    found = session.query(
-        "SELECT AVG_ROW_LENGTH FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-        (session.endpoint.database, interest.name))
+Sizes = dict[str, tuple[int, int]]
+"""By table: the server's estimates of its rows, and of its bytes without the indexes."""
+
+
+def table_sizes(session: Session) -> Sizes:
+    found = session.query("SELECT TABLE_NAME, TABLE_ROWS, DATA_LENGTH FROM information_schema.TABLES"
+                          " WHERE TABLE_SCHEMA = %s", (session.endpoint.database,))
     session.commit()
-    average = int(found[0][0] or 0) if found else 0
-    return max(100, min(5000, CHUNK_BYTES // max(average, 1)))
+    return {str(table): (int(rows or 0), int(size or 0)) for table, rows, size in found}
+
+
+def chunk_rows(interest: Interest, sizes: Sizes) -> int:
+    """How many rows of this table make a chunk of about CHUNK_BYTES."""
+    rows, size = sizes.get(interest.name, (0, 0))
+    return max(100, min(5000, CHUNK_BYTES * max(rows, 1) // max(size, 1)))
+
+
+def chunk_members(interest: Interest, sizes: Sizes) -> int:
+    """How many hosts, or rows of the parent's, have rows of this table for a chunk of about CHUNK_BYTES."""
+    if interest.link is None:
+        return HOSTS_A_CHUNK
+    parents, size = sizes.get(interest.link[0], (0, 0))[0], sizes.get(interest.name, (0, 0))[1]
+    return max(1, min(MEMBERS_A_CHUNK, max(20, CHUNK_BYTES * max(parents, 1) // max(size, 1))))
 
 
 def _closed(sessions: tuple[Session, Session] | None) -> None:

@@ -108,7 +108,8 @@ class Follower:
             try:
                 applier = self._applying()
                 count = applier.flush()
-                applier.prove()
+                # Whoever waits for the end of this thread proves what is left.
+                applier.prove(going=lambda: not self._ending.is_set())
                 lost_at = None
                 if time.monotonic() - noted > _NOTE_EVERY_S:
                     self._note_down(applier)

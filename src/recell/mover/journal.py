@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from recell.adapters.mysql.endpoint import Endpoint
+from recell.adapters.mysql.pipeline import Pipeline
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session
 from recell.adapters.mysql.sql import Key, KeyPart
@@ -24,7 +25,7 @@ from recell.errors import Locked, RecellError, StalePlan, Unreachable
 from recell.model.scope import Scope
 from recell.mover.members import Link
 
-__all__ = ["MARK", "PREFIX", "Chunk", "Journal", "Phase", "State", "fingerprint"]
+__all__ = ["MARK", "PREFIX", "Chunk", "Journal", "Laid", "Phase", "State", "fingerprint"]
 
 PREFIX = "recell_mover_"
 MARK = PREFIX + "mark"
@@ -85,6 +86,15 @@ class Chunk:
     span: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Laid:
+    """Chunks of one table, in their order, and how far they go: a key or a member, True to the end."""
+
+    table: str
+    spans: Sequence[dict[str, Any]]
+    last: Any
+
+
 class Journal:
     """The bookkeeping tables in ``endpoint``'s database, by a session of their own.
 
@@ -95,6 +105,8 @@ class Journal:
         self.endpoint = endpoint
         self.epoch = 0
         self._patience_s = patience_s
+        self._chunks = 0
+        """The highest number of a chunk."""
         self._session: Session | None = Session(endpoint)
 
     def close(self) -> None:
@@ -160,10 +172,11 @@ class Journal:
 
     def mark(self, session: Session, worker: int) -> None:
         """Begin a transaction that is the mover's. :raises Locked: another run has taken over."""
-        session.begin()
-        changed = session.execute(
-            f"UPDATE {MARK} SET written = written + 1 WHERE worker = %s AND epoch = %s", (worker, self.epoch))
-        if changed != 1:
+        both = Pipeline(session, [b"START TRANSACTION", session.text(
+            f"UPDATE {MARK} SET written = written + 1 WHERE worker = %s AND epoch = %s",
+            (worker, self.epoch))])
+        both.answers()
+        if both.changed[1] != 1:
             session.rollback()
             raise Locked(f"another run of recell has taken over the move into {self.endpoint.where}",
                          "Let that one go on, or stop it and start again")
@@ -210,20 +223,27 @@ class Journal:
         """By table: how far chunks were laid out; True when to the end."""
         return {table: _load(last) for table, last in self._query(f"SELECT tbl, last FROM {PREFIX}plan")}
 
-    def plan(self, table: str, spans: Sequence[dict[str, Any]], last: Any) -> list[Chunk]:
-        """Keep chunks to be copied, and how far they go; True: to the table's end."""
+    def plan(self, laid: Sequence[Laid]) -> list[Chunk]:
+        """Keep chunks to be copied, and how far they go. In one transaction."""
         def act(session: Session) -> list[Chunk]:
-            chunks = []
-            for span in spans:
+            # Numbered here: only one run writes, and a server may hand out every other number.
+            first = 1 + max(self._chunks, int(session.query(
+                f"SELECT COALESCE(MAX(id), 0) FROM {PREFIX}chunk")[0][0]))
+            spans = [(one.table, span) for one in laid for span in one.spans]
+            chunks = [Chunk(first + i, table, span) for i, (table, span) in enumerate(spans)]
+            if chunks:
                 session.execute(
-                    f"INSERT INTO {PREFIX}chunk (tbl, span, done, row_count) VALUES (%s, %s, 0, 0)",
-                    (table, _dump(span)))
-                number = int(session.query("SELECT LAST_INSERT_ID()")[0][0])
-                chunks.append(Chunk(number, table, span))
-            session.execute(f"REPLACE INTO {PREFIX}plan VALUES (%s, %s)", (table, _dump(last)))
+                    f"INSERT INTO {PREFIX}chunk (id, tbl, span, done, row_count) VALUES "
+                    + ", ".join(["(%s, %s, %s, 0, 0)"] * len(chunks)),
+                    [value for c in chunks for value in (c.id, c.table, _dump(c.span))])
+            ends = {one.table: _dump(one.last) for one in laid}
+            session.execute(f"REPLACE INTO {PREFIX}plan VALUES " + ", ".join(["(%s, %s)"] * len(ends)),
+                            [text for end in ends.items() for text in end])
             return chunks
 
-        return self._run(act)
+        chunks = self._run(act)
+        self._chunks = max([self._chunks, *(c.id for c in chunks)])
+        return chunks
 
     def undone(self) -> list[Chunk]:
         rows = self._query(f"SELECT id, tbl, span FROM {PREFIX}chunk WHERE done = 0 ORDER BY id")
@@ -274,14 +294,14 @@ class Journal:
 
 def write_members(session: Session, link: Link, values: Iterable[KeyPart], *, present: bool) -> None:
     ordered = sorted(values, key=str)
+    head = session.text("(%s, %s, ", link)
+    tail = b", 1)" if present else b", 0)"
     for at in range(0, len(ordered), 1000):
-        part = ordered[at:at + 1000]
-        rows = ", ".join(["(%s, %s, %s, %s)"] * len(part))
-        args: list[Any] = []
-        for value in part:
-            text = f"i{value}" if isinstance(value, int) else f"s{value!s}"
-            args += (*link, text, present)
-        session.execute(f"REPLACE INTO {PREFIX}member VALUES {rows}", args)
+        # There may be a million of them: numbers need no escaping.
+        rows = [b"%b'i%d'%b" % (head, value, tail) if isinstance(value, int)
+                else b"%b%b%b" % (head, session.text("%s", (f"s{value!s}",)), tail)
+                for value in ordered[at:at + 1000]]
+        session.send(b"REPLACE INTO " + PREFIX.encode() + b"member VALUES " + b", ".join(rows))
 
 
 def fingerprint(scope: Scope) -> str:

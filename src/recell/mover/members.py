@@ -19,7 +19,7 @@ from recell.adapters.mysql.session import Session
 from recell.adapters.mysql.sql import Key, KeyPart, among, columns, name
 from recell.errors import Unsupported
 from recell.model.scope import ByHost, ByParent, Scope, Shared, TableScope
-from recell.mover.rows import ColumnCodec, TableRows
+from recell.mover.rows import ColumnCodec, TableRows, spelling
 
 __all__ = ["Interest", "Link", "Members", "Work", "host_condition", "select_members"]
 
@@ -59,6 +59,10 @@ class Interest:
         self._owner_at = len(table.key)
         self._exports_at = self._owner_at + len(self.owner)
         self.width = len(told)
+        self._owner_spellings = tuple([c.spelling for c in self._codecs[self._owner_at:self._exports_at]])
+        self._export_spellings = tuple([c.spelling for c in self._codecs[self._exports_at:]])
+        self._also_told = tuple(
+            [spell(value) for spell, value in zip(self._owner_spellings[1:], self.also, strict=False)])
 
     @property
     def everything(self) -> bool:
@@ -79,13 +83,25 @@ class Interest:
     def key(self, values: tuple[KeyPart | None, ...]) -> Key:
         return values[: self._owner_at]  # type: ignore[return-value]
 
-    def owners(self, values: tuple[KeyPart | None, ...]) -> tuple[KeyPart | None, ...]:
-        return values[self._owner_at : self._exports_at]
+    def owner_of(self, values: tuple[KeyPart | None, ...]) -> KeyPart | None:
+        """The value that decides, as the members are spelled. None: the row is nobody's."""
+        owner = values[self._owner_at]
+        if owner is None or (self.also and self._others(values) != self._also_told):
+            return None
+        return self._owner_spellings[0](owner)
+
+    def _others(self, values: tuple[KeyPart | None, ...]) -> tuple[KeyPart | None, ...]:
+        return tuple([None if v is None else spell(v) for spell, v in zip(
+            self._owner_spellings[1:], values[self._owner_at + 1:self._exports_at], strict=True)])
+
+    def spelled(self, owner: KeyPart) -> KeyPart:
+        return self._owner_spellings[0](owner)
 
     def exported(self, values: tuple[KeyPart | None, ...]) -> Iterable[tuple[Link, KeyPart]]:
-        for column, value in zip(self.exports, values[self._exports_at :], strict=True):
+        for column, spell, value in zip(self.exports, self._export_spellings, values[self._exports_at:],
+                                        strict=True):
             if value is not None:
-                yield (self.name, column), value
+                yield (self.name, column), spell(value)
 
 
 @dataclass
@@ -149,6 +165,9 @@ class Members:
         for interest in self.interests.values():
             if interest.link is not None:
                 self.children.setdefault(interest.link, []).append(interest)
+                self._same_spelling(interest, interest.link)
+        self._hosts = {i.name: frozenset(map(i.spelled, scope.hosts)) for i in self.interests.values()
+                       if i.owner and i.link is None}
         self.present: dict[Link, set[KeyPart]] = {link: set() for link in self.children}
         self.ever: dict[Link, set[KeyPart]] = {link: set() for link in self.children}
         """Members now, and all that have been: rows of those are ours to delete."""
@@ -164,10 +183,18 @@ class Members:
         """Whether a row with these told values is in the scope; or, with ``ever``, has been."""
         if interest.everything:
             return True
-        owners = interest.owners(values)
+        owner = interest.owner_of(values)
         if interest.link is not None:
-            return owners[0] in (self.ever if ever else self.present)[interest.link]
-        return owners[0] in self.hosts and owners[1:] == interest.also
+            return owner in (self.ever if ever else self.present)[interest.link]
+        return owner in self._hosts[interest.name]
+
+    def _same_spelling(self, child: Interest, link: Link) -> None:
+        parent = self.interests[link[0]].rows.table.column(link[1])
+        column = child.rows.table.column(child.owner[0])
+        if spelling(parent) is not spelling(column):
+            raise Unsupported(
+                f"{child.name}.{column.name} ({column.collation}) and {link[0]}.{link[1]}"
+                f" ({parent.collation}) compare text differently", "Give both columns the same collation")
 
     def note(self, rows: Rows) -> bool:
         """Take in a row event, with the lock held. Whether it matters to the scope."""
@@ -252,13 +279,12 @@ def select_members(session: Session, members: Members) -> dict[Link, set[KeyPart
     order = list(members.interests)  # parents stand before their children
     for link in sorted(members.children, key=lambda k: order.index(k[0])):
         interest = members.interests[link[0]]
-        at = interest.width - len(interest.exports) + interest.exports.index(link[1])
         values: set[KeyPart] = set()
         for where, args in _conditions(interest, members, found):
             for fields in session.raw(f"SELECT {interest.told} FROM {name(link[0])} WHERE {where}", args):
-                value = interest.parse(fields)[at]
-                if value is not None:
-                    values.add(value)
+                for other, value in interest.exported(interest.parse(fields)):
+                    if other == link:
+                        values.add(value)
         found[link] = values
     return found
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import Busy, Lost, Session
+from recell.adapters.mysql.session import Busy, Lost, Session, Sessions
 from recell.errors import RecellError, StepFailed, Unreachable, VerifyFailed
 from recell.model.scope import Scope
 from recell.mover.copy import Copier
@@ -91,6 +91,7 @@ class Move:
         self._sentry: Sentry | None = None
         self._follower: Follower | None = None
         self._watch: Watch | None = None
+        self._asking = Sessions()
         self._rows = 0
         self._clock: list[tuple[float, int]] = []
 
@@ -175,6 +176,9 @@ class Move:
             self._write(phase="following")
         if self._follower is not None:
             self._follower.start()
+        # So that drain, while writers wait, has no connection to make.
+        for endpoint in self._direction():
+            self._end_of(endpoint)
 
     def catch_up(self, limit_s: float, lag_s: float = 1.0) -> float:
         """Wait until the target is at most ``lag_s`` behind. The lag, in seconds.
@@ -308,6 +312,7 @@ class Move:
             self._watch.close()
         self._watch = None
         self._stop_threads()
+        self._asking.close()
         if self._journal is not None:
             self._journal.close()
         self._journal = None
@@ -482,14 +487,7 @@ class Move:
         return self._end_of(self._direction()[0])
 
     def _end_of(self, endpoint: Endpoint) -> Position:
-        def ask() -> Position:
-            session = Session(endpoint)
-            try:
-                return session.binlog_end()
-            finally:
-                session.close()
-
-        return self._patiently(ask, endpoint)
+        return self._patiently(lambda: self._asking.ask(endpoint, Session.binlog_end), endpoint)
 
     def _watched(self, limit_s: float) -> None:
         """The target's binlog up to now holds nobody's writes to our rows but ours."""

@@ -7,13 +7,13 @@ as they are), goes into the other server's INSERT unread, and its MD5 proves two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from recell.adapters.mysql.sql import Key, KeyPart, columns, name
 from recell.errors import Unsupported
 from recell.model.scope import Column, Table
 
-__all__ = ["INTEGERS", "ColumnCodec", "TableRows"]
+__all__ = ["INTEGERS", "ColumnCodec", "TableRows", "spelling"]
 
 INTEGERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
 _NUMBERS = INTEGERS | {"decimal", "double", "year"}
@@ -33,6 +33,7 @@ class ColumnCodec:
     def __init__(self, table: str, column: Column) -> None:
         self.integer = column.type in INTEGERS
         self.unsigned = self.integer and "unsigned" in column.full_type
+        self.spelling = spelling(column)
         self._encoding = ""
         if column.type in ("char", "varchar"):
             encoding = _CODECS.get(column.charset)
@@ -55,6 +56,26 @@ class ColumnCodec:
         if self.integer:
             return int(value)
         return value.decode() if self._encoding else value
+
+
+def spelling(column: Column) -> Callable[[KeyPart], KeyPart]:
+    """What makes one of two values that the server takes for the same: small letters, and no blanks at the
+    end. (Accents are left: no host's name and no uuid has one.)"""
+    if column.type not in ("char", "varchar") or column.collation.endswith(("_bin", "_cs")):
+        return _as_is
+    return _small if "nopad" in column.collation or "_0900_" in column.collation else _small_and_cut
+
+
+def _as_is(value: KeyPart) -> KeyPart:
+    return value
+
+
+def _small(value: KeyPart) -> KeyPart:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _small_and_cut(value: KeyPart) -> KeyPart:
+    return value.rstrip(" ").lower() if isinstance(value, str) else value
 
 
 class TableRows:

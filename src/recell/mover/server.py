@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recell.adapters.mysql.session import Session
+from recell.adapters.mysql.session import Session, status_statement
 from recell.adapters.mysql.sql import name
 from recell.errors import Denied, RecellError, StepFailed
 from recell.model.scope import Schema
@@ -134,12 +134,11 @@ def _or_nothing(session: Session, sql: str, also: type[RecellError] = StepFailed
 
 
 def _filtered(session: Session, database: str) -> bool:
-    for statement in ("SHOW MASTER STATUS", "SHOW BINARY LOG STATUS"):
-        rows = _or_nothing(session, statement)
-        if rows:
-            do, ignore = (str(rows[0][i] or "").split(",") for i in (2, 3))
-            return database in ignore or (do != [""] and database not in do)
-    return False
+    rows = _or_nothing(session, status_statement(session.version))
+    if not rows:
+        return False
+    do, ignore = (str(rows[0][i] or "").split(",") for i in (2, 3))
+    return database in ignore or (do != [""] and database not in do)
 
 
 def _free(session: Session, datadir: str) -> int | None:

@@ -154,7 +154,7 @@ class Verifier:
         else:
             with self._members.lock:
                 pool = sorted(self._members.ever[interest.link])
-            size = MEMBERS_A_CHUNK * 5
+            size = MEMBERS_A_CHUNK
         pool = [v for v in pool if last is None or v > last][: size + 1]
         if not pool:
             return None, True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pymysql
 from pymysql.constants import CR, ER
@@ -14,7 +15,8 @@ from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.errors import Denied, RecellError, StepFailed, Unreachable, Unsupported
 
-__all__ = ["Busy", "Lost", "Session", "packets"]
+__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "Session", "Sessions", "packets", "result",
+           "status_statement", "translated"]
 
 # Non-strict modes turn 4-byte characters into "?" and cut long values; NO_ZERO_DATE, which oslo sets,
 # refuses dates that old rows have; without NO_AUTO_VALUE_ON_ZERO the id 0 becomes another.
@@ -35,6 +37,14 @@ _BUSY = frozenset({ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, 1180, 1020})  # 1180:
 _FULL = frozenset({1114, 1021, 1026, 3, 1030, 28})
 _CONNECT_TIMEOUT = 10
 _NULL = 251
+COM_QUERY = 0x03
+SNAPSHOT = (b"START TRANSACTION WITH CONSISTENT SNAPSHOT", b"SHOW STATUS LIKE 'binlog\\_snapshot\\_%'")
+"""Begins a transaction, and asks for the binlog's position that it sees."""
+
+Fields = tuple[bytes | None, ...]
+"""A row as the server sends it: undecoded."""
+
+T = TypeVar("T")
 
 
 class Lost(Exception):
@@ -63,13 +73,12 @@ class Session:
                 write_timeout=timeout, autocommit=False,
             )
         except (pymysql.Error, OSError) as error:
-            self._raise(error)
+            self.fail(error)
         self.version = str(self._connection.get_server_info())  # type: ignore[no-untyped-call]
         self.mariadb = "mariadb" in self.version.lower()
         self.execute(_SESSION)
         # By statement: the variable has another name in every other version.
         self.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        self.commit()
 
     @property
     def connection(self) -> Any:
@@ -82,16 +91,16 @@ class Session:
                 cursor.execute(sql, tuple(args))
                 return list(cursor.fetchall())
         except (pymysql.Error, OSError) as error:
-            self._raise(error)
+            self.fail(error)
 
-    def named(self, sql: str) -> dict[str, Any]:
-        """The first row by its columns' names, empty without one."""
+    def named(self, sql: str) -> list[dict[str, Any]]:
+        """Rows by their columns' names."""
         try:
             with self._connection.cursor(DictCursor) as cursor:
                 cursor.execute(sql)
-                return dict(cursor.fetchone() or {})
+                return [dict(row) for row in cursor.fetchall()]
         except (pymysql.Error, OSError) as error:
-            self._raise(error)
+            self.fail(error)
 
     def execute(self, sql: str, args: Sequence[Any] = ()) -> int:
         """Number of rows changed."""
@@ -99,40 +108,33 @@ class Session:
             with self._connection.cursor() as cursor:
                 return int(cursor.execute(sql, tuple(args)))
         except (pymysql.Error, OSError) as error:
-            self._raise(error)
+            self.fail(error)
 
     def send(self, statement: bytes) -> int:
         """A statement whose literals :meth:`raw` brought from a server. Number of rows changed."""
         try:
             return int(self._connection.query(statement))
         except (pymysql.Error, OSError) as error:
-            self._raise(error)
+            self.fail(error)
 
-    def raw(self, sql: str, args: Sequence[Any] = ()) -> Iterator[tuple[bytes | None, ...]]:
+    def raw(self, sql: str, args: Sequence[Any] = ()) -> Iterator[Fields]:
         """Rows as the server sends them: bytes, undecoded. To be read to their end.
 
         Some five times as fast as a cursor, and exact whatever a column's character set is.
         """
-        connection = self._connection
+        return self._rows(self.text(sql, args))
+
+    def _rows(self, statement: bytes) -> Iterator[Fields]:
         try:
-            with connection.cursor() as cursor:
-                text = cursor.mogrify(sql, tuple(args))
-            connection._execute_command(0x03, text)  # type: ignore[attr-defined]
-            stream = packets(connection)
-            head = next(stream)
-            if head[0] == 0xFF:
-                pymysql.err.raise_mysql_exception(head)
-            width = head[0]  # a result of ours never has more than 250 columns
-            for _ in range(width + 1):
-                next(stream)
-            for packet in stream:
-                if packet[0] >= 0xFE and (packet[0] == 0xFF or len(packet) < 9):
-                    if packet[0] == 0xFF:
-                        pymysql.err.raise_mysql_exception(packet)
-                    return
-                yield _fields(packet, width)
+            self._connection._execute_command(COM_QUERY, statement)  # type: ignore[attr-defined]
+            yield from result(packets(self._connection))[0]
         except (pymysql.Error, OSError) as error:
-            self._raise(error)
+            self.fail(error)
+
+    def text(self, sql: str, args: Sequence[Any] = ()) -> bytes:
+        """A statement with its parameters in it, as it is sent."""
+        with self._connection.cursor() as cursor:
+            return cursor.mogrify(sql, tuple(args)).encode(errors="surrogateescape")
 
     def begin(self) -> None:
         self.execute("START TRANSACTION")
@@ -141,12 +143,19 @@ class Session:
         try:
             self._connection.commit()
         except (pymysql.Error, OSError) as error:
-            self._raise(error)
+            self.fail(error)
 
     def rollback(self) -> None:
         """Never raises: a session that is lost is rolled back by its server."""
         with suppress(pymysql.Error, OSError):
             self._connection.rollback()
+
+    def interrupt(self) -> None:
+        """Whatever another thread waits for in this session ends: closing alone would not wake it."""
+        stream = getattr(self._connection, "_sock", None)
+        if stream is not None:
+            with suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         with suppress(pymysql.Error, OSError):
@@ -160,8 +169,13 @@ class Session:
         The binlog has a transaction before InnoDB shows it; a reader that re-reads rows by keys out of
         the binlog must not see the world before them. MariaDB tells the position of a snapshot.
         """
-        self.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
-        rows = {str(k).lower(): str(v) for k, v in self.query("SHOW STATUS LIKE 'binlog\\_snapshot\\_%%'")}
+        begin, where = SNAPSHOT
+        self.send(begin)
+        return self.snapshot_position(list(self._rows(where)))
+
+    def snapshot_position(self, answer: Sequence[Fields]) -> Position:
+        """What the second statement of SNAPSHOT answered, right after the first."""
+        rows = {(k or b"").decode().lower(): (v or b"").decode() for k, v in answer}
         file = rows.get("binlog_snapshot_file", "")
         if not file:
             raise Unsupported(
@@ -172,7 +186,7 @@ class Session:
 
     def binlog_end(self) -> Position:
         """Where the binlog ends now. :raises Unsupported: there is none."""
-        rows = self.query("SHOW MASTER STATUS")
+        rows = self.query(status_statement(self.version))
         if not rows:
             raise Unsupported(f"{self.endpoint.where} has no binary log",
                               "Set log_bin and binlog_format=ROW there and restart it")
@@ -187,8 +201,16 @@ class Session:
         rows = self.query("SHOW GLOBAL VARIABLES LIKE %s", (variable.replace("_", "\\_"),))
         return str(rows[0][1]) if rows else ""
 
-    def _raise(self, error: Exception) -> NoReturn:
+    def fail(self, error: Exception) -> NoReturn:
+        """Raises Lost, Busy, or what to tell the operator."""
         raise translated(error, self.endpoint) from None
+
+
+def status_statement(version: str) -> str:
+    """What asks a server of this version where its binlog ends. MySQL 8.4 knows the old name no more."""
+    numbers = tuple(int(p) for p in version.split("-")[0].split(".")[:2] if p.isdigit())
+    new = "mariadb" not in version.lower() and numbers >= (8, 2)
+    return "SHOW BINARY LOG STATUS" if new else "SHOW MASTER STATUS"
 
 
 def translated(error: Exception, endpoint: Endpoint) -> Exception:
@@ -216,6 +238,42 @@ def _refused(endpoint: Endpoint, code: int, reason: str) -> RecellError:
                       "Look at the database server's log")
 
 
+class Sessions:
+    """Sessions that stay open, one to a database, for short questions: nobody waits for a connection to be
+    made. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        self._open: dict[Endpoint, Session] = {}
+
+    def ask(self, endpoint: Endpoint, question: Callable[[Session], T]) -> T:
+        """Raises what the session does; a session that was lost is made anew once, since an idle one may
+        have been ended long ago."""
+        kept = self._open.pop(endpoint, None)
+        if kept is not None:
+            try:
+                answer = question(kept)
+                self._open[endpoint] = kept
+                return answer
+            except Lost:
+                kept.close()
+            except BaseException:
+                kept.close()
+                raise
+        fresh = Session(endpoint)
+        try:
+            answer = question(fresh)
+        except BaseException:
+            fresh.close()
+            raise
+        self._open[endpoint] = fresh
+        return answer
+
+    def close(self) -> None:
+        for session in self._open.values():
+            session.close()
+        self._open.clear()
+
+
 def packets(connection: Any) -> Iterator[bytes]:
     """Payloads of the server's packets, split ones joined. :raises OSError: the connection broke."""
     read = connection._rfile.read
@@ -238,7 +296,41 @@ def packets(connection: Any) -> Iterator[bytes]:
         yield payload
 
 
-def _fields(packet: bytes, width: int) -> tuple[bytes | None, ...]:
+def result(stream: Iterator[bytes]) -> tuple[Iterator[Fields], int]:
+    """The next statement's answer: its rows, to be read to their end, and how many it changed.
+
+    :raises pymysql.Error: the server refused the statement; raised by the rows, when it gave up later.
+    """
+    head = next(stream)
+    if head[0] == 0xFF:
+        pymysql.err.raise_mysql_exception(head)
+    if head[0] == 0:
+        return iter(()), _length(head, 1)[0]
+    width = head[0]  # a result of ours never has more than 250 columns
+    for _ in range(width + 1):
+        next(stream)
+    return _result_rows(stream, width), 0
+
+
+def _result_rows(stream: Iterator[bytes], width: int) -> Iterator[Fields]:
+    for packet in stream:
+        if packet[0] >= 0xFE and (packet[0] == 0xFF or len(packet) < 9):
+            if packet[0] == 0xFF:
+                pymysql.err.raise_mysql_exception(packet)
+            return
+        yield _fields(packet, width)
+
+
+def _length(packet: bytes, at: int) -> tuple[int, int]:
+    """A length-encoded integer, and where what follows begins."""
+    size = packet[at]
+    if size < _NULL:
+        return size, at + 1
+    span = (2, 3, 8)[size - 252]
+    return int.from_bytes(packet[at + 1:at + 1 + span], "little"), at + 1 + span
+
+
+def _fields(packet: bytes, width: int) -> Fields:
     at = 0
     row: list[bytes | None] = []
     for _ in range(width):
