@@ -9,7 +9,7 @@ import pytest
 
 from recell.adapters.mysql.session import Session
 from recell.errors import StepFailed, Unsupported
-from recell.mover.gap import GAP, keeps_counters, plan_gap, raise_counters, read_counters
+from recell.mover.gap import GAP, keeps_counters, part_counters, plan_gap, raise_counters, read_counters
 from recell.planning.tables import SEEDED_BY_SYNC
 from recell_bench.schemas import TODAY, ddl, load
 from tests.private_server import PrivateServer
@@ -50,6 +50,26 @@ def test_a_new_cell_counts_from_far_above(server: PrivateServer) -> None:
         assert after == starts
         # The next cell stays clear of this one too.
         assert plan_gap(NEW, [counters, after])["services"] == starts["services"] + GAP
+
+
+def test_rows_that_flow_back_do_not_bring_the_counters_together(server: PrivateServer) -> None:
+    server.create("old", ddl(SCHEMA))
+    server.create("new", ddl(NEW))
+    server.row("old", "instances", id=5_000_000, uuid="a", deleted=0)
+    with closing(Session(server.endpoint("old"))) as old, closing(Session(server.endpoint("new"))) as new:
+        raise_counters(new, NEW, plan_gap(NEW, [read_counters(old, SCHEMA)]))
+        raised = part_counters(old, new, SCHEMA)
+        assert raised["instances"] == 206_000_000
+        assert read_counters(old, SCHEMA) == raised
+        server.row("new", "instances", uuid="b", deleted=0)
+        server.sql("INSERT INTO old.instances SELECT * FROM new.instances")  # it flows back
+        server.row("old", "instances", uuid="c", deleted=0)
+        assert server.sql("SELECT id, uuid FROM old.instances ORDER BY id") == [
+            (5_000_000, "a"), (106_000_000, "b"), (206_000_000, "c")]
+        assert part_counters(old, new, SCHEMA) == {}
+        server.row("new", "instances", id=2_000_000_000, uuid="d", deleted=0)
+        with pytest.raises(Unsupported, match="no room for 100,000,000 more numbers twice in instances"):
+            part_counters(old, new, SCHEMA)
 
 
 def test_rows_that_were_there_before_are_refused(server: PrivateServer) -> None:

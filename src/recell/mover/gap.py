@@ -13,7 +13,7 @@ from recell.adapters.mysql.sql import name
 from recell.errors import StepFailed, Unsupported
 from recell.model.scope import Column, Schema, Table
 
-__all__ = ["GAP", "keeps_counters", "plan_gap", "raise_counters", "read_counters"]
+__all__ = ["GAP", "keeps_counters", "part_counters", "plan_gap", "raise_counters", "read_counters"]
 
 GAP = 100_000_000
 """Ids that the older cells may hand out until they meet the new one's."""
@@ -86,6 +86,35 @@ def raise_counters(
     if wrong:
         raise StepFailed(f"{session.endpoint.where} did not raise the numbers of {', '.join(wrong)}",
                          "Look at the server's log")
+
+
+def part_counters(old: Session, new: Session, schema: Schema, gap: int = GAP) -> dict[str, int]:
+    """Raise the old cell's counters above all that the new one will hand out; before the way back is opened.
+
+    A row that flows back has a number of the new cell's, and InnoDB goes on counting from the highest that
+    it has seen: the old cell would hand out the very numbers that the new one hands out. Where a database
+    moves whole, only one of the two ever counts, and nothing has to be raised.
+
+    Takes an instant and a table's metadata lock, so not while the writers are held. What was raised, by
+    table; none where it is done already.
+
+    :raises Unsupported: a table has no room. :raises Busy: a transaction uses the table; try again.
+    """
+    mine, theirs = (read_counters(s, Schema(s.endpoint.database, schema.tables)) for s in (old, new))
+    raised = {}
+    for table in schema.tables:
+        column = _counted(table)
+        if column is None or mine[table.name] > theirs[table.name]:
+            continue
+        start = theirs[table.name] + gap
+        if start + gap > _limit(column):
+            raise Unsupported(f"there is no room for {gap:,} more numbers twice in {table.name}",
+                              "Choose a smaller gap, at least ten times the rows that the cells will get")
+        raised[table.name] = start
+    old.execute("SET SESSION lock_wait_timeout = 1")
+    for table_name, start in raised.items():
+        old.execute(f"ALTER TABLE {name(table_name)} AUTO_INCREMENT = {int(start)}")
+    return raised
 
 
 def keeps_counters(version: str) -> bool:
