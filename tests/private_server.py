@@ -105,13 +105,22 @@ class Server:
                         self.port or 3306, unix_socket=str(self.socket))
 
     def cut(self) -> None:
-        """End every other session, as a firewall or an operator would."""
+        """End every other session, as a firewall or an operator would. They have ended when it returns."""
+        listed = ("SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID()"
+                  " AND user = 'root'")
         with self.connect("") as root, root.cursor() as cursor:
-            cursor.execute("SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID()"
-                           " AND user = 'root'")
-            for (number,) in cursor.fetchall():
+            cursor.execute(listed)
+            others = {number for (number,) in cursor.fetchall()}
+            for number in others:
                 with suppress(pymysql.Error):  # it may have ended by itself meanwhile
                     cursor.execute(f"KILL {number}")
+            until = time.monotonic() + 60
+            left = others
+            while left:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+                cursor.execute(listed)
+                left = others & {number for (number,) in cursor.fetchall()}
 
     def purge(self) -> None:
         """All of the binlog but a new last file is gone."""

@@ -43,6 +43,30 @@ def test_what_a_refused_statement_leaves(session: Session) -> None:
     assert session.query("SELECT COUNT(*) FROM s3_images") == [(0,)]
 
 
+def test_columns_as_rows_have_them(session: Session) -> None:
+    sizes = (0, 1, 250, 251, 65_535, 65_536, 3_000_000)
+    sql = " UNION ALL ".join([*(f"SELECT REPEAT('x', {size})" for size in sizes), "SELECT NULL"])
+    assert list(session.column(sql)) == [v for (v,) in session.raw(sql)] == [
+        *(b"x" * size for size in sizes), None]
+    with pytest.raises(StepFailed, match="no_such_table"):
+        list(session.column("SELECT 1 FROM no_such_table"))
+    assert list(session.column("SELECT 1 FROM tags")) == []
+
+
+def test_values_that_fill_several_packets(clouds: Pair) -> None:
+    """Of 16 MiB each: one that fills one to the last byte is followed by an empty one."""
+    before = clouds[0].sql("SELECT @@GLOBAL.max_allowed_packet")[0][0]
+    clouds[0].sql("SET GLOBAL max_allowed_packet = 67108864")
+    try:
+        with closing(Session(clouds[0].endpoint())) as session:
+            for size in ((1 << 24) - 5, (1 << 24) - 4, (1 << 24) + 9):
+                assert list(session.column(f"SELECT REPEAT('x', {size})")) == [b"x" * size]
+                assert list(session.raw(f"SELECT REPEAT('x', {size})")) == [(b"x" * size,)]
+                assert session.query("SELECT 1") == [(1,)]
+    finally:
+        clouds[0].sql(f"SET GLOBAL max_allowed_packet = {before}")
+
+
 def test_cut_in_the_middle(session: Session, clouds: Pair) -> None:
     asked = Pipeline(session, [b"SELECT 1", b"SELECT SLEEP(600)", b"SELECT 2"])
     clouds[0].cut()

@@ -320,7 +320,12 @@ class Applier:
 
         # Both servers at work at the same time.
         asked = Pipeline(self._target, statements(self._target))
-        told = self._answers(self._source, statements(self._source), fence, seen)
+        try:
+            told = self._answers(self._source, statements(self._source), fence, seen)
+        except BaseException:
+            # Answers that nobody reads would be taken for the next question's.
+            self._target.close()
+            raise
         found = []
         for (interest, keys), mine, theirs in zip(lot, told, asked.answers(), strict=True):
             here = _hashes(mine, interest, self._members)

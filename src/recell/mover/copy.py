@@ -244,9 +244,9 @@ class Copier:
         where, values = condition(interest, chunk.span)
         index = " FORCE INDEX (PRIMARY)" if "after" in chunk.span else ""
         self._journal.mark(target, worker)
-        rows = source.raw(
+        rows = source.column(
             f"SELECT {interest.rows.row} FROM {interest.rows.quoted}{index} WHERE {where}", values)
-        count = writer.write(interest, (whole(interest, row) for (row,) in rows), replace=False)
+        count = writer.write(interest, (whole(interest, row) for row in rows), replace=False)
         self._journal.done(target, chunk, count)
         target.commit()
         source.commit()

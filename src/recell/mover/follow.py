@@ -100,6 +100,9 @@ class Follower:
         except (Lost, Busy):
             self._drop()
             return None
+        except BaseException:
+            self._drop()
+            raise
 
     def _run(self) -> None:
         noted = time.monotonic()

@@ -38,6 +38,8 @@ _FULL = frozenset({1114, 1021, 1026, 3, 1030, 28})
 _CONNECT_TIMEOUT = 10
 _NULL = 251
 COM_QUERY = 0x03
+_LONGEST = 0xFFFFFF
+_BUFFER = 1 << 18
 SNAPSHOT = (b"START TRANSACTION WITH CONSISTENT SNAPSHOT", b"SHOW STATUS LIKE 'binlog\\_snapshot\\_%'")
 """Begins a transaction, and asks for the binlog's position that it sees."""
 
@@ -74,6 +76,7 @@ class Session:
             )
         except (pymysql.Error, OSError) as error:
             self.fail(error)
+        _read_much(self._connection)
         self.version = str(self._connection.get_server_info())  # type: ignore[no-untyped-call]
         self.mariadb = "mariadb" in self.version.lower()
         self.execute(_SESSION)
@@ -123,6 +126,20 @@ class Session:
         Some five times as fast as a cursor, and exact whatever a column's character set is.
         """
         return self._rows(self.text(sql, args))
+
+    def column(self, sql: str, args: Sequence[Any] = ()) -> Iterator[bytes | None]:
+        """As :meth:`raw`, of a statement with one column; for millions of rows."""
+        try:
+            self._connection._execute_command(COM_QUERY, self.text(sql, args))  # type: ignore[attr-defined]
+            stream = packets(self._connection)
+            head = next(stream)
+            if head[0] == 0xFF:
+                pymysql.err.raise_mysql_exception(head)
+            next(stream)
+            next(stream)
+            yield from _column(self._connection)
+        except (pymysql.Error, OSError) as error:
+            self.fail(error)
 
     def _rows(self, statement: bytes) -> Iterator[Fields]:
         try:
@@ -328,6 +345,45 @@ def _length(packet: bytes, at: int) -> tuple[int, int]:
         return size, at + 1
     span = (2, 3, 8)[size - 252]
     return int.from_bytes(packet[at + 1:at + 1 + span], "little"), at + 1 + span
+
+
+def _read_much(connection: Any) -> None:
+    """PyMySQL reads eight KiB at a time. Right after the connection was made nothing is on its way."""
+    small = connection._rfile
+    connection._rfile = connection._sock.makefile("rb", _BUFFER)
+    small.close()
+
+
+def _column(connection: Any) -> Iterator[bytes | None]:
+    read = connection._rfile.read
+    while True:
+        head = read(4)
+        size = int.from_bytes(head[:3], "little")
+        packet = read(size)
+        if len(head) < 4 or len(packet) < size:
+            raise ConnectionResetError("the server closed the connection")
+        while size == _LONGEST:
+            head = read(4)
+            size = int.from_bytes(head[:3], "little")
+            more = read(size)
+            if len(head) < 4 or len(more) < size:
+                raise ConnectionResetError("the server closed the connection")
+            packet += more
+        first = packet[0]
+        if first < _NULL:
+            yield packet[1:]
+        elif first == 252:
+            yield packet[3:]
+        elif first == 253:
+            yield packet[4:]
+        elif first == _NULL:
+            yield None
+        elif first == 0xFF:
+            pymysql.err.raise_mysql_exception(packet)
+        elif len(packet) < 9:
+            return
+        else:
+            yield packet[9:]
 
 
 def _fields(packet: bytes, width: int) -> Fields:
