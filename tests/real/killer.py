@@ -29,13 +29,17 @@ def arm(step: str, moment: str) -> None:
     write = Journal.append
 
     def append(self: Journal, named: str, direction: Any, phase: Any, **detail: Any) -> None:
-        mine = named == step
-        if mine and (moment, phase) in (("before", "started"), ("acted", "finished"), ("inside", "finished")):
+        if named != step:
+            write(self, named, direction, phase, **detail)
+            return
+        # A step may be found as it should be: then that is all that is written of it.
+        begins, ends = phase in ("started", "found"), phase in ("finished", "found")
+        if (moment == "before" and begins) or (moment in ("inside", "acted") and ends):
             _die()
         write(self, named, direction, phase, **detail)
-        if mine and (moment, phase) in (("started", "started"), ("finished", "finished")):
+        if (moment == "started" and begins) or (moment == "finished" and ends):
             _die()
-        if mine and (moment, phase) == ("inside", "started"):
+        if moment == "inside" and begins:
             threading.Timer(INSIDE_S, _die).start()
 
     Journal.append = append  # type: ignore[method-assign, assignment]
