@@ -17,7 +17,6 @@ import pytest
 
 from recell.journal import Journal
 from recell.model.plan import load_plan
-from recell.probe.record import read_requests
 from tests.real.clouds import (
     BACKUP,
     STATE,
@@ -255,16 +254,16 @@ def test_resumed_after_every_kill(tmp_path: Path) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("first", range(len(MOMENTS)))
 def test_undone_after_a_kill_at_every_step(tmp_path: Path, first: int) -> None:
-    """Killed once at every step, each at the moment after the last one's; undone each time."""
+    """Killed once at every step, each at the moment after the last one's, and undone each time.
+
+    Without users: this is about the end state, and four times as quick.
+    """
     steps = _anew(tmp_path)
     before = picture()
-    requests = tmp_path / "requests.jsonl"
-    with users(requests, "--boot", "8", "--rate", "2"):
-        for number, step in enumerate(steps):
-            moment = MOMENTS[(first + number) % len(MOMENTS)]
-            recell_killed(step, moment, "apply", *BACKUP, directory=tmp_path)
-            recell("undo", directory=tmp_path)
-            assert picture() == before, (step, moment)
-    recell("report", "--of", "undo", "--requests", str(requests), directory=tmp_path)
-    unharmed(report(tmp_path / "undo"), "undone")
-    assert not [r for r in read_requests(requests) if not r.ok], "in one of the undos before the last"
+    for number, step in enumerate(steps):
+        moment = MOMENTS[(first + number) % len(MOMENTS)]
+        recell_killed(step, moment, "apply", "--no-measure", *BACKUP, directory=tmp_path)
+        recell("undo", directory=tmp_path)
+        assert picture() == before, (step, moment)
+    recell("verify", directory=tmp_path)
+    exercise(Api(), "undone")
