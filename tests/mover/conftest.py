@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import pytest
 
@@ -13,16 +12,6 @@ OPTIONS = (
     # As oslo.db sets it for every session of Nova's.
     "sql-mode=STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_AUTO_CREATE_USER,NO_ENGINE_SUBSTITUTION",
 )
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    with suppress(ValueError):  # the real tests have the same option, and may run along
-        parser.addoption("--thorough", action="store_true", help="longer random runs, more kills")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--thorough"):
-        items[:] = [i for i in items if not i.get_closest_marker("thorough")]
 
 
 def _server(number: int, *options: str) -> PrivateServer:
