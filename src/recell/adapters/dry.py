@@ -18,6 +18,7 @@ from recell.adapters.ports import (
     ConnectionInfo,
     Consumer,
     ContainerState,
+    CutNode,
     FileStat,
     Finished,
     HostPort,
@@ -26,6 +27,7 @@ from recell.adapters.ports import (
     ProxyPort,
     ProxyServer,
     QueueInfo,
+    RabbitNodePort,
     RawMapping,
     ServiceRow,
     SocketInfo,
@@ -34,6 +36,7 @@ from recell.adapters.ports import (
     World,
 )
 from recell.errors import StalePlan, WouldWait
+from recell.model.rabbit import NodeView, Policy, QueueHome
 
 
 @dataclass
@@ -334,6 +337,73 @@ class DryNova:
         return self._real.query(cell, sql, args)
 
 
+class DryRabbit:
+    """:class:`~recell.adapters.ports.RabbitNodePort` that changes nothing."""
+
+    def __init__(self, real: RabbitNodePort, record: Record) -> None:
+        self.host = real.host
+        self._real = real
+        self._record = record
+
+    def view(self) -> NodeView:
+        return self._real.view()
+
+    def queues(self) -> tuple[QueueHome, ...]:
+        return self._real.queues()
+
+    def policies(self) -> tuple[Policy, ...]:
+        return self._real.policies()
+
+    def walled(self) -> str:
+        return self._real.walled()
+
+    def cookie(self) -> str:
+        return self._real.cookie()
+
+    def kept_cookie(self, plan: str, sha256: str) -> bytes:
+        return self._real.kept_cookie(plan, sha256)
+
+    def join(self, peer: str) -> None:
+        self._record.add(self.host, f"join the cluster of {peer}")
+
+    def start(self) -> None:
+        self._record.add(self.host, "start the node's application")
+
+    def leave(self) -> None:
+        self._record.add(self.host, "make the node blank")
+
+    def set_handling(self, word: str) -> None:
+        self._record.add(self.host, f"set cluster_partition_handling {word}")
+
+    def set_policy(self, policy: Policy) -> None:
+        self._record.add(self.host, f"set the policy {policy.name} on {policy.pattern}")
+
+    def clear_policy(self, vhost: str, name: str) -> None:
+        self._record.add(self.host, f"clear the policy {name}")
+
+    def move_quorum(self, queue: QueueHome, to: Sequence[str]) -> None:
+        self._record.add(self.host, f"move {queue.name} to {', '.join(to)}")
+
+    def purge(self, queues: Sequence[QueueHome]) -> None:
+        self._record.add(self.host, f"drop records of {len(queues)} queues")
+
+    def forget(self, node: str) -> None:
+        self._record.add(self.host, f"forget {node}")
+
+    def keep_cookie(self, plan: str, *, new: bool) -> str:
+        self._record.add(self.host, f"keep {'a new' if new else 'the'} Erlang cookie")
+        return ""
+
+    def take_cookie(self, plan: str, source: RabbitNodePort, sha256: str) -> None:
+        self._record.add(self.host, "take another Erlang cookie")
+
+    def wall(self, kind: str, addresses: Sequence[str], ports: Sequence[int]) -> None:
+        self._record.add(self.host, f"wall off {len(addresses)} addresses: {kind}")
+
+    def unwall(self) -> None:
+        self._record.add(self.host, "take the wall down")
+
+
 class DryWorld:
     """:class:`~recell.adapters.ports.World` in which nothing is changed; see :attr:`record`."""
 
@@ -376,6 +446,14 @@ class DryWorld:
     ) -> float:
         self.record.add(host, f"end {unit} without losing what is sent to it")
         self.host(host).show(unit, "kill")
+        return 0.0
+
+    def rabbit(self, host: str) -> DryRabbit:
+        return DryRabbit(self._real.rabbit(host), self.record)
+
+    def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
+        for one in nodes:
+            self.record.add(one.host, f"cut off {', '.join(one.opposite)}")
         return 0.0
 
     def wait(self, seconds: float) -> None:
