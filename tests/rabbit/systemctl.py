@@ -3,6 +3,7 @@
 Each unit's processes are in a cgroup of its name, as systemd's are.
 """
 
+import contextlib
 import json
 import os
 import pwd
@@ -62,7 +63,7 @@ class Unit:
             os.setuid(account.pw_uid)
             os.environ.update(HOME=account.pw_dir, USER=account.pw_name)
 
-        with open(HOME / f"{self.name}.log", "ab") as out:
+        with (HOME / f"{self.name}.log").open("ab") as out:
             process = subprocess.Popen(
                 self.said("ExecStart").split(),
                 stdin=subprocess.DEVNULL,
@@ -83,10 +84,8 @@ class Unit:
         self.keep(asked=True)
         if self.group.exists():
             for pid in (self.group / "cgroup.procs").read_text().split():
-                try:
+                with contextlib.suppress(OSError):
                     os.kill(int(pid), signal.SIGKILL)
-                except OSError:
-                    pass
 
     def wait(self) -> None:
         while self.active() == "deactivating":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recell.adapters.ports import ConnectionInfo, Consumer, CutNode, RabbitNodePort
+from recell.adapters.ports import ConnectionInfo, Consumer, CutNode, QueueInfo, RabbitNodePort
 from recell.errors import StepFailed, Unreachable
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.urls import parse_url
@@ -62,6 +62,7 @@ class RabbitWorld(SimWorld):
             node.queues, node.policies = first, policies
         self.users: dict[str, tuple[str, str]] = {}  # unit's host -> (unit, topic)
         self.cuts = 0
+        self.waiting: dict[str, int] = {}  # messages that nobody has taken
 
     def at(self, name: str) -> Node:
         return self.nodes[name.partition("@")[2]]
@@ -126,7 +127,7 @@ class RabbitWorld(SimWorld):
             for b in self.nodes.values():
                 if a.app and b.app:
                     self.meet(a, b)
-        for client, (unit, topic) in self.users.items():
+        for client, (unit, _) in self.users.items():
             if self.hosts[client].units_[unit].active:
                 home = self.at(self.node_of(client, unit))
                 if not home.app:
@@ -371,6 +372,13 @@ class SimClients:
                     )
                 )
         return out
+
+    def vhosts(self) -> tuple[str, ...]:
+        return ("/",)
+
+    def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
+        waiting = self.world.waiting
+        return tuple(QueueInfo(q, waiting.get(q, 0), 0, 0, True) for q in sorted(self.node.queues))
 
     def connections(self) -> tuple[ConnectionInfo, ...]:
         return tuple(c for c, _ in self._all())

@@ -18,8 +18,8 @@ from recell.adapters.rabbit_node import RabbitNode
 from recell.errors import RecellError, StepFailed
 
 _POLL = 0.1
-_ARM_S = 50.0
-"""An armed node forgets about it after 60 s; by then it must have been told."""
+_ARM_S = 300.0
+"""An armed node forgets about it after 400 s; by then it must have been told."""
 
 
 def cut(
@@ -31,7 +31,8 @@ def cut(
     clock: Callable[[], float],
 ) -> float:
     """See :meth:`recell.adapters.ports.World.cut_rabbit`."""
-    # A word of its own each time: one that an earlier run left must not make a node cut before the walls stand.
+    # A word of its own each time: one that an earlier run left must not make a node cut before the
+    # walls stand.
     word = secrets.token_hex(8)
     with ThreadPoolExecutor(2 * len(nodes)) as pool:
         armed = [pool.submit(node.arm, one.opposite, word) for node, one in nodes]

@@ -22,8 +22,8 @@ from recell.model.rabbit import NodeView, Policy, QueueHome
 
 _CTL = ("env", "RABBITMQ_CTL_ERL_ARGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
 _ACCOUNT = "rabbitmq"
-_TIMEOUT = 300.0
-_ARMED_S = 60
+_TIMEOUT = 600.0
+_ARMED_S = 400
 """How long an armed node waits for the word before it forgets about it."""
 _DOWN = re.compile(
     r"unable to (perform an operation on|connect to) node|nodedown|noproc|Authentication failed",
@@ -43,14 +43,15 @@ io:put_chars([rabbit_json:encode(#{
  erlang => list_to_binary(erlang:system_info(otp_release)),
  khepri => G(fun() -> rabbit_khepri:is_enabled() end, false) == true,
  members => G(fun() -> L(mnesia:system_info(db_nodes)) end, []),
- on_disk => G(fun() -> {ok, [{A, _}]} = file:consult(filename:join(rabbit_mnesia:dir(), "cluster_nodes.config")),
-   L(A) end, []),
+ on_disk => G(fun() -> {ok, [{A, _}]} = file:consult(
+   filename:join(rabbit_mnesia:dir(), "cluster_nodes.config")), L(A) end, []),
  running => G(fun() -> L(rabbit_mnesia:cluster_nodes(running)) end, []),
  up => G(fun() -> rabbit:is_running() end, false),
  linked => L(nodes()),
  partitions => G(fun() -> L(rabbit_node_monitor:partitions()) end, []),
  handling => T(H),
- ticktime => G(fun() -> case net_kernel:get_net_ticktime() of {_, N} -> N; N when is_integer(N) -> N end end, 0),
+ ticktime => G(fun() -> case net_kernel:get_net_ticktime() of
+   {_, N} -> N; N when is_integer(N) -> N end end, 0),
  alarms => G(fun() -> [T(element(1, A)) || A <- rabbit_alarm:get_alarms()] end, []),
  queues => G(fun() -> mnesia:table_info(rabbit_queue, size) end, 0),
  vhosts => G(fun() -> length(rabbit_vhost:list_names()) end, 0),
@@ -70,7 +71,8 @@ K = fun(rabbit_classic_queue) -> classic; (rabbit_quorum_queue) -> quorum; (rabb
 N = fun(P) when is_pid(P) -> node(P); ({_, X}) -> X; (_) -> none end,
 P = fun(Q) -> case rabbit_policy:name(Q) of none -> <<>>; X -> X end end,
 M = fun(Q) -> case amqqueue:get_type(Q) of
-   rabbit_classic_queue -> A = N(amqqueue:get_pid(Q)), [A | [node(X) || X <- amqqueue:get_slave_pids(Q)] -- [A]];
+   rabbit_classic_queue -> A = N(amqqueue:get_pid(Q)),
+     [A | [node(X) || X <- amqqueue:get_slave_pids(Q)] -- [A]];
    rabbit_quorum_queue -> maps:get(nodes, amqqueue:get_type_state(Q), []);
    _ -> maps:get(nodes, amqqueue:get_type_state(Q), []) end end,
 S = fun(Q) -> case amqqueue:get_type(Q) of

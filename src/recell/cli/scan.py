@@ -22,7 +22,7 @@ from recell.model.deployment import Deployment, dump_deployment
     required=True,
     help="Ansible inventory (INI or YAML) that names every host of the deployment.",
 )
-@click.option("--rabbitmq", is_flag=True, help="Look at RabbitMQ and its clients alone, with or without Nova.")
+@click.option("--rabbitmq", is_flag=True, help="Look at RabbitMQ and its clients alone; no Nova needed.")
 def command(directory: Path, as_json: bool, inventory: Path, rabbitmq: bool) -> None:
     """Discover what runs and write it to deployment.json. Changes nothing, keeps no secret.
 

@@ -241,7 +241,7 @@ def _with_config(client: RabbitClient, host: HostPort) -> RabbitClient:
 
 
 def oslo_paths(argv: Sequence[str], program: str, host: HostPort) -> tuple[str, ...]:
-    """The files that an oslo.config program reads, in order: named ones, else its project's; then directories."""
+    """The files that an oslo.config program reads, in order: named ones, else its project's; directories."""
 
     def named(option: str) -> list[str]:
         out = [argv[i + 1] for i, w in enumerate(argv[:-1]) if w == option]

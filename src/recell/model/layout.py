@@ -92,15 +92,12 @@ class KeptSide(RabbitSide):
 class RabbitSplit(_Strict):
     """One RabbitMQ cluster becomes two.
 
-    ``method``: ``split`` joins the new nodes, moves clients and queues to them and cuts the cluster between
-    its sides (RabbitMQ 3.8 to 3.13 with Mnesia); ``fresh`` makes the new side a cluster of its own and bridges
-    the two with shovels while clients move. Empty: split where it can be done, else fresh.
-    ``settle_s``: how long the sides stay walled off after the cut, at least.
+    New nodes join, clients and queues move to them, and the cluster is cut between its sides: RabbitMQ 3.8
+    to 3.13 with Mnesia. ``settle_s``: how long the sides stay walled off after the cut, at least.
     """
 
     keep: KeptSide
     new: RabbitSide
-    method: Literal["", "split", "fresh"] = ""
     settle_s: Annotated[float, Field(ge=10)] = 10
 
 

@@ -15,8 +15,8 @@ class RabbitNode:
     """A RabbitMQ node as ``recell scan`` found it.
 
     ``members``: all nodes of its cluster that it knows, itself too. ``cookie``: nodes with the same number
-    have the same Erlang cookie. ``used``: what makes it not blank (queues, users, vhosts, policies), in words.
-    ``config``: the sysctl-style file that it reads, or would read. ``old_config``: whether it is configured by
+    have the same Erlang cookie. ``used``: what makes it not blank (queues, users, vhosts, policies).
+    ``config``: the sysctl-style file that it reads, or would read. ``old_config``: it is configured by
     Erlang terms, which recell doesn't edit. ``khepri``: its metadata are not in Mnesia.
     ``container``: it runs in a container.
     """
@@ -43,9 +43,12 @@ class RabbitNode:
 
 @dataclass(frozen=True)
 class QueueHome:
-    """A queue and where it is. ``members``: nodes that hold it, the leader too; ``synced``: those of them that
-    hold all of it. ``kind``: classic, quorum, stream. ``policy``: the effective one's name, "" for none.
-    ``takers``: node of each consumer's connection."""
+    """A queue and where it is.
+
+    ``members``: nodes that hold it, the leader too; ``synced``: those of them that hold all of it.
+    ``kind``: classic, quorum, stream. ``policy``: the effective one's name, "" for none. ``takers``: node of
+    each consumer's connection.
+    """
 
     vhost: str
     name: str
@@ -80,8 +83,9 @@ class RabbitClient:
     """The connections of one unit's processes to one cluster.
 
     ``host`` and ``unit`` are "" when the client is on no host of the inventory, or is no unit; ``peer`` then
-    says where it connects from. ``files``: what it reads, in order; ``file``: the one that sets transport_url.
-    ``shown``: that URL without its password. ``queues``: what it takes from, but for queues of its own.
+    says where it connects from. ``files``: what it reads, in order; ``file``: the one that sets
+    transport_url. ``shown``: that URL without its password. ``queues``: what it takes from, but for queues
+    of its own.
     """
 
     cluster: str

@@ -24,7 +24,7 @@ _A_POLICY = 50
 
 @dataclass(frozen=True)
 class Sides:
-    """Node names of both sides; ``patterns``: of queues that nobody takes from and that belong to the new one."""
+    """Node names of both sides. ``patterns``: of queues that nobody takes from and the new one gets."""
 
     keep: tuple[str, ...]
     new: tuple[str, ...]

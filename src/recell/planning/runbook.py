@@ -319,7 +319,7 @@ def _by_hand(told: runbook_rabbit.Told) -> Callable[[_Book, PlanStep, bool], lis
     def hands(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
         kept = book.recall(step.id, "before" if undo else "after")
         path = book.kept(str(kept)) if kept else ""
-        return [book.hand(step, words, *commands, where=where) for where, words, commands in told(step, undo, path)]
+        return [book.hand(step, words, *commands, where=on) for on, words, commands in told(step, undo, path)]
 
     return hands
 

@@ -10,7 +10,8 @@ from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout
 from recell.model.plan import Plan
 from recell.model.violation import Violation
-from recell.planning.rabbit import plan_rabbit, reasons, taken_apart
+from recell.planning.rabbit import plan_rabbit
+from recell.planning.rabbit_reasons import reasons, taken_apart
 from recell.preflight import live
 
 

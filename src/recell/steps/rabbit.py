@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 
 from recell.adapters.ports import RabbitNodePort
 from recell.errors import StepFailed, Unreachable, VerifyFailed
-from recell.model.rabbit import NodeView, QueueHome
+from recell.model.rabbit import NO_HOME_OF_ITS_OWN, NodeView, QueueHome
 from recell.model.step import Direction, Finding
 from recell.planning import queues as homes
 from recell.planning.queues import Sides
@@ -23,7 +23,7 @@ REMEDY = "Look at rabbitmqctl cluster_status there, then: recell resume, or rece
 
 
 class RabbitStep(BaseStep):
-    """``keep`` and ``new``: ``[[host, node], ...]``; ``queues``: patterns of queues that belong to the new side."""
+    """``keep``, ``new``: ``[[host, node], ...]``; ``queues``: patterns of queues that the new side gets."""
 
     def hosts(self, *sides: str) -> list[str]:
         return [str(host) for side in sides or ("keep", "new") for host, _ in self.param(side)]
@@ -119,6 +119,8 @@ class Join(RabbitStep):
     def _nothing_lives_here(self, node: RabbitNodePort, name: str) -> None:
         """What was declared since the queues went home may have a member here again."""
         peers = [n for n in self.names("keep") if n in node.view().members]
+        if not peers:
+            self._nothing_waits_here()
         for queue in node.queues():
             if name in queue.members and queue.kind == "quorum" and peers:
                 node.move_quorum(queue, homes.quorum_homes(queue, peers))
@@ -126,6 +128,21 @@ class Join(RabbitStep):
                 raise StepFailed(
                     f"the queue {queue.name} is on {name}, which is to leave", "Then: recell undo"
                 )
+
+    def _nothing_waits_here(self) -> None:
+        """Of a cluster of its own, what nobody has taken yet would be lost with it."""
+        broker = self.world.broker(self.spec.where)
+        waiting = [
+            f"{q.messages_ready + q.messages_unacknowledged} in {q.name}"
+            for vhost in broker.vhosts()
+            for q in broker.queues(vhost)
+            if q.messages_ready + q.messages_unacknowledged and not NO_HOME_OF_ITS_OWN.match(q.name)
+        ]
+        if waiting:
+            raise StepFailed(
+                f"messages that nobody took wait on {self.spec.where}'s cluster: {', '.join(waiting[:5])}",
+                "Start a service there that takes them, or purge these queues; then: recell resume",
+            )
 
     def _await(self, done: Callable[[], bool], trouble: str) -> None:
         began = self.world.clock()

@@ -11,8 +11,8 @@ from recell.steps.units import POLL_S, UnitStep
 
 
 class Repoint(UnitStep):
-    """``unit``; ``vhost``; ``queues`` that it took from; ``sides``: ``{"keep": [[host, node], ...], "new": ...}``;
-    ``addresses`` that it connects from. Forward it goes to the new side, backward to the kept one.
+    """``unit``; ``vhost``; ``queues`` that it took from; ``addresses`` that it connects from; ``sides``:
+    ``{"keep": [[host, node], ...], "new": ...}``. Forward it goes to the new side, backward to the kept one.
 
     An RPC server is ended as everywhere: what is on its way to it stays in the broker for its successor.
     """
@@ -23,7 +23,7 @@ class Repoint(UnitStep):
         return "new" if toward == "forward" else "keep"
 
     def _mine(self) -> dict[str, tuple[ConnectionInfo, ...]]:
-        """Its connections, by the host that was asked: one while there is one cluster, two when there are two."""
+        """Its connections, by the host that was asked."""
         unit = self.unit()
         if not unit.running:
             return {}
