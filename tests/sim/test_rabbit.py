@@ -64,7 +64,7 @@ def build(kind: str = "classic") -> RabbitWorld:
         )
         world.time += 1
         host.units_[unit] = SimUnit(unit, enabled=True, loaded=(f"/usr/bin/{unit}",))
-        host.begin(host.units_[unit])  # type: ignore[attr-defined]
+        host.begin(host.units_[unit])
         world.users[name] = (unit, topic)
     all_old = ("rabbit@mq1", "rabbit@mq2", "rabbit@mq3")
     for topic in ("conductor", "q-plugin", "versioned"):
@@ -254,16 +254,22 @@ def _matrix(desks: Any, first: list[str], then: str, every: int = 1) -> None:
         assert world.complaints == [], f"killed at {point}: {killed.value}"
 
 
-def test_killed_anywhere_then_resumed(desks: Any) -> None:
-    _matrix(desks, ["forward"], "forward")
+EVERY = [pytest.param(1, marks=pytest.mark.thorough), 5]
 
 
-def test_killed_anywhere_then_undone(desks: Any) -> None:
-    _matrix(desks, ["forward"], "backward", every=2)
+@pytest.mark.parametrize("every", EVERY)
+def test_killed_anywhere_then_resumed(desks: Any, every: int) -> None:
+    _matrix(desks, ["forward"], "forward", every)
 
 
-def test_undo_killed_anywhere_then_undone(desks: Any) -> None:
-    _matrix(desks, ["forward", "backward"], "backward", every=2)
+@pytest.mark.parametrize("every", EVERY)
+def test_killed_anywhere_then_undone(desks: Any, every: int) -> None:
+    _matrix(desks, ["forward"], "backward", every)
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_undo_killed_anywhere_then_undone(desks: Any, every: int) -> None:
+    _matrix(desks, ["forward", "backward"], "backward", every)
 
 
 def test_a_cut_host_by_host_is_complained_of() -> None:
@@ -286,7 +292,7 @@ def _until_the_cut(desk: Desk, world: RabbitWorld) -> None:
     def refuse(*_: Any) -> float:
         raise StepFailed("not today")
 
-    world.cut_rabbit = refuse  # type: ignore[method-assign]
+    world.cut_rabbit = refuse  # type: ignore[method-assign,assignment]
     with pytest.raises(StepFailed, match="not today"):
         desk.go("forward")
     world.cut_rabbit = original  # type: ignore[method-assign]

@@ -170,8 +170,12 @@ def test_a_wall_comes_changes_and_goes(which: str) -> None:
 
 def test_a_wall_covers_both_ends_and_both_directions() -> None:
     drop = walls.nft_script("drop", ["10.0.0.4", "fe80::4"], [25672])
-    for words in ("ip saddr { 10.0.0.4 } tcp dport { 25672 } drop", "ip saddr { 10.0.0.4 } tcp sport",
-                  "ip daddr { 10.0.0.4 } tcp dport", "ip6 daddr { fe80::4 } tcp sport { 25672 } drop"):  # fmt: skip
+    for words in (
+        "ip saddr { 10.0.0.4 } tcp dport { 25672 } drop",
+        "ip saddr { 10.0.0.4 } tcp sport { 25672 } drop",
+        "ip daddr { 10.0.0.4 } tcp dport { 25672 } drop",
+        "ip6 daddr { fe80::4 } tcp sport { 25672 } drop",
+    ):
         assert words in drop
     reject = walls.nft_script("reject", ["10.0.0.4"], [25672])
     assert "hook input" not in reject and reject.count("reject with tcp reset") == 2
