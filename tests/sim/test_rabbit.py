@@ -12,15 +12,20 @@ from typing import Any
 
 import pytest
 
+from recell.adapters.dry import DryWorld
+from recell.engine import Engine
 from recell.errors import StepFailed, Unknowable
+from recell.journal import Journal
 from recell.model.deployment import Address, ConfigFile, Deployment, HostFacts
 from recell.model.layout import BrokerLayout, load_any_layout
 from recell.model.plan import Plan, dump_plan, load_plan
 from recell.model.rabbit import Policy, QueueHome, RabbitClient, RabbitNode
+from recell.model.step import Truth
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
+from recell.steps import Context, bind
 from tests.sim.rabbit import HOSTS, ClientHost, Queue, RabbitWorld
-from tests.sim.test_split import Desk
+from tests.sim.test_split import LIMITS, Desk
 from tests.sim.world import Killed, SimFile, SimUnit
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"
@@ -319,6 +324,24 @@ def test_a_partition_that_is_there_stops_it_for_a_human(desks: Any) -> None:
         desk.go("forward")
 
 
+def test_an_observation_asks_everything_and_writes_nothing(tmp_path: Path) -> None:
+    world = build()
+    before, plan = world.picture(), planned(world)
+    pretended = DryWorld(world)
+    journal = Journal.create(tmp_path / "journal.sqlite", plan.digest)
+    try:
+        with journal.writing("rehearse", "forward"):
+            context = Context(pretended, journal, plan.id, plan.fingerprints, LIMITS)
+            seen = Engine(bind(plan, context), journal).rehearse(guarded=True)
+    finally:
+        journal.close()
+    assert world.picture() == before and world.changes == []
+    assert [f.why for _, f in seen if f.truth is Truth.UNKNOWN] == []
+    said = [what for _, what in pretended.record.changes]
+    assert "join the cluster of rabbit@mq1" in said
+    assert "cut off rabbit@mq1, rabbit@mq2, rabbit@mq3" in said
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 
@@ -412,3 +435,17 @@ def test_a_mover_keeps_what_the_policy_says_and_names_exactly_its_queues() -> No
     assert not re.search(policy.pattern, "q-one") and not re.search(policy.pattern, "q.one.host")
     plain = replace(mirrored, policy="", members=("a1",), synced=("a1",), takers=("b3",))
     assert json.loads(movers([plain], [ha], sides)[0].definition)["ha-params"] == ["b3"]
+
+
+def test_a_second_run_takes_no_name_of_the_first_and_keeps_the_number_of_copies() -> None:
+    import json
+
+    from recell.planning.queues import Sides, movers, next_step
+
+    sides = Sides(("a1", "a2", "a3"), ("b1", "b2", "b3"))
+    one = QueueHome("/", "q", "classic", "a1", ("a1",), ("a1",), takers=("b2",))
+    (first,) = movers([one], [], sides)
+    again = replace(one, policy=first.name)
+    (second,) = movers([again], [first], sides, next_step([first]))
+    assert second.name != first.name and second.priority > first.priority
+    assert len(json.loads(second.definition)["ha-params"]) == 1

@@ -340,13 +340,22 @@ class DryNova:
 class DryRabbit:
     """:class:`~recell.adapters.ports.RabbitNodePort` that changes nothing."""
 
-    def __init__(self, real: RabbitNodePort, record: Record) -> None:
+    def __init__(self, real: RabbitNodePort, record: Record, joined: set[str]) -> None:
+        """``joined``: names of nodes that would be one cluster by now, shared by all of them."""
         self.host = real.host
         self._real = real
         self._record = record
+        self._joined = joined
+        self._handling = ""
 
     def view(self) -> NodeView:
-        return self._real.view()
+        view = self._real.view()
+        if {view.name, *view.members} & self._joined:
+            self._joined |= set(view.members)
+            whole = tuple(sorted(self._joined))
+            others = tuple(n for n in whole if n != view.name)
+            view = replace(view, members=whole, on_disk=whole, running=whole, linked=others)
+        return replace(view, handling=self._handling or view.handling)
 
     def queues(self) -> tuple[QueueHome, ...]:
         return self._real.queues()
@@ -365,6 +374,7 @@ class DryRabbit:
 
     def join(self, peer: str) -> None:
         self._record.add(self.host, f"join the cluster of {peer}")
+        self._joined |= {peer, self._real.view().name}
 
     def start(self) -> None:
         self._record.add(self.host, "start the node's application")
@@ -374,6 +384,7 @@ class DryRabbit:
 
     def set_handling(self, word: str) -> None:
         self._record.add(self.host, f"set cluster_partition_handling {word}")
+        self._handling = word
 
     def set_policy(self, policy: Policy) -> None:
         self._record.add(self.host, f"set the policy {policy.name} on {policy.pattern}")
@@ -415,6 +426,8 @@ class DryWorld:
         self._brokers: dict[str, DryBroker] = {}
         self._proxies: dict[str, DryProxy] = {}
         self._nova: DryNova | None = None
+        self._rabbits: dict[str, DryRabbit] = {}
+        self._joined: set[str] = set()
 
     def host(self, name: str) -> DryHost:
         with self._lock:
@@ -449,12 +462,16 @@ class DryWorld:
         return 0.0
 
     def rabbit(self, host: str) -> DryRabbit:
-        return DryRabbit(self._real.rabbit(host), self.record)
+        with self._lock:
+            if host not in self._rabbits:
+                real = self._real.rabbit(host)
+                self._rabbits[host] = DryRabbit(real, self.record, self._joined)
+            return self._rabbits[host]
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
         for one in nodes:
             self.record.add(one.host, f"cut off {', '.join(one.opposite)}")
-        return 0.0
+        raise WouldWait("what follows a cut is seen only after it")
 
     def wait(self, seconds: float) -> None:
         """:raises WouldWait: nothing was set in motion that could be waited for."""

@@ -104,6 +104,13 @@ def movers(
     return tuple(out)
 
 
+def next_step(policies: Sequence[Policy]) -> int:
+    """A number for :func:`movers` that no policy of an earlier run has: to take a name again would take from
+    its queues what keeps them where they are."""
+    found = [re.match(rf"{PREFIX}-(\d+)-", p.name) for p in policies]
+    return 1 + max((int(m[1]) for m in found if m), default=-1)
+
+
 def own_policies(policies: Sequence[Policy]) -> tuple[Policy, ...]:
     """Where mirroring reaches queues of single processes, policies that leave them where they are made."""
     out = []
@@ -141,7 +148,11 @@ def _targets(queue: QueueHome, nodes: Sequence[str], base: dict[str, Any]) -> tu
     mode = base.get("ha-mode")
     if NO_HOME_OF_ITS_OWN.match(queue.name) or mode is None:
         return (order[0],)
-    count = int(base.get("ha-params", 2)) if mode == "exactly" else len(nodes)
+    count = len(nodes)
+    if mode == "exactly":
+        count = int(base.get("ha-params", 2))
+    elif mode == "nodes":
+        count = min(count, len(base.get("ha-params", nodes)))
     return tuple(sorted(order[: max(1, count)]))
 
 

@@ -248,7 +248,7 @@ class Rehome(RabbitStep):
             for policy in homes.own_policies(node.policies()):
                 node.set_policy(policy)
         began = self.world.clock()
-        number, asked = 0, frozenset[str]()
+        asked = frozenset[str]()
         while wrong := self._wrong(toward):
             both = homes.shared(wrong, self.sides) if toward == "forward" else ()
             stuck = [q for q in wrong if q.exclusive or q.kind == "stream"]
@@ -257,8 +257,8 @@ class Rehome(RabbitStep):
                     f"these queues can't be brought to one side: {_listed((*both, *stuck))}",
                     "See rabbitmqctl list_consumers; then: recell resume, or recell undo",
                 )
-            self._move(node, wrong, toward, number, asked)
-            asked, number = frozenset(q.name for q in wrong), number + 1
+            self._move(node, wrong, toward, asked)
+            asked = frozenset(q.name for q in wrong)
             if self.world.clock() - began > self.limit("quiet_s"):
                 raise StepFailed(f"not at home after {self.limit('quiet_s'):.0f} s: {_listed(wrong)}", REMEDY)
             self.world.wait(POLL_S)
@@ -267,12 +267,7 @@ class Rehome(RabbitStep):
                 node.clear_policy(vhost, name)
 
     def _move(
-        self,
-        node: RabbitNodePort,
-        wrong: tuple[QueueHome, ...],
-        toward: Direction,
-        number: int,
-        asked: frozenset[str],
+        self, node: RabbitNodePort, wrong: tuple[QueueHome, ...], toward: Direction, asked: frozenset[str]
     ) -> None:
         sides = self._asked(toward)
         for queue in wrong:
@@ -283,8 +278,8 @@ class Rehome(RabbitStep):
         late = [q for q in wrong if q.name not in asked]
         if toward == "backward":
             late = [_taken_on(q, sides.keep) for q in late]
-        known = [p for p in node.policies() if not p.name.startswith(f"{homes.PREFIX}-")]
-        for policy in homes.movers(late, known, sides, number if toward == "forward" else number + 1000):
+        known = node.policies()
+        for policy in homes.movers(late, known, sides, homes.next_step(known)):
             node.set_policy(policy)
 
 
