@@ -53,6 +53,8 @@ def cut(
         list(pool.map(lambda pair: pair[0].give_word(word), nodes))
         linked = [future.result() for future in armed]
         spent = clock() - began
+        # From here on attempts to meet again fail at once, instead of holding up who makes them.
+        list(pool.map(lambda pair: pair[0].wall("reject", pair[1].addresses, ports), nodes))
     left = [
         f"{node.host} to {', '.join(sorted(set(now) & set(one.opposite)))}"
         for (node, one), now in zip(nodes, linked, strict=True)

@@ -1,4 +1,4 @@
-"""One RabbitMQ node as such: its membership, its queues' homes, its cookie. RabbitMQ 3.8 to 3.13 on Mnesia.
+"""One RabbitMQ node as such: its membership, its queues' homes, its cookie. RabbitMQ 3.8 to 3.12 on Mnesia.
 
 Asked through ``rabbitmqctl eval`` on the node's own host: what a cluster's split is made of has no command
 of its own. No secret stands in an expression; a cookie comes by a file.
@@ -154,8 +154,9 @@ class RabbitNode:
 
     def policies(self) -> tuple[Policy, ...]:
         code = (
-            "io:put_chars([rabbit_json:encode([maps:from_list([{K, case K of definition ->"
-            " iolist_to_binary(rabbit_json:encode(maps:from_list(V))); _ -> V end} || {K, V} <- P])"
+            "D = fun(V) when is_map(V) -> V; (V) -> maps:from_list(V) end,"
+            " io:put_chars([rabbit_json:encode([maps:from_list([{K, case K of definition ->"
+            " iolist_to_binary(rabbit_json:encode(D(V))); _ -> V end} || {K, V} <- P])"
             " || P <- rabbit_policy:list()]), 10])"
         )
         return tuple(
@@ -209,19 +210,8 @@ class RabbitNode:
         self._eval(f"application:set_env(rabbit, cluster_partition_handling, {word})")
 
     def set_policy(self, policy: Policy) -> None:
-        self._do(
-            "set_policy",
-            "-p",
-            policy.vhost,
-            "--priority",
-            str(policy.priority),
-            "--apply-to",
-            policy.apply_to,
-            "--",
-            policy.name,
-            policy.pattern,
-            policy.definition,
-        )
+        words = ["-p", policy.vhost, "--priority", str(policy.priority), "--apply-to", policy.apply_to]
+        self._do("set_policy", *words, policy.name, policy.pattern, policy.definition)
 
     def clear_policy(self, vhost: str, name: str) -> None:
         self._do("clear_policy", "-p", vhost, name)
@@ -315,7 +305,7 @@ W = "{base}", file:write_file(W ++ ".armed", <<>>),
 F = fun(_, 0) -> expired; (G, N) -> case filelib:is_regular(W) of
   true -> [erlang:disconnect_node(X) || X <- [{nodes}]], done;
   false -> timer:sleep(20), G(G, N - 1) end end,
-R = F(F, {_ARMED_S * 50}), file:delete(W ++ ".armed"), file:delete(W),
+R = F(F, {_ARMED_S * 50}), timer:sleep(100), file:delete(W ++ ".armed"), file:delete(W),
 io:put_chars([rabbit_json:encode([atom_to_binary(R, utf8) | [atom_to_binary(N, utf8) || N <- nodes()]]), 10])
 """
         said = self._json(code, change=True)

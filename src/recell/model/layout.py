@@ -93,7 +93,7 @@ class RabbitSplit(_Strict):
     """One RabbitMQ cluster becomes two.
 
     New nodes join, clients and queues move to them, and the cluster is cut between its sides: RabbitMQ 3.8
-    to 3.13 with Mnesia. ``settle_s``: how long the sides stay walled off after the cut, at least.
+    to 3.12 with Mnesia. ``settle_s``: how long the sides stay walled off after the cut, at least.
     """
 
     keep: KeptSide

@@ -11,7 +11,7 @@ from recell.model.layout import BrokerLayout
 from recell.model.rabbit import RabbitClient, RabbitNode
 
 HANDLINGS = ("ignore", "autoheal", "pause_minority")
-OLDEST, NEWEST = (3, 8), (3, 13)
+OLDEST, NEWEST = (3, 8), (3, 12)
 SHORTEST_TICKTIME_S = 20.0
 
 
@@ -149,7 +149,7 @@ def _of_method(facts: RabbitFacts) -> list[Reason]:
                 else f"runs RabbitMQ {node.version or 'unknown'}"
             )
             out.append(
-                (node.host, f"{node.name} {what}; a split is proven from 3.8 to 3.13 with Mnesia only", fresh)
+                (node.host, f"{node.name} {what}; recell splits 3.8 to 3.12 with Mnesia only", fresh)
             )
     versions = {(n.version, n.erlang) for n in facts.nodes}
     if len(versions) > 1:

@@ -111,7 +111,7 @@ class Join(RabbitStep):
                 lambda: self.look("forward").truth.value == "done", f"{name} does not come up in the cluster"
             )
             return
-        if len(view.members) > 1:
+        if view.running:  # else an earlier run has looked, and stopped it
             self._nothing_lives_here(node, name)
         node.leave()
         self._await(lambda: self.look("backward").truth.value == "done", f"{name} does not come up blank")
@@ -119,12 +119,13 @@ class Join(RabbitStep):
     def _nothing_lives_here(self, node: RabbitNodePort, name: str) -> None:
         """What was declared since the queues went home may have a member here again."""
         peers = [n for n in self.names("keep") if n in node.view().members]
-        if not peers:
+        if self.names("keep")[0] not in peers:
             self._nothing_waits_here()
+            return
         for queue in node.queues():
-            if name in queue.members and queue.kind == "quorum" and peers:
+            if name in queue.members and queue.kind == "quorum":
                 node.move_quorum(queue, homes.quorum_homes(queue, peers))
-            elif queue.leader == name and (queue.takers or not queue.of_a_process) and peers:
+            elif queue.leader == name and (queue.takers or not queue.of_a_process):
                 raise StepFailed(
                     f"the queue {queue.name} is on {name}, which is to leave", "Then: recell undo"
                 )
@@ -235,9 +236,7 @@ class Rehome(RabbitStep):
         return [(p.vhost, p.name) for p in policies if p.name.startswith(homes.PREFIX)]
 
     def look(self, toward: Direction) -> Finding:
-        if self.parted():
-            return Finding.done("the clusters are two")
-        wrong = self._wrong(toward)
+        wrong = () if self.parted() else self._wrong(toward)
         if not wrong and toward == "backward" and self._ours():
             return Finding.partial("recell's policies are there")
         return Finding.not_done(_listed(wrong)) if wrong else Finding.done("every queue is at home")
@@ -249,7 +248,8 @@ class Rehome(RabbitStep):
                 node.set_policy(policy)
         began = self.world.clock()
         asked = frozenset[str]()
-        while wrong := self._wrong(toward):
+        apart = self.parted()
+        while wrong := () if apart else self._wrong(toward):
             both = homes.shared(wrong, self.sides) if toward == "forward" else ()
             stuck = [q for q in wrong if q.exclusive or q.kind == "stream"]
             if both or stuck:
