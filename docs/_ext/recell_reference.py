@@ -12,7 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from recell.cli import main
 from recell.errors import EXIT_CODES
-from recell.model.layout import EXAMPLE, Layout
+from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout, Layout
 
 _TITLES = {
     "ApiLevel": "`api`",
@@ -75,7 +75,15 @@ class LayoutWords(_Written):
             out += [f"## {title}", *_model(parts.pop(name))]
         if parts:
             raise ValueError(f"the layout has parts that the reference does not name: {', '.join(parts)}")
-        return "\n\n".join(out)
+        return "\n\n".join(out + self._rabbitmq())
+
+    def _rabbitmq(self) -> list[str]:
+        """The other file: a cluster that becomes two."""
+        parts = BrokerLayout.model_json_schema()["$defs"]
+        out = ["## RabbitMQ alone", f"```yaml\n{RABBIT_EXAMPLE}```", *_model(parts["RabbitSplit"])]
+        for name, title in (("KeptSide", "rabbitmq: keep"), ("RabbitSide", "rabbitmq: new")):
+            out += [f"## {title}", *_model(parts[name])]
+        return out
 
 
 def _model(part: dict[str, Any]) -> list[str]:

@@ -81,6 +81,7 @@ def test_nothing_of_a_pretended_world_is_left_to_the_real_one() -> None:
         (dry.DryBroker, ports.BrokerPort),
         (dry.DryProxy, ports.ProxyPort),
         (dry.DryNova, ports.NovaPort),
+        (dry.DryRabbit, ports.RabbitNodePort),
         (dry.DryWorld, ports.World),
     ):
         wanted = {n for n, v in vars(port).items() if callable(v) and not n.startswith("_")}
@@ -274,7 +275,7 @@ def test_the_command_observes_and_says_all_of_it(tmp_path: Path, monkeypatch: py
         return "all is well"
 
     monkeypatch.setattr(observe, "world_of", mine)
-    monkeypatch.setattr(observe, "scan", lambda hosts, at: scan(world))
+    monkeypatch.setattr(observe, "scan_again", lambda deployment, at: scan(world))
     monkeypatch.setattr(consistency, "PROOFS", (("instances", proof),))
     monkeypatch.setattr(observe, "check", lambda *_: ())
     top = desk(tmp_path)

@@ -16,11 +16,13 @@ from recell.adapters.ports import (
     ConnectionInfo,
     Consumer,
     ContainerState,
+    CutNode,
     FileStat,
     Finished,
     ProcessInfo,
     ProxyServer,
     QueueInfo,
+    RabbitNodePort,
     SocketInfo,
     UnitState,
 )
@@ -110,6 +112,12 @@ class SimWorld:
 
     def nova(self) -> SimNova:
         return self.database
+
+    def rabbit(self, host: str) -> RabbitNodePort:
+        raise AssertionError("no RabbitMQ is split here")
+
+    def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
+        raise AssertionError("no RabbitMQ is split here")
 
     def wait(self, seconds: float) -> None:
         self.time += seconds

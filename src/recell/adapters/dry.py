@@ -18,6 +18,7 @@ from recell.adapters.ports import (
     ConnectionInfo,
     Consumer,
     ContainerState,
+    CutNode,
     FileStat,
     Finished,
     HostPort,
@@ -26,6 +27,7 @@ from recell.adapters.ports import (
     ProxyPort,
     ProxyServer,
     QueueInfo,
+    RabbitNodePort,
     RawMapping,
     ServiceRow,
     SocketInfo,
@@ -34,6 +36,7 @@ from recell.adapters.ports import (
     World,
 )
 from recell.errors import StalePlan, WouldWait
+from recell.model.rabbit import NodeView, Policy, QueueHome
 
 
 @dataclass
@@ -334,6 +337,84 @@ class DryNova:
         return self._real.query(cell, sql, args)
 
 
+class DryRabbit:
+    """:class:`~recell.adapters.ports.RabbitNodePort` that changes nothing."""
+
+    def __init__(self, real: RabbitNodePort, record: Record, joined: set[str]) -> None:
+        """``joined``: names of nodes that would be one cluster by now, shared by all of them."""
+        self.host = real.host
+        self._real = real
+        self._record = record
+        self._joined = joined
+        self._handling = ""
+
+    def view(self) -> NodeView:
+        view = self._real.view()
+        if {view.name, *view.members} & self._joined:
+            self._joined |= set(view.members)
+            whole = tuple(sorted(self._joined))
+            others = tuple(n for n in whole if n != view.name)
+            view = replace(view, members=whole, on_disk=whole, running=whole, linked=others)
+        return replace(view, handling=self._handling or view.handling)
+
+    def queues(self) -> tuple[QueueHome, ...]:
+        return self._real.queues()
+
+    def policies(self) -> tuple[Policy, ...]:
+        return self._real.policies()
+
+    def walled(self) -> str:
+        return self._real.walled()
+
+    def cookie(self) -> str:
+        return self._real.cookie()
+
+    def kept_cookie(self, plan: str, sha256: str) -> bytes:
+        return self._real.kept_cookie(plan, sha256)
+
+    def join(self, peer: str) -> None:
+        self._record.add(self.host, f"join the cluster of {peer}")
+        self._joined |= {peer, self._real.view().name}
+
+    def start(self) -> None:
+        self._record.add(self.host, "start the node's application")
+
+    def leave(self) -> None:
+        self._record.add(self.host, "make the node blank")
+
+    def set_handling(self, word: str) -> None:
+        self._record.add(self.host, f"set cluster_partition_handling {word}")
+        self._handling = word
+
+    def set_policy(self, policy: Policy) -> None:
+        self._record.add(self.host, f"set the policy {policy.name} on {policy.pattern}")
+
+    def clear_policy(self, vhost: str, name: str) -> None:
+        self._record.add(self.host, f"clear the policy {name}")
+
+    def move_quorum(self, queue: QueueHome, to: Sequence[str]) -> None:
+        self._record.add(self.host, f"move {queue.name} to {', '.join(to)}")
+
+    def purge(self, queues: Sequence[QueueHome]) -> None:
+        self._record.add(self.host, f"drop records of {len(queues)} queues")
+
+    def forget(self, node: str) -> None:
+        self._record.add(self.host, f"forget {node}")
+
+    def keep_cookie(self, plan: str, *, new: bool) -> str:
+        self._record.add(self.host, f"keep {'a new' if new else 'the'} Erlang cookie")
+        return ""
+
+    def take_cookie(self, plan: str, source: RabbitNodePort, sha256: str) -> None:
+        self._record.add(self.host, "take another Erlang cookie")
+
+    def wall(self, kind: str, addresses: Sequence[str], ports: Sequence[int]) -> None:
+        self._record.add(self.host, f"wall off {len(addresses)} addresses: {kind}")
+
+    def unwall(self) -> None:
+        self._record.add(self.host, "take the wall down")
+
+
 class DryWorld:
     """:class:`~recell.adapters.ports.World` in which nothing is changed; see :attr:`record`."""
 
@@ -345,6 +426,8 @@ class DryWorld:
         self._brokers: dict[str, DryBroker] = {}
         self._proxies: dict[str, DryProxy] = {}
         self._nova: DryNova | None = None
+        self._rabbits: dict[str, DryRabbit] = {}
+        self._joined: set[str] = set()
 
     def host(self, name: str) -> DryHost:
         with self._lock:
@@ -377,6 +460,18 @@ class DryWorld:
         self.record.add(host, f"end {unit} without losing what is sent to it")
         self.host(host).show(unit, "kill")
         return 0.0
+
+    def rabbit(self, host: str) -> DryRabbit:
+        with self._lock:
+            if host not in self._rabbits:
+                real = self._real.rabbit(host)
+                self._rabbits[host] = DryRabbit(real, self.record, self._joined)
+            return self._rabbits[host]
+
+    def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
+        for one in nodes:
+            self.record.add(one.host, f"cut off {', '.join(one.opposite)}")
+        raise WouldWait("what follows a cut is seen only after it")
 
     def wait(self, seconds: float) -> None:
         """:raises WouldWait: nothing was set in motion that could be waited for."""

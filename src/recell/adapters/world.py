@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from recell.adapters import cutting
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
 from recell.adapters.nova_db import NovaDatabases
-from recell.adapters.ports import HostPort
+from recell.adapters.ports import CutNode, HostPort
 from recell.adapters.proxy import HaproxySocket
+from recell.adapters.rabbit_node import RabbitNode
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
 from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
@@ -140,6 +142,13 @@ class RealWorld:
             return 0.0
         return stop_rpc_server(self.host(host), unit, self.broker(broker), vhost, limit,
                                wait=self.wait, clock=self.clock, idle=idle)
+
+    def rabbit(self, host: str) -> RabbitNode:
+        return RabbitNode(self.host(host))
+
+    def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
+        pairs = [(self.rabbit(one.host), one) for one in nodes]
+        return cutting.cut(pairs, ports, within, wait=self.wait, clock=self.clock)
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)

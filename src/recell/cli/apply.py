@@ -22,11 +22,11 @@ from recell.cli.desk import (
     options,
     recalled,
     refuse_if,
+    scan_again,
     standing,
     world_of,
 )
 from recell.cli.output import observer
-from recell.discovery import scan
 from recell.errors import BadInput, StalePlan
 from recell.journal import Journal, position
 from recell.model.plan import Plan
@@ -80,7 +80,7 @@ def command(
     """
     desk = Desk(directory)
     plan = desk.plan()
-    if plan.layout != desk.layout().digest():
+    if plan.layout != desk.any_layout().digest():
         raise StalePlan("layout.yaml was changed since the plan was made", "Plan again with: recell plan")
     unknown = set(pause_before) - {s.id for s in plan.steps}
     if unknown:
@@ -159,11 +159,11 @@ def run(
 
 def _ready(desk: Desk, plan: Plan, *, stale_matters: bool) -> None:
     deployment = desk.deployment()
-    today = scan([(h.name, h.address) for h in deployment.hosts], time.time())
+    today = scan_again(deployment, time.time())
     if stale_matters:
         must_be_todays(plan, today)
     with world_of(deployment) as world:
-        found = check(today, desk.layout(), world, plan)
+        found = check(today, desk.any_layout(), world, plan)
     check_command.refuse(check_command.without_our_own(desk, plan, found))
 
 

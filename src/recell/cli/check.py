@@ -30,7 +30,7 @@ def command(directory: Path, as_json: bool, offline: bool) -> None:
                7  something does
     """
     desk = Desk(directory)
-    deployment, layout = desk.deployment(), desk.layout()
+    deployment, layout = desk.deployment(), desk.any_layout()
     plan = desk.plan() if desk.plan_path.exists() else None
     if offline:
         found = check(deployment, layout, None, plan)

@@ -12,12 +12,13 @@ import click
 
 from recell.adapters.ssh import Fence
 from recell.adapters.world import RealWorld
+from recell.discovery import scan, scan_rabbit
 from recell.engine import Engine
 from recell.engine.run import Observer
 from recell.errors import BadInput, Locked, StalePlan
 from recell.journal import Journal, position
 from recell.model.deployment import Deployment, load_deployment
-from recell.model.layout import Layout, load_layout
+from recell.model.layout import BrokerLayout, Layout, load_any_layout, load_layout
 from recell.model.plan import Plan, load_plan
 from recell.steps import Context, bind
 
@@ -77,12 +78,18 @@ class Desk:
         )
 
     def layout(self) -> Layout:
+        return load_layout(self._layout_text(), str(self.layout_path))
+
+    def any_layout(self) -> Layout | BrokerLayout:
+        """Nova's cells, or RabbitMQ alone."""
+        return load_any_layout(self._layout_text(), str(self.layout_path))
+
+    def _layout_text(self) -> str:
         data = self._read(self.layout_path, "Write it: recell plan --example prints one to begin with")
         try:
-            text = data.decode()
+            return data.decode()
         except UnicodeDecodeError:
             raise BadInput(f"{self.layout_path} is not UTF-8", "Correct its encoding") from None
-        return load_layout(text, str(self.layout_path))
 
     def plan(self) -> Plan:
         return load_plan(self._read(self.plan_path, "Make it with: recell plan"), str(self.plan_path))
@@ -91,7 +98,7 @@ class Desk:
         return Journal.open(self.journal_path, read_only=read_only)
 
     def limits(self) -> dict[str, float]:
-        return {**LIMITS, **self.layout().limits.model_dump()} if self.layout_path.exists() else LIMITS
+        return {**LIMITS, **self.any_layout().limits.model_dump()} if self.layout_path.exists() else LIMITS
 
     def save(self, path: Path, data: bytes) -> None:
         """Whole or not at all."""
@@ -108,6 +115,12 @@ class Desk:
             raise BadInput(
                 f"{path} can't be written: {error.strerror}", "Make room or choose another --dir"
             ) from None
+
+
+def scan_again(deployment: Deployment, at: float) -> Deployment:
+    """The same hosts, looked at for the same things."""
+    hosts = [(h.name, h.address) for h in deployment.hosts]
+    return scan_rabbit(hosts, at) if deployment.rabbit else scan(hosts, at)
 
 
 @contextlib.contextmanager
@@ -165,6 +178,7 @@ def hosts_of(plan: Plan, lost: frozenset[str] = frozenset()) -> list[str]:
     return sorted(
         {s.where for s in plan.steps if s.kind != "broker-account" or s.params["broker"] not in lost}
         | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", [])}
+        | {str(h) for s in plan.steps if s.kind == "rabbit-part" for h in s.params["addresses"]}
     )
 
 

@@ -10,11 +10,13 @@ from recell.adapters.world import RealWorld
 from recell.cli.desk import Desk, world_of
 from recell.drawing.groups import topology_groups
 from recell.engine.run import records
+from recell.errors import BadInput
 from recell.journal import Journal, Run, position
 from recell.model.deployment import Deployment
 from recell.model.measure import Measurement, StepRecord, UserRequest, Window
 from recell.model.plan import Plan
 from recell.model.step import Direction
+from recell.planning.rabbit import KIND as RABBIT
 from recell.report.measure import load_baseline, take_baseline, take_figures
 
 
@@ -27,6 +29,8 @@ def before(desk: Desk, plan: Plan, journal: Journal, direction: Direction) -> No
     where = position(plan, journal)
     if where not in (("new", "undone") if direction == "forward" else ("applied", "applying")):
         return
+    if plan.kind == RABBIT:
+        return  # there is no Nova whose guests and rows could be counted
     target = folder(desk, direction)
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     deployment = desk.deployment()
@@ -42,6 +46,9 @@ def measure(
     requests: tuple[UserRequest, ...] | None,
 ) -> Measurement:
     """Look again and count. ``requests`` None: no users were measured."""
+    if plan.kind == RABBIT:
+        raise BadInput("the report counts Nova's guests and rows, and this split RabbitMQ alone",
+                       "recell verify proves it, recell status tells each step's time and proof")
     baseline = load_baseline(folder(desk, direction))
     runs = [
         r

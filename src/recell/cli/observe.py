@@ -12,8 +12,7 @@ import click
 
 from recell.adapters.dry import DryWorld
 from recell.cli import check as check_command
-from recell.cli.desk import Desk, engine_for, must_be_todays, world_of
-from recell.discovery import scan
+from recell.cli.desk import Desk, engine_for, must_be_todays, scan_again, world_of
 from recell.errors import RecellError, Violations
 from recell.journal import Journal
 from recell.model.deployment import Deployment
@@ -53,13 +52,13 @@ def observe(desk: Desk, plan: Plan, as_json: bool, *, stale_matters: bool) -> No
         except RecellError as error:
             trouble.append((name, str(error)))
 
-    today = scan([(h.name, h.address) for h in deployment.hosts], time.time())
+    today = scan_again(deployment, time.time())
     if stale_matters:
         prove("plan", lambda: _todays(plan, today))
     with world_of(deployment) as world:
-        found = check_command.without_our_own(desk, plan, check(today, desk.layout(), world, plan))
+        found = check_command.without_our_own(desk, plan, check(today, desk.any_layout(), world, plan))
         trouble += [(v.id, f"{v.where}: {v.what}. {v.remedy}") for v in found if v.severity == "stop"]
-        for name, proof in consistency.PROOFS:
+        for name, proof in consistency.proofs_of(deployment):
             prove(name, lambda p=proof: p(world, deployment))  # type: ignore[misc]
     seen, changes = rehearse(desk, plan, guarded=True)
     trouble += [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]

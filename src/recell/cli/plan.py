@@ -8,15 +8,17 @@ from pathlib import Path
 import click
 
 from recell.cli.desk import Desk, options
-from recell.model.layout import EXAMPLE
+from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout
 from recell.model.plan import Plan, PlanStep, dump_plan
+from recell.planning.rabbit import plan_rabbit
 from recell.planning.split import plan_split
 
 
 @click.command("plan", short_help="Make plan.json out of deployment.json and layout.yaml.")
 @options
 @click.option("--example", is_flag=True, help="Print a layout.yaml to begin with, and stop.")
-def command(directory: Path, as_json: bool, example: bool) -> None:
+@click.option("--rabbitmq", is_flag=True, help="With --example: for one RabbitMQ cluster that becomes two.")
+def command(directory: Path, as_json: bool, example: bool, rabbitmq: bool) -> None:
     """Make plan.json out of deployment.json and layout.yaml, and print it in words.
 
     For every step: what, where, what users notice, how it is undone, until when. Nothing is touched.
@@ -27,10 +29,14 @@ def command(directory: Path, as_json: bool, example: bool) -> None:
       recell plan
     """
     if example:
-        click.echo(EXAMPLE, nl=False)
+        click.echo(RABBIT_EXAMPLE if rabbitmq else EXAMPLE, nl=False)
         return
     desk = Desk(directory)
-    plan = plan_split(desk.deployment(), desk.layout(), time.time())
+    layout = desk.any_layout()
+    if isinstance(layout, BrokerLayout):
+        plan = plan_rabbit(desk.deployment(), layout, time.time())
+    else:
+        plan = plan_split(desk.deployment(), layout, time.time())
     desk.save(desk.plan_path, dump_plan(plan))
     click.echo(dump_plan(plan).decode() if as_json else text(plan), nl=False)
 

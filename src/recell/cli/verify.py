@@ -50,7 +50,7 @@ def command(directory: Path, as_json: bool) -> None:
                 for step in bind(plan, context):
                     if step.kind == "prove" and step.spec.acts == toward:
                         prove(step.id, lambda s=step: s.verify(toward))  # type: ignore[misc]
-            for name, proof in consistency.PROOFS:
+            for name, proof in consistency.proofs_of(desk.deployment()):
                 prove(name, lambda p=proof: p(world, desk.deployment()))  # type: ignore[misc]
     finally:
         journal.close()

@@ -108,13 +108,8 @@ def _look(host: SshHost, address: Address) -> _Seen:
     manage = _which(host, "nova-manage")
     prefix = () if manage else _nova_container(found.services)
     manage = "nova-manage" if prefix else manage
-    facts = HostFacts(
-        name=host.name,
-        address=address,
-        ips=_ips(host),
-        hostname=hostname,
-        os=_os(host),
-        firewall=(_which(host, "nft") and "nft") or (_which(host, "iptables") and "iptables"),
+    facts = replace(
+        host_facts(host, address, hostname),
         config_files=found.files,
         nova_manage=manage,
         nova_prefix=prefix,
@@ -127,6 +122,18 @@ def _look(host: SshHost, address: Address) -> _Seen:
     version = nova_version(host, manage, prefix) if manage and found.services else ""
     return _Seen(
         facts, found, find_writers(host) if found.services else (), rabbit, "haproxy" in names, version
+    )
+
+
+def host_facts(host: HostPort, address: Address, hostname: str) -> HostFacts:
+    """What every host has, whatever runs on it."""
+    return HostFacts(
+        name=host.name,
+        address=address,
+        ips=_ips(host),
+        hostname=hostname,
+        os=_os(host),
+        firewall=(_which(host, "nft") and "nft") or (_which(host, "iptables") and "iptables"),
     )
 
 

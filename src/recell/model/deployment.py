@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from recell.errors import BadInput
 from recell.model.cells_v1 import CellV1
+from recell.model.rabbit import QueueHome, RabbitClient, RabbitNode
 
 Role = Literal[
     "api",
@@ -227,6 +228,9 @@ class Deployment:
     instances: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     cells: tuple[CellV1, ...] = ()
+    rabbit: tuple[RabbitNode, ...] = ()
+    rabbit_clients: tuple[RabbitClient, ...] = ()
+    rabbit_queues: tuple[QueueHome, ...] = ()
 
     def host(self, name: str) -> HostFacts:
         for host in self.hosts:
@@ -264,6 +268,8 @@ class Deployment:
         lines += [f"{c.key} {c.server} {c.transport_url} {c.records}" for c in self.cells]
         lines += [f"{b.name} {b.hosts}" for b in self.brokers]
         lines += [f"{p.proxy} {p.backend} {p.server} {p.address}" for p in self.proxies]
+        lines += [f"{n.name} {n.version} {n.members} {n.handling} {n.cookie} {n.config}" for n in self.rabbit]
+        lines += sorted({f"{c.cluster} {c.host} {c.unit} {c.file}" for c in self.rabbit_clients})
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

@@ -70,6 +70,48 @@ class Limits(_Strict):
     start_s: Annotated[float, Field(gt=0)] = 180
 
 
+class RabbitSide(_Strict):
+    """Hosts of RabbitMQ nodes by their inventory names, and who belongs to them.
+
+    ``clients``: patterns of ``unit@host`` as `recell scan --rabbitmq` lists them; ``queues``: patterns of the
+    names of queues that nobody takes from now.
+    """
+
+    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    clients: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+
+
+class KeptSide(RabbitSide):
+    """What stays: every client and queue that the other side doesn't name, unless patterns say less."""
+
+    clients: tuple[str, ...] = ("*",)
+    queues: tuple[str, ...] = ("*",)
+
+
+class RabbitSplit(_Strict):
+    """One RabbitMQ cluster becomes two.
+
+    New nodes join, clients and queues move to them, and the cluster is cut between its sides: RabbitMQ 3.8
+    to 3.12 with Mnesia. ``settle_s``: how long the sides stay walled off after the cut, at least.
+    """
+
+    keep: KeptSide
+    new: RabbitSide
+    settle_s: Annotated[float, Field(ge=10)] = 10
+
+
+class BrokerLayout(_Strict):
+    """A layout about RabbitMQ alone; no Nova has to be there."""
+
+    rabbitmq: RabbitSplit
+    limits: Limits = Limits()
+    acknowledge: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
 class Layout(_Strict):
     """The whole file. ``acknowledge`` names findings of `recell check` that the operator has read
     and accepts, by the id that check prints."""
@@ -104,6 +146,16 @@ _OneOfEach.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapp
 
 def load_layout(text: str, where: str) -> Layout:
     """:raises BadInput: not YAML, an unknown or missing word, a wrong value; says where."""
+    found = load_any_layout(text, where)
+    if isinstance(found, BrokerLayout):
+        raise BadInput(
+            f"{where} is about RabbitMQ alone, and this is about Nova's cells", "Write api: and cells: in it"
+        )
+    return found
+
+
+def load_any_layout(text: str, where: str) -> Layout | BrokerLayout:
+    """Nova's cells, or with ``rabbitmq:`` a cluster's split. :raises BadInput: as :func:`load_layout`."""
     try:
         data = yaml.load(text, Loader=_OneOfEach)  # noqa: S506 (a SafeLoader with one more check)
     except yaml.YAMLError as error:
@@ -116,8 +168,13 @@ def load_layout(text: str, where: str) -> Layout:
             f"{where} is not a mapping of words to values",
             "Begin from the example that recell plan --example prints",
         )
+    if "rabbitmq" in data and {"api", "cells"} & set(data):
+        raise BadInput(
+            f"{where} holds both Nova's cells and rabbitmq:, which are two conversions",
+            "Keep one of them here, and give the other a directory of its own (--dir)",
+        )
     try:
-        return Layout.model_validate(data)
+        return (BrokerLayout if "rabbitmq" in data else Layout).model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"]) or "top"
@@ -139,4 +196,16 @@ services:
   metadata: api           # or cell
   consoles: cell
   notifications: keep     # go on where today's consumers listen; or follow
+"""
+
+RABBIT_EXAMPLE = """\
+# One RabbitMQ cluster becomes two, while its clients work. recell scan --rabbitmq lists who is there.
+rabbitmq:
+  keep:
+    hosts: [mq1, mq2, mq3]      # the cluster as it is today
+  new:
+    hosts: [mq4, mq5, mq6]      # blank nodes with the same Erlang cookie
+    clients:                    # who moves to them: unit@host; everybody else stays
+      - "neutron-*@*"
+      - "ceilometer-*@*"
 """

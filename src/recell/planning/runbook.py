@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recell.model.plan import Plan, PlanStep
+from recell.planning import runbook_rabbit
 from recell.planning.changes import describe
 
 STATE = "/var/lib/recell"
@@ -314,6 +315,15 @@ def _prove(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
     return [book.hand(step, "See that every service is up and every host is listed.", *commands)]
 
 
+def _by_hand(told: runbook_rabbit.Told) -> Callable[[_Book, PlanStep, bool], list[Hand]]:
+    def hands(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+        kept = book.recall(step.id, "before" if undo else "after")
+        path = book.kept(str(kept)) if kept else ""
+        return [book.hand(step, words, *commands, where=on) for on, words, commands in told(step, undo, path)]
+
+    return hands
+
+
 _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "literal-mapping": _mapping,
     "broker-account": _account,
@@ -331,5 +341,6 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "quiet": _quiet,
     "retire-records": _records,
     "prove": _prove,
+    **{kind: _by_hand(told) for kind, told in runbook_rabbit.KINDS.items()},
 }
 """Every kind of step there is; a test compares them with those of recell.steps."""

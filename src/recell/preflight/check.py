@@ -12,11 +12,11 @@ from dataclasses import replace
 from recell.adapters.ports import World
 from recell.errors import RecellError
 from recell.model.deployment import Deployment
-from recell.model.layout import Layout
+from recell.model.layout import BrokerLayout, Layout
 from recell.model.plan import Plan
 from recell.model.violation import Violation
 from recell.planning.split import plan_split
-from recell.preflight import live, rules
+from recell.preflight import live, rabbit, rules
 
 Rule = Callable[[Deployment, Layout], Iterator[Violation]]
 RULES: tuple[Rule, ...] = (
@@ -42,11 +42,13 @@ RULES: tuple[Rule, ...] = (
 
 def check(
     deployment: Deployment,
-    layout: Layout,
+    layout: Layout | BrokerLayout,
     world: World | None = None,
     plan: Plan | None = None,
 ) -> tuple[Violation, ...]:
     """All violations, the ones that stop first. With a world, the live ones too."""
+    if isinstance(layout, BrokerLayout):
+        return rabbit.check(deployment, layout, world, plan)
     found: list[Violation] = []
     for rule in RULES:
         found += rule(deployment, layout)

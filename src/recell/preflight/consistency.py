@@ -95,3 +95,8 @@ PROOFS: tuple[tuple[str, Callable[[World, Deployment], str]], ...] = (
     ("hosts", hosts_are_mapped_once),
     ("placement", placement_is_clean),
 )
+
+
+def proofs_of(deployment: Deployment) -> tuple[tuple[str, Callable[[World, Deployment], str]], ...]:
+    """All of them; none where there is no Nova."""
+    return PROOFS if deployment.services else ()

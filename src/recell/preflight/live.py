@@ -26,6 +26,17 @@ def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> I
             )
 
 
+def check_files(world: World, plan: Plan) -> Iterator[Violation]:
+    """What needs no Nova: the files of the plan, and room for what is kept of them."""
+    for rule in (_files, _room, _new_files_are_new):
+        try:
+            yield from rule(world, plan)
+        except RecellError as error:
+            yield Violation(
+                f"{error.word}:{rule.__name__.strip('_')}", "stop", "live", error.sentence, error.remedy
+            )
+
+
 def _files(world: World, plan: Plan) -> Iterator[Violation]:
     for known in plan.fingerprints:
         stat = world.host(known.host).stat(known.path)

@@ -14,22 +14,33 @@ from recell.steps.mapping import LiteralMapping
 from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
 from recell.steps.quiet import Quiet
+from recell.steps.rabbit import Conf, Handling, Join, Policies, Rehome
+from recell.steps.rabbit_part import OldCookie, Part
 from recell.steps.records import RetireRecords
+from recell.steps.repoint import Repoint
 from recell.steps.units import RestartApi, RestartRpc, StartUnit
 
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
     for step in (
         BrokerAccount,
+        Conf,
         CopyConfig,
         DropIn,
         EditConfig,
+        Handling,
+        Join,
         KeepExchange,
         LiteralMapping,
+        OldCookie,
+        Part,
+        Policies,
         Prove,
         Proxied,
         Quiet,
         RecycleCompute,
+        Rehome,
+        Repoint,
         RestartApi,
         RestartRpc,
         RetireRecords,

@@ -1,0 +1,127 @@
+"""What recell knows of RabbitMQ nodes, queues and clients. Holds no secret."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+NO_HOME_OF_ITS_OWN = re.compile(r"^(amq\.|reply_|.*_fanout_)")
+"""Queues that oslo.messaging makes for one process: they are made where it connects, end with it, and a
+mirroring policy must leave them out, or every one of them would be on every node."""
+
+
+@dataclass(frozen=True)
+class RabbitNode:
+    """A RabbitMQ node as ``recell scan`` found it.
+
+    ``members``: all nodes of its cluster that it knows, itself too. ``cookie``: nodes with the same number
+    have the same Erlang cookie. ``used``: what makes it not blank (queues, users, vhosts, policies).
+    ``config``: the sysctl-style file that it reads, or would read. ``old_config``: it is configured by
+    Erlang terms, which recell doesn't edit. ``khepri``: its metadata are not in Mnesia.
+    ``container``: it runs in a container.
+    """
+
+    host: str
+    name: str
+    version: str
+    erlang: str
+    members: tuple[str, ...]
+    running: tuple[str, ...]
+    partitions: tuple[str, ...]
+    alarms: tuple[str, ...]
+    handling: str
+    ticktime_s: float
+    dist_port: int
+    cookie: int
+    used: tuple[str, ...]
+    config: str
+    old_config: bool = False
+    khepri: bool = False
+    container: bool = False
+    unit: str = "rabbitmq-server"
+
+
+@dataclass(frozen=True)
+class QueueHome:
+    """A queue and where it is.
+
+    ``members``: nodes that hold it, the leader too; ``synced``: those of them that hold all of it.
+    ``kind``: classic, quorum, stream. ``policy``: the effective one's name, "" for none. ``takers``: node of
+    each consumer's connection.
+    """
+
+    vhost: str
+    name: str
+    kind: str
+    leader: str
+    members: tuple[str, ...]
+    synced: tuple[str, ...]
+    durable: bool = False
+    exclusive: bool = False
+    policy: str = ""
+    takers: tuple[str, ...] = ()
+
+    @property
+    def of_a_process(self) -> bool:
+        return self.exclusive or bool(NO_HOME_OF_ITS_OWN.match(self.name))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A RabbitMQ policy. ``definition``: JSON text, keys sorted."""
+
+    vhost: str
+    name: str
+    pattern: str
+    apply_to: str
+    priority: int
+    definition: str
+
+
+@dataclass(frozen=True)
+class RabbitClient:
+    """The connections of one unit's processes to one cluster.
+
+    ``host`` and ``unit`` are "" when the client is on no host of the inventory, or is no unit; ``peer`` then
+    says where it connects from. ``files``: what it reads, in order; ``file``: the one that sets
+    transport_url. ``shown``: that URL without its password. ``queues``: what it takes from, but for queues
+    of its own.
+    """
+
+    cluster: str
+    vhost: str
+    program: str
+    peer: str
+    host: str
+    unit: str
+    connections: int
+    nodes: tuple[str, ...]
+    queues: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    file: str = ""
+    shown: str = ""
+    container: bool = False
+
+    @property
+    def label(self) -> str:
+        """What layouts match patterns against: program@host."""
+        return f"{self.unit or self.program or 'unknown'}@{self.host or self.peer}"
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A node as it is this moment. ``linked``: nodes that it has an Erlang connection to, of any cluster.
+
+    ``members`` come from the node's own database, ``on_disk`` from the file that it will start with.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    on_disk: tuple[str, ...]
+    running: tuple[str, ...]
+    linked: tuple[str, ...]
+    partitions: tuple[str, ...]
+    handling: str
+    alarms: tuple[str, ...] = ()
+    used: tuple[str, ...] = ()
+    ticktime_s: float = 60.0

@@ -1,0 +1,305 @@
+"""Who is on which side of a RabbitMQ cluster that becomes two, and what forbids it. No I/O."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+
+from recell.errors import BadInput, Unsupported
+from recell.model.deployment import Deployment
+from recell.model.layout import BrokerLayout
+from recell.model.rabbit import RabbitClient, RabbitNode
+
+HANDLINGS = ("ignore", "autoheal", "pause_minority")
+OLDEST, NEWEST = (3, 8), (3, 12)
+SHORTEST_TICKTIME_S = 20.0
+
+
+@dataclass(frozen=True)
+class RabbitFacts:
+    """What deployment and layout come to."""
+
+    deployment: Deployment
+    layout: BrokerLayout
+    keep: tuple[RabbitNode, ...]
+    new: tuple[RabbitNode, ...]
+    moving: tuple[RabbitClient, ...]
+    staying: tuple[RabbitClient, ...]
+
+    @property
+    def nodes(self) -> tuple[RabbitNode, ...]:
+        return (*self.keep, *self.new)
+
+
+def decide(deployment: Deployment, layout: BrokerLayout) -> RabbitFacts:
+    """:raises BadInput, Unsupported: the first reason against it; :func:`reasons` has them all."""
+    facts = taken_apart(deployment, layout)
+    found = reasons(facts)
+    if found:
+        _, what, remedy = found[0]
+        more = f" (and {len(found) - 1} more reasons: recell check)" if len(found) > 1 else ""
+        raise Unsupported(what + more, remedy)
+    return facts
+
+
+def taken_apart(deployment: Deployment, layout: BrokerLayout) -> RabbitFacts:
+    """Who is on which side, possible or not. :raises BadInput: the layout names what isn't there."""
+    keep, new = (_nodes(deployment, s.hosts) for s in (layout.rabbitmq.keep, layout.rabbitmq.new))
+    moving, staying = _clients(deployment, layout, keep)
+    return RabbitFacts(deployment, layout, keep, new, moving, staying)
+
+
+def _nodes(deployment: Deployment, hosts: tuple[str, ...]) -> tuple[RabbitNode, ...]:
+    out = []
+    for host in dict.fromkeys(hosts):
+        deployment.host(host)
+        mine = [n for n in deployment.rabbit if n.host == host]
+        if not mine:
+            raise BadInput(
+                f"no running RabbitMQ was found on {host}",
+                "Start it there, then: recell scan --rabbitmq",
+            )
+        out += mine
+    return tuple(out)
+
+
+def _clients(
+    deployment: Deployment, layout: BrokerLayout, keep: tuple[RabbitNode, ...]
+) -> tuple[tuple[RabbitClient, ...], tuple[RabbitClient, ...]]:
+    members = {m for n in keep for m in n.members}
+    moving, staying, nobody = [], [], []
+    for client in deployment.rabbit_clients:
+        if not set(client.nodes) & members:
+            continue
+        if any(fnmatch.fnmatchcase(client.label, p) for p in layout.rabbitmq.new.clients):
+            moving.append(client)
+        elif any(fnmatch.fnmatchcase(client.label, p) for p in layout.rabbitmq.keep.clients):
+            staying.append(client)
+        else:
+            nobody.append(client.label)
+    if nobody:
+        raise BadInput(
+            f"the layout gives these clients to neither side: {', '.join(sorted(set(nobody))[:8])}",
+            "Let a pattern of keep: clients or new: clients name them",
+        )
+    idle = [
+        p for p in layout.rabbitmq.new.clients if not any(fnmatch.fnmatchcase(c.label, p) for c in moving)
+    ]
+    if idle:
+        raise BadInput(
+            f"no client of the cluster matches {idle[0]}", "recell scan --rabbitmq lists them as unit@host"
+        )
+    return tuple(moving), tuple(staying)
+
+
+Reason = tuple[str, str, str]
+"""(where, what, remedy)"""
+
+
+def reasons(facts: RabbitFacts) -> list[Reason]:
+    """Everything that forbids this split, most general first."""
+    return [
+        *_of_layout(facts),
+        *_of_method(facts),
+        *_of_cluster(facts),
+        *_of_new_nodes(facts),
+        *_of_clients(facts),
+        *_of_queues(facts),
+    ]
+
+
+def _of_layout(facts: RabbitFacts) -> list[Reason]:
+    out: list[Reason] = []
+    both = {n.host for n in facts.keep} & {n.host for n in facts.new}
+    if both:
+        out.append((min(both), f"{', '.join(sorted(both))} are on both sides", "Name each host once"))
+    members = {m for n in facts.keep for m in n.members}
+    missing = members - {n.name for n in facts.keep}
+    if missing:
+        out.append(
+            (
+                facts.keep[0].host,
+                f"{', '.join(sorted(missing))} belong to the cluster and are not under keep: hosts",
+                "Name all its nodes, and add their hosts to the inventory",
+            )
+        )
+    strangers = [n.name for n in facts.keep if not set(n.members) & {facts.keep[0].name}]
+    if strangers:
+        out.append(
+            (
+                facts.keep[0].host,
+                f"{', '.join(strangers)} are not in one cluster with {facts.keep[0].name}",
+                "Name the nodes of one cluster",
+            )
+        )
+    return out
+
+
+def _of_method(facts: RabbitFacts) -> list[Reason]:
+    out: list[Reason] = []
+    fresh = (
+        "Make the new nodes a cluster of their own with its own cookie, and move the clients to it by hand"
+    )
+    for node in facts.nodes:
+        version = tuple(int(p) for p in node.version.split(".")[:2] if p.isdigit())
+        if node.khepri or not OLDEST <= version <= NEWEST:
+            what = (
+                "keeps its metadata in Khepri"
+                if node.khepri
+                else f"runs RabbitMQ {node.version or 'unknown'}"
+            )
+            out.append(
+                (node.host, f"{node.name} {what}; recell splits 3.8 to 3.12 with Mnesia only", fresh)
+            )
+    versions = {(n.version, n.erlang) for n in facts.nodes}
+    if len(versions) > 1:
+        told = ", ".join(sorted(f"{v} on Erlang {e}" for v, e in versions))
+        out.append(
+            (facts.new[0].host, f"the nodes run different releases: {told}", "Install one release on all")
+        )
+    streams = [q.name for q in facts.deployment.rabbit_queues if q.kind == "stream"]
+    if streams:
+        out.append(
+            (
+                facts.keep[0].host,
+                f"{len(streams)} stream queues ({', '.join(streams[:3])}) can't be split",
+                "Switch rabbit_stream_fanout off and let them go first",
+            )
+        )
+    return out
+
+
+def _of_cluster(facts: RabbitFacts) -> list[Reason]:
+    out: list[Reason] = []
+    for node in facts.keep:
+        want = {n.name for n in facts.keep}
+        if set(node.running) != want:
+            out.append(
+                (
+                    node.host,
+                    f"{node.name} sees {', '.join(node.running) or 'no node'} running",
+                    "Bring every node of the cluster up",
+                )
+            )
+        if node.partitions:
+            out.append(
+                (
+                    node.host,
+                    f"{node.name} sees a partition from {', '.join(node.partitions)}",
+                    "Heal it: restart the nodes of the side that you trust less",
+                )
+            )
+    for node in facts.nodes:
+        out += [(node.host, f"{node.name} has an alarm: {a}", "Make room first") for a in node.alarms]
+        if node.container:
+            out.append(
+                (node.host, f"{node.name} runs in a container", "recell splits RabbitMQ on hosts only")
+            )
+        if node.old_config:
+            out.append(
+                (
+                    node.host,
+                    f"{node.name} is configured by Erlang terms (rabbitmq.config or"
+                    " advanced.config sets what recell has to set)",
+                    "Move these settings to rabbitmq.conf",
+                )
+            )
+        if node.handling not in HANDLINGS:
+            out.append(
+                (
+                    node.host,
+                    f"{node.name} has cluster_partition_handling {node.handling}",
+                    f"Set one of {', '.join(HANDLINGS)}",
+                )
+            )
+        if node.ticktime_s < SHORTEST_TICKTIME_S:
+            out.append(
+                (
+                    node.host,
+                    f"net_ticktime is {node.ticktime_s:.0f} s on {node.name}, too short to cut"
+                    " all nodes before one of them notices",
+                    "Set it to 60",
+                )
+            )
+    if len({n.cookie for n in facts.nodes}) > 1:
+        out.append(
+            (
+                facts.new[0].host,
+                "the nodes have different Erlang cookies",
+                "Copy the cluster's cookie to the new nodes and restart them; the cut gives them a new one",
+            )
+        )
+    return out
+
+
+def _of_new_nodes(facts: RabbitFacts) -> list[Reason]:
+    return [
+        (
+            n.host,
+            f"{n.name} is not blank: {', '.join(n.used)}",
+            "rabbitmqctl stop_app, reset, start_app there",
+        )
+        for n in facts.new
+        if n.used
+    ]
+
+
+def _of_clients(facts: RabbitFacts) -> list[Reason]:
+    out: list[Reason] = []
+    for c in facts.moving:
+        if not c.host or not c.unit:
+            out.append(
+                (
+                    c.peer,
+                    f"{c.program or 'a client'} from {c.peer} is to move, and recell can't tell which"
+                    " service it is",
+                    "Add its host to the inventory; or leave it with the kept side",
+                )
+            )
+        elif c.container:
+            out.append((c.host, f"{c.label} runs in a container", "Move it by its deployment tool"))
+        elif not c.file:
+            out.append(
+                (
+                    c.host,
+                    f"{c.label} is to move, and none of its files sets transport_url",
+                    "Set it in the file that the service reads, restart it, and scan again",
+                )
+            )
+    edited = {(c.host, c.file) for c in facts.moving if c.file}
+    for c in facts.staying:
+        if c.file and (c.host, c.file) in edited:
+            out.append(
+                (
+                    c.host,
+                    f"{c.label} stays and reads {c.file}, which a client that moves reads too",
+                    "Give one of them a file of its own",
+                )
+            )
+    return out
+
+
+def _of_queues(facts: RabbitFacts) -> list[Reason]:
+    out: list[Reason] = []
+    for queue in facts.deployment.rabbit_queues:
+        if queue.kind == "classic" and not queue.of_a_process and set(queue.members) - set(queue.synced):
+            out.append(
+                (
+                    facts.keep[0].host,
+                    f"the mirrors of {queue.name} are not synchronised",
+                    f"rabbitmqctl sync_queue {queue.name}",
+                )
+            )
+    moving = {q for c in facts.moving for q in c.queues}
+    staying = {q: c for c in facts.staying for q in c.queues}
+    for name in sorted(moving & set(staying)):
+        mover = next(c for c in facts.moving if name in c.queues)
+        out.append(
+            (
+                facts.keep[0].host,
+                f"{name} is taken from by {mover.label}, which moves, and by"
+                f" {staying[name].label}, which stays",
+                "Let both go to one side",
+            )
+        )
+    return out

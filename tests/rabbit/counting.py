@@ -1,0 +1,55 @@
+"""What became of the load: lost, doubled, failed, and how long it stood still."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Count:
+    """Of one side. ``longest_s``: the longest call that succeeded; ``fanouts_missed``: no server had them."""
+
+    calls: int
+    failed: int
+    casts: int
+    lost: int
+    doubled: int
+    longest_s: float
+    fanouts_missed: int
+    errors: tuple[str, ...]
+
+
+def count(logs: Iterable[Path], side: str) -> Count:
+    """``side``: the letter that its clients' names begin with."""
+    sent: dict[str, list[tuple[str, str, float]]] = {"C": [], "S": [], "F": []}
+    got: dict[str, Counter[tuple[str, str]]] = {"RC": Counter(), "RS": Counter(), "RF": Counter()}
+    errors: Counter[str] = Counter()
+    for path in logs:
+        for line in path.read_text(errors="replace").splitlines():
+            fields = line.split()
+            if len(fields) < 3 or not (fields[2].startswith(side) or fields[-1].startswith(side)):
+                continue
+            kind = fields[1]
+            if kind in sent and len(fields) >= 5:
+                sent[kind].append((fields[2], fields[3], float(fields[4])))
+                if fields[3] == "ERR":
+                    errors[" ".join(fields[5:])] += 1
+            elif kind in got:
+                got[kind][fields[2], fields[3]] += 1
+    arrived = Counter(seq for (seq, _), n in got["RS"].items() for _ in range(n))
+    casts = [seq for seq, outcome, _ in sent["S"] if outcome == "ok"]
+    fanouts = [seq for seq, outcome, _ in sent["F"] if outcome == "ok"]
+    reached = {seq for seq, _ in got["RF"]}
+    return Count(
+        calls=len(sent["C"]),
+        failed=sum(outcome != "ok" for kind in "CS" for _, outcome, _ in sent[kind]),
+        casts=len(casts),
+        lost=sum(not arrived[seq] for seq in casts),
+        doubled=sum(arrived[seq] > 1 for seq in casts),
+        longest_s=max((s for _, outcome, s in sent["C"] if outcome == "ok"), default=0.0),
+        fanouts_missed=sum(seq not in reached for seq in fanouts),
+        errors=tuple(f"{n} {e}" for e, n in errors.items()),
+    )

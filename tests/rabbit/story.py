@@ -1,0 +1,152 @@
+"""recell on the harness's hosts: scan, plan, apply, undo, with clients at work on both sides."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from recell.adapters.ssh import Fence, SshHost
+from recell.adapters.world import RealWorld
+from recell.discovery.rabbit import look_at_rabbit
+from recell.engine import Engine
+from recell.engine.run import Event
+from recell.journal import Journal
+from recell.model.deployment import Deployment
+from recell.model.layout import BrokerLayout, load_any_layout
+from recell.model.plan import Plan
+from recell.planning.rabbit import plan_rabbit
+from recell.steps import Context, bind
+from tests.rabbit.cluster import Cluster
+from tests.rabbit.counting import Count, count
+from tests.rabbit.hosts import EnteredHost
+
+LIMITS = {"drain_s": 600.0, "quiet_s": 1200.0, "stop_s": 600.0, "start_s": 1200.0}
+SERVERS, CALLERS = 2, 1
+
+
+def oslo_python() -> str:
+    """A Python with oslo.messaging: that of the lab's Nova."""
+    found = sorted(Path("/var/cache/recell-lab").glob("nova-*/bin/python"))
+    assert found, "recell-lab up prepares Nova, whose Python has oslo.messaging"
+    return str(found[-1])
+
+
+class HarnessWorld(RealWorld):
+    """The real one, but for the SSH."""
+
+    def __init__(self, deployment: Deployment, cluster: Cluster) -> None:
+        super().__init__(deployment)
+        self.cluster = cluster
+
+    def host(self, name: str) -> SshHost:
+        with self._lock:
+            if name not in self._hosts:
+                self._hosts[name] = EnteredHost(self.cluster.hosts[name], self._fence)
+            return self._hosts[name]
+
+
+class Story:
+    """``kind``: classic, mirrored or quorum queues."""
+
+    def __init__(self, cluster: Cluster, kind: str, rate: float = 10.0) -> None:
+        self.cluster = cluster
+        self.kind = kind
+        self.rate = rate
+        self.notes: list[str] = []
+        self.plan: Plan | None = None
+        self.deployment: Deployment | None = None
+
+    # Clients
+
+    def clients_up(self) -> None:
+        first = self.cluster.hosts[self.cluster.old[0]]
+        if self.kind == "mirrored":
+            # As deployments have it: all queues, those of single processes too.
+            first.ctl("set_policy", "--apply-to", "queues", "ha-all", "^(?!amq\\.).*", '{"ha-mode":"all"}')
+        for side in "ab":
+            host = self.cluster.hosts[f"rq{side}"]
+            nodes = ",".join(f"os:os@{self.cluster.hosts[n].ip}:5672" for n in self.cluster.old)
+            quorum = "rabbit_quorum_queue = true\n" if self.kind == "quorum" else ""
+            names = [f"{side}server{i}" for i in range(SERVERS)] + [
+                f"{side}caller{i}" for i in range(CALLERS)
+            ]
+            for name in names:
+                host.write(
+                    f"etc/{name}.conf",
+                    f"[DEFAULT]\ntransport_url = rabbit://{nodes}/\n[oslo_messaging_rabbit]\n{quorum}"
+                    "[oslo_concurrency]\nlock_path = /tmp\n",
+                )
+                role = "server" if "server" in name else "caller"
+                host.unit(name, [
+                    oslo_python(), str(Path(__file__).parent / "load.py"), role, "--config-file",
+                    f"/etc/rabbitmq/{name}.conf", "--name", name, "--topic", f"t{side}",
+                    "--rate", str(self.rate), "--log", str(host.home / "log" / f"{name}.log"),
+                ])  # fmt: skip
+                host.systemctl("start", name)
+                self._wait_for(host.home / "log" / f"{name}.log", " UP ")
+
+    def _wait_for(self, path: Path, word: str) -> None:
+        deadline = time.monotonic() + 600
+        while not path.exists() or word not in path.read_text():
+            assert time.monotonic() < deadline, (path, word)
+            time.sleep(0.2)
+
+    def clients_down(self) -> dict[str, Count]:
+        """Callers first, so that what they sent can arrive."""
+        for word in ("caller", "server"):
+            for side in "ab":
+                host = self.cluster.hosts[f"rq{side}"]
+                for path in sorted((host.home / "units").glob(f"*{word}*.service")):
+                    host.systemctl("stop", path.stem)
+            time.sleep(3)
+        return {
+            s: count(sorted((self.cluster.hosts[f"rq{s}"].home / "log").glob("*er?.log")), s) for s in "ab"
+        }
+
+    # recell
+
+    def layout(self) -> BrokerLayout:
+        text = (
+            f"rabbitmq:\n  keep: {{hosts: [{', '.join(self.cluster.old)}]}}\n"
+            f"  new:\n    hosts: [{', '.join(self.cluster.new)}]\n    clients: ['b*@rqb']\n"
+        )
+        found = load_any_layout(text, "layout.yaml")
+        assert isinstance(found, BrokerLayout)
+        return found
+
+    def scan_and_plan(self) -> Plan:
+        hosts = {n: EnteredHost(h) for n, h in self.cluster.hosts.items()}
+        try:
+            addresses = {n: h.address for n, h in hosts.items()}
+            self.deployment = look_at_rabbit(hosts, addresses, time.time())
+        finally:
+            for host in hosts.values():
+                host.close()
+        self.plan = plan_rabbit(self.deployment, self.layout(), time.time())
+        return self.plan
+
+    def go(self, direction: str) -> None:
+        assert self.plan is not None and self.deployment is not None
+        path = self.cluster.top / "journal.sqlite"
+        if not path.exists():
+            Journal.create(path, self.plan.digest).close()
+        journal = Journal.open(path)
+        world = HarnessWorld(self.deployment, self.cluster)
+        try:
+            with journal.writing(direction, direction) as epoch:  # type: ignore[arg-type]
+                world.claim(Fence(journal.id, epoch, "harness"), *self.cluster.hosts)
+                context = Context(world, journal, self.plan.id, self.plan.fingerprints, LIMITS)
+                engine = Engine(bind(self.plan, context), journal, observer=self._note, wait=world.wait)
+                if direction == "forward":
+                    engine.forward()
+                else:
+                    engine.backward()
+                world.release(*self.cluster.hosts)
+        finally:
+            world.close()
+            journal.close()
+
+    def _note(self, event: Event) -> None:
+        said = f"{time.strftime('%H:%M:%S')} {event.kind} {event.step.id} {event.text} {event.seconds:.1f}"
+        self.notes.append(said)
+        print(said, flush=True)

@@ -1,0 +1,451 @@
+"""One RabbitMQ cluster becomes two in the simulated world: undisturbed, killed everywhere, undone."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recell.adapters.dry import DryWorld
+from recell.engine import Engine
+from recell.errors import StepFailed, Unknowable
+from recell.journal import Journal
+from recell.model.deployment import Address, ConfigFile, Deployment, HostFacts
+from recell.model.layout import BrokerLayout, load_any_layout
+from recell.model.plan import Plan, dump_plan, load_plan
+from recell.model.rabbit import Policy, QueueHome, RabbitClient, RabbitNode
+from recell.model.step import Truth
+from recell.planning import runbook
+from recell.planning.rabbit import plan_rabbit
+from recell.steps import Context, bind
+from tests.sim.rabbit import HOSTS, ClientHost, Queue, RabbitWorld
+from tests.sim.test_split import LIMITS, Desk
+from tests.sim.world import Killed, SimFile, SimUnit
+
+CONF = "/etc/rabbitmq/rabbitmq.conf"
+URL = "rabbit://os:s3cret@mq1:5672,os:s3cret@mq2:5672/"
+CLIENTS = {
+    "ctl1": ("nova-conductor", "conductor"),
+    "net1": ("neutron-server", "q-plugin"),
+    "net2": ("neutron-server", "q-plugin"),
+    "tel1": ("ceilometer-agent", ""),
+}
+TEXT = """
+rabbitmq:
+  keep: {hosts: [mq1, mq2, mq3]}
+  new:
+    hosts: [mq4, mq5, mq6]
+    clients: ["neutron-*@net*", "ceilometer-*@*"]
+"""
+
+
+def layout(text: str = TEXT) -> BrokerLayout:
+    found = load_any_layout(text, "layout.yaml")
+    assert isinstance(found, BrokerLayout)
+    return found
+
+
+def build(kind: str = "classic") -> RabbitWorld:
+    world = RabbitWorld()
+    for name in (*HOSTS, *CLIENTS):
+        world.hosts[name] = ClientHost(world, name)
+    for name in HOSTS:
+        world.hosts[name].files[CONF] = SimFile(
+            b"# ours\ncluster_partition_handling = autoheal\n", 0o644, "root", "root", world.time
+        )
+    for name, (unit, topic) in CLIENTS.items():
+        host = world.hosts[name]
+        host.files[f"/etc/{unit}.conf"] = SimFile(
+            f"[DEFAULT]\ntransport_url = {URL}\n".encode(), 0o640, "root", "os", world.time
+        )
+        host.files[f"/lib/systemd/system/{unit}.service"] = SimFile(
+            f"ExecStart=/usr/bin/{unit}\n".encode(), 0o644, "root", "root", world.time
+        )
+        world.time += 1
+        host.units_[unit] = SimUnit(unit, enabled=True, loaded=(f"/usr/bin/{unit}",))
+        host.begin(host.units_[unit])
+        world.users[name] = (unit, topic)
+    all_old = ("rabbit@mq1", "rabbit@mq2", "rabbit@mq3")
+    for topic in ("conductor", "q-plugin", "versioned"):
+        where = all_old if kind == "quorum" else all_old[:1]
+        world.nodes["mq1"].queues[topic] = Queue(topic, kind, "rabbit@mq1", where)
+    world.time += 5
+    return world
+
+
+def scan(world: RabbitWorld) -> Deployment:
+    def files(name: str) -> tuple[ConfigFile, ...]:
+        return tuple(
+            ConfigFile(p, hashlib.sha256(f.content).hexdigest(), f.mode, f.owner, f.group)
+            for p, f in sorted(world.hosts[name].files.items())
+        )
+
+    views = {h: world.rabbit(h).view() for h in HOSTS}
+    return Deployment(
+        format=1,
+        generation="none",
+        made_at=0.0,
+        nova_version="",
+        hosts=tuple(HostFacts(n, Address(n), (n,), n, "Debian 12", "nft", files(n)) for n in world.hosts),
+        services=(),
+        brokers=(),
+        clients=(),
+        mappings=(),
+        records=(),
+        proxies=(),
+        writers=(),
+        rabbit=tuple(
+            RabbitNode(
+                h,
+                v.name,
+                "3.10.8",
+                "25",
+                v.members,
+                v.running,
+                v.partitions,
+                v.alarms,
+                v.handling,
+                60.0,
+                25672,
+                0,
+                v.used if HOSTS[h] == "new" else (),
+                CONF,
+            )
+            for h, v in views.items()
+        ),
+        rabbit_clients=tuple(
+            RabbitClient(
+                "mq1",
+                "/",
+                unit,
+                name,
+                name,
+                unit,
+                1,
+                ("rabbit@mq1",),
+                (topic,) if topic else (),
+                (f"/etc/{unit}.conf",),
+                f"/etc/{unit}.conf",
+                "rabbit://os:***@mq1:5672/",
+            )
+            for name, (unit, topic) in CLIENTS.items()
+        ),
+        rabbit_queues=world.rabbit("mq1").queues(),
+    )
+
+
+def planned(world: RabbitWorld) -> Plan:
+    return plan_rabbit(scan(world), layout(), 0.0)
+
+
+@pytest.fixture
+def desks() -> Iterator[Any]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as top:
+        numbers = itertools.count()
+
+        def make(world: RabbitWorld) -> Desk:
+            directory = Path(top) / str(next(numbers))
+            directory.mkdir()
+            return Desk(world, directory, planned(world))
+
+        yield make
+
+
+def test_the_plan_says_who_moves_and_holds_no_secret() -> None:
+    plan = planned(build())
+    data = dump_plan(plan)
+    assert load_plan(data, "plan.json") == plan and b"s3cret" not in data
+    ids = [s.id for s in plan.steps]
+    servers = [i for i in ids if i in ("net1/neutron-server", "net2/neutron-server")]
+    assert servers == ["net1/neutron-server", "net2/neutron-server"]
+    assert ids.index("net2/neutron-server") < ids.index("tel1/ceilometer-agent") < ids.index("rabbitmq/part")
+    assert not any(s.where == "ctl1" for s in plan.steps)
+    assert all(s.title and s.notice and s.undone for s in plan.steps)
+    assert "ceilometer-agent@tel1, neutron-server@net1, neutron-server@net2" in plan.remarks[0]
+    hands = runbook.back(plan, lambda step, key: None) + runbook.forth(plan, lambda step, key: None)
+    assert {h.step for h in hands} == set(ids)
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_there_and_back(desks: Any, kind: str) -> None:
+    world = build(kind)
+    before = world.picture()
+    desk = desks(world)
+    desk.go("forward")
+    assert world.complaints == [] and world.cuts == 1
+    for host, side in HOSTS.items():
+        node, own = world.nodes[host], {f"rabbit@{h}" for h, s in HOSTS.items() if s == side}
+        assert node.db == own and node.links == own - {node.name} and node.wall == ""
+        assert node.handling == "autoheal" and (node.cookie == b"OLDCOOKIE") == (side == "keep")
+        text = world.hosts[host].files[CONF].content.decode()
+        assert "cluster_partition_handling = autoheal" in text and text.startswith("# ours\n")
+        assert f"classic_config.nodes.1 = rabbit@{'mq1' if side == 'keep' else 'mq4'}" in text
+        assert not node.policies
+    assert set(world.nodes["mq1"].queues) == {"conductor", "versioned"}
+    assert set(world.nodes["mq4"].queues) == {"q-plugin"}
+    changes = list(world.changes)
+    desk.go("forward")
+    assert world.changes == changes, "applied twice it changes nothing"
+    desk.go("backward")
+    after = world.picture()
+    assert world.complaints == [] and after["nodes"]["mq4"] == before["nodes"]["mq4"]
+    assert after["files"] == before["files"] and after["nodes"]["mq1"][0] == before["nodes"]["mq1"][0]
+
+
+def test_undone_before_the_cut_it_is_as_before(desks: Any) -> None:
+    world = build("quorum")
+    before = world.picture()
+    desk = desks(world)
+    _until_the_cut(desk, world)
+    desk.go("backward")
+    assert world.complaints == [] and _leaderless(world.picture()) == _leaderless(before)
+
+
+def test_undo_after_the_cut_drops_no_message_that_waits(desks: Any) -> None:
+    world = build()
+    desk = desks(world)
+    desk.go("forward")
+    world.waiting["q-plugin"] = 3
+    with pytest.raises(StepFailed, match="3 in q-plugin"):
+        desk.go("backward")
+    world.waiting.clear()
+    desk.go("backward")
+    assert world.complaints == [] and world.nodes["mq4"].db == {"rabbit@mq4"}
+
+
+def _leaderless(picture: dict[str, Any]) -> dict[str, Any]:
+    """Which of the old nodes leads a queue may differ; that they hold it may not."""
+    nodes = {h: (*v[:6], sorted(v[6]), v[7]) for h, v in picture["nodes"].items()}
+    units = {u: (v[0], v[3]) for u, v in picture["units"].items()}
+    return {**picture, "nodes": nodes, "units": units}
+
+
+def _points(desks: Any, directions: list[str]) -> int:
+    world = build()
+    desk = desks(world)
+    for direction in directions[:-1]:
+        desk.go(direction)
+    before = world.points
+    desk.go(directions[-1])
+    return world.points - before
+
+
+def _matrix(desks: Any, first: list[str], then: str, every: int = 1) -> None:
+    calm = build()
+    desk = desks(calm)
+    desk.go("forward")
+    if then == "backward":
+        desk.go("backward")
+    want = _leaderless(calm.picture())
+    begun = _leaderless(build().picture())
+    for point in range(1, _points(desks, first) + 1, every):
+        world = build()
+        desk = desks(world)
+        for direction in first[:-1]:
+            desk.go(direction)
+        world.kill_at = world.points + point
+        with pytest.raises(Killed) as killed:
+            desk.go(first[-1])
+        desk.go(then)
+        found = _leaderless(world.picture())
+        ends = [want, begun] if then == "backward" else [want]
+        assert found in ends, f"killed at {point}: {killed.value}"
+        assert world.complaints == [], f"killed at {point}: {killed.value}"
+
+
+EVERY = [pytest.param(1, marks=pytest.mark.thorough), 5]
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_killed_anywhere_then_resumed(desks: Any, every: int) -> None:
+    _matrix(desks, ["forward"], "forward", every)
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_killed_anywhere_then_undone(desks: Any, every: int) -> None:
+    _matrix(desks, ["forward"], "backward", every)
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_undo_killed_anywhere_then_undone(desks: Any, every: int) -> None:
+    _matrix(desks, ["forward", "backward"], "backward", every)
+
+
+def test_a_cut_host_by_host_is_complained_of() -> None:
+    """The simulation is to be believed: what the old recipe does harms it."""
+    world = build()
+    for host in ("mq4", "mq5", "mq6"):
+        world.rabbit(host).join("rabbit@mq1")
+    world.nodes["mq4"].wall = "reject"
+    world.unlink(world.nodes["mq4"], world.nodes["mq1"])
+    world.check_cut()
+    assert any("acts on the partition" in c for c in world.complaints)
+    world.nodes["mq4"].wall = ""
+    world.observe()
+    assert any("met again" in c for c in world.complaints)
+
+
+def _until_the_cut(desk: Desk, world: RabbitWorld) -> None:
+    original = world.cut_rabbit
+
+    def refuse(*_: Any) -> float:
+        raise StepFailed("not today")
+
+    world.cut_rabbit = refuse  # type: ignore[method-assign,assignment]
+    with pytest.raises(StepFailed, match="not today"):
+        desk.go("forward")
+    world.cut_rabbit = original  # type: ignore[method-assign]
+
+
+def test_a_queue_that_appears_on_both_sides_stops_the_cut(desks: Any) -> None:
+    """After all was at home, and before the cut."""
+    world = build()
+    desk = desks(world)
+    _until_the_cut(desk, world)
+    both = ("rabbit@mq1", "rabbit@mq4")
+    world.nodes["mq1"].queues["late"] = Queue("late", "quorum", both[0], both)
+    with pytest.raises(StepFailed, match="late is on rabbit@mq1, rabbit@mq4"):
+        desk.go("forward")
+    assert world.cuts == 0 and all(n.wall == "" for n in world.nodes.values())
+
+
+def test_a_partition_that_is_there_stops_it_for_a_human(desks: Any) -> None:
+    world = build()
+    desk = desks(world)
+    _until_the_cut(desk, world)
+    world.unlink(world.nodes["mq2"], world.nodes["mq3"])
+    with pytest.raises(Unknowable, match="mq2"):
+        desk.go("forward")
+
+
+def test_an_observation_asks_everything_and_writes_nothing(tmp_path: Path) -> None:
+    world = build()
+    before, plan = world.picture(), planned(world)
+    pretended = DryWorld(world)
+    journal = Journal.create(tmp_path / "journal.sqlite", plan.digest)
+    try:
+        with journal.writing("rehearse", "forward"):
+            context = Context(pretended, journal, plan.id, plan.fingerprints, LIMITS)
+            seen = Engine(bind(plan, context), journal).rehearse(guarded=True)
+    finally:
+        journal.close()
+    assert world.picture() == before and world.changes == []
+    assert [f.why for _, f in seen if f.truth is Truth.UNKNOWN] == []
+    said = [what for _, what in pretended.record.changes]
+    assert "join the cluster of rabbit@mq1" in said
+    assert "cut off rabbit@mq1, rabbit@mq2, rabbit@mq3" in said
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+def _refused(deployment: Deployment, text: str = TEXT) -> str:
+    with pytest.raises(Exception) as refused:
+        plan_rabbit(deployment, layout(text), 0.0)
+    return str(refused.value)
+
+
+def _with(deployment: Deployment, host: str, **changed: Any) -> Deployment:
+    nodes = tuple(replace(n, **changed) if n.host == host else n for n in deployment.rabbit)
+    return replace(deployment, rabbit=nodes)
+
+
+@pytest.mark.parametrize(
+    ("host", "changed", "words"),
+    [
+        ("mq1", {"khepri": True}, "Khepri"),
+        ("mq4", {"version": "4.0.5"}, "RabbitMQ 4.0.5"),
+        ("mq5", {"version": "3.12.1"}, "different releases"),
+        ("mq1", {"version": ""}, "unknown"),
+        ("mq4", {"used": ("3 queues",)}, "not blank: 3 queues"),
+        ("mq6", {"cookie": 1}, "different Erlang cookies"),
+        ("mq2", {"alarms": ("memory",)}, "alarm: memory"),
+        ("mq2", {"partitions": ("rabbit@mq3",)}, "sees a partition"),
+        ("mq2", {"running": ("rabbit@mq2",)}, "running"),
+        ("mq3", {"handling": "pause_if_all_down"}, "pause_if_all_down"),
+        ("mq3", {"ticktime_s": 5.0}, "net_ticktime"),
+        ("mq3", {"old_config": True}, "Erlang terms"),
+        ("mq4", {"container": True}, "container"),
+        ("mq1", {"members": ("rabbit@mq1", "rabbit@mq9")}, "rabbit@mq9 belong to the cluster"),
+    ],
+)
+def test_refused_with_the_reason(host: str, changed: dict[str, Any], words: str) -> None:
+    assert words in _refused(_with(scan(build()), host, **changed))
+
+
+def test_refused_for_queues_and_clients() -> None:
+    found = scan(build())
+    stream = QueueHome("/", "s", "stream", "rabbit@mq1", ("rabbit@mq1",), ("rabbit@mq1",))
+    late = QueueHome("/", "m", "classic", "rabbit@mq1", ("rabbit@mq1", "rabbit@mq2"), ("rabbit@mq1",))
+    assert "stream" in _refused(replace(found, rabbit_queues=(stream,)))
+    assert "not synchronised" in _refused(replace(found, rabbit_queues=(late,)))
+    both = tuple(replace(c, queues=("q-plugin",)) for c in found.rabbit_clients)
+    assert "neutron-server@net1, which moves" in _refused(replace(found, rabbit_clients=both))
+    strangers = tuple(
+        replace(c, unit="", host="", peer="vip") if c.host == "tel1" else c for c in found.rabbit_clients
+    )
+    idle = TEXT.replace("neutron-*@net*", "neutron-*@nowhere")
+    assert "no client of the cluster matches neutron-*@nowhere" in _refused(found, idle)
+    wide = TEXT.replace("ceilometer-*@*", "ceilometer-agent@vip")
+    assert "can't tell which service" in _refused(replace(found, rabbit_clients=strangers), wide)
+    narrow = TEXT.replace("[mq1, mq2, mq3]}", '[mq1, mq2, mq3], clients: ["x"]}')
+    assert "neither side: nova-conductor@ctl1" in _refused(found, narrow)
+
+
+# -- queues ----------------------------------------------------------------------------------------
+
+
+def test_single_processes_queues_are_taken_from_mirroring() -> None:
+    from recell.planning.queues import own_policies
+
+    ha = Policy("/", "ha-all", ".*", "queues", 0, '{"expires": 1800000, "ha-mode": "all"}')
+    found = own_policies([ha])
+    assert [p.name for p in found] == ["recell-split-reply", "recell-split-fanout"]
+    assert all(p.priority > ha.priority and "ha-mode" not in p.definition for p in found)
+    assert all('"expires": 1800000' in p.definition for p in found)
+    careful = replace(ha, pattern="^(?!(amq\\.)|(.*_fanout_)|(reply_)).*")
+    assert own_policies([careful]) == ()
+
+
+def test_a_mover_keeps_what_the_policy_says_and_names_exactly_its_queues() -> None:
+    import json
+    import re
+
+    from recell.planning.queues import Sides, movers
+
+    sides = Sides(("a1", "a2", "a3"), ("b1", "b2", "b3"))
+    ha = Policy("/", "ha-all", ".*", "queues", 3, '{"ha-mode": "all", "message-ttl": 60000}')
+    whole = ("a1", "a2", "a3", "b1")
+    mirrored = QueueHome("/", "q.one", "classic", "a1", whole, whole, policy="ha-all", takers=("b2",))
+    (policy,) = movers([mirrored], [ha], sides)
+    said = json.loads(policy.definition)
+    assert said == {
+        "ha-mode": "nodes",
+        "ha-params": ["b1", "b2", "b3"],
+        "ha-sync-mode": "automatic",
+        "message-ttl": 60000,
+    }
+    assert policy.priority > 3 and re.search(policy.pattern, "q.one")
+    assert not re.search(policy.pattern, "q-one") and not re.search(policy.pattern, "q.one.host")
+    plain = replace(mirrored, policy="", members=("a1",), synced=("a1",), takers=("b3",))
+    assert json.loads(movers([plain], [ha], sides)[0].definition)["ha-params"] == ["b3"]
+
+
+def test_a_second_run_takes_no_name_of_the_first_and_keeps_the_number_of_copies() -> None:
+    import json
+
+    from recell.planning.queues import Sides, movers, next_step
+
+    sides = Sides(("a1", "a2", "a3"), ("b1", "b2", "b3"))
+    one = QueueHome("/", "q", "classic", "a1", ("a1",), ("a1",), takers=("b2",))
+    (first,) = movers([one], [], sides)
+    again = replace(one, policy=first.name)
+    (second,) = movers([again], [first], sides, next_step([first]))
+    assert second.name != first.name and second.priority > first.priority
+    assert len(json.loads(second.definition)["ha-params"]) == 1
