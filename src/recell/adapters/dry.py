@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import (
     BrokerPort,
     ConnectionInfo,
@@ -34,6 +35,7 @@ from recell.adapters.ports import (
     World,
 )
 from recell.errors import StalePlan, WouldWait
+from recell.model.moving import Ends, Login
 
 
 @dataclass
@@ -344,6 +346,7 @@ class DryWorld:
         self._hosts: dict[str, DryHost] = {}
         self._brokers: dict[str, DryBroker] = {}
         self._proxies: dict[str, DryProxy] = {}
+        self._movers: dict[Ends, MoverPort] = {}
         self._nova: DryNova | None = None
 
     def host(self, name: str) -> DryHost:
@@ -369,6 +372,14 @@ class DryWorld:
             if self._nova is None:
                 self._nova = DryNova(self._real.nova(), self.record)
             return self._nova
+
+    def mover(self, ends: Ends, ours: Login, nova: Login) -> MoverPort:
+        from recell.adapters.dry_mover import DryMover
+
+        with self._lock:
+            if ends not in self._movers:
+                self._movers[ends] = DryMover(self._real.mover(ends, ours, nova), ends, self.record)
+            return self._movers[ends]
 
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from recell.adapters.mover_port import MoverPort
+from recell.model.moving import Ends, Login
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
 
 
@@ -468,6 +470,13 @@ class World(Protocol):
     def nova(self) -> NovaPort: ...
     def relay(self, host: str, name: str) -> RelayPort:
         """The relay called ``name`` (a plan's short name will do) on ``host``; installed or not yet."""
+        ...
+
+    def mover(self, ends: Ends, ours: Login, nova: Login) -> MoverPort:
+        """The database that moves between these servers; the same one at each call.
+
+        :param ours: recell's own account on both. nova: Nova's.
+        """
         ...
 
     def stop_rpc_server(

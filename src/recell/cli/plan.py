@@ -10,7 +10,7 @@ import click
 from recell.cli.desk import Desk, options
 from recell.model.layout import EXAMPLE
 from recell.model.plan import Plan, PlanStep, dump_plan
-from recell.planning.split import plan_split
+from recell.planning.split import make_plan
 
 
 @click.command("plan", short_help="Make plan.json out of deployment.json and layout.yaml.")
@@ -30,7 +30,7 @@ def command(directory: Path, as_json: bool, example: bool) -> None:
         click.echo(EXAMPLE, nl=False)
         return
     desk = Desk(directory)
-    plan = plan_split(desk.deployment(), desk.layout(), time.time())
+    plan = make_plan(desk.deployment(), desk.layout(), time.time())
     desk.save(desk.plan_path, dump_plan(plan))
     click.echo(dump_plan(plan).decode() if as_json else text(plan), nl=False)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from recell.model.plan import PlanStep
 
 BEGINNING = "the beginning"
-RESTARTS = ("restart-api", "restart-rpc", "recycle-compute")
+RESTARTS = ("restart-api", "restart-rpc", "recycle-compute", "renew-api", "renew-rpc", "renew-console")
 
 
 def with_safe_points(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:

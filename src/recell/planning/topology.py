@@ -50,3 +50,12 @@ def after_split(deployment: Deployment, layout: Layout, cell: str) -> dict[str, 
             },
         ]
     }
+
+
+def with_database(picture: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """The same picture, with the database ``old`` (a shown URL) at ``new``."""
+    return {
+        "groups": [
+            {**group, "database": new} if group["database"] == old else group for group in picture["groups"]
+        ]
+    }

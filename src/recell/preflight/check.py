@@ -15,7 +15,7 @@ from recell.model.deployment import Deployment
 from recell.model.layout import Layout
 from recell.model.plan import Plan
 from recell.model.violation import Violation
-from recell.planning.split import plan_split
+from recell.planning.split import make_plan
 from recell.preflight import live, rules
 
 Rule = Callable[[Deployment, Layout], Iterator[Violation]]
@@ -51,7 +51,7 @@ def check(
     for rule in RULES:
         found += rule(deployment, layout)
     try:
-        plan = plan or plan_split(deployment, layout, 0.0)
+        plan = plan or make_plan(deployment, layout, 0.0)
     except RecellError as error:
         found.append(Violation(f"plan:{error.word}", "stop", "layout", error.sentence, error.remedy))
     if world is not None and plan is not None:

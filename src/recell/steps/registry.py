@@ -8,34 +8,45 @@ from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
 from recell.steps.compute import RecycleCompute
 from recell.steps.containers import SiblingContainer
+from recell.steps.database import DatabaseThings, FollowDatabase, Relayed, RelayStep
 from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
-from recell.steps.mapping import LiteralMapping
+from recell.steps.mapping import LiteralMapping, MoveMapping
 from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
 from recell.steps.quiet import Quiet
 from recell.steps.records import RetireRecords
-from recell.steps.units import RestartApi, RestartRpc, StartUnit
+from recell.steps.switch import SwitchDatabase
+from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, RestartRpc, StartUnit
 
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
     for step in (
         BrokerAccount,
         CopyConfig,
+        DatabaseThings,
         DropIn,
         EditConfig,
+        FollowDatabase,
         KeepExchange,
         LiteralMapping,
+        MoveMapping,
         Prove,
         Proxied,
         Quiet,
         RecycleCompute,
+        RelayStep,
+        Relayed,
+        RenewApi,
+        RenewConsole,
+        RenewRpc,
         RestartApi,
         RestartRpc,
         RetireRecords,
         SiblingContainer,
         SiblingUnit,
         StartUnit,
+        SwitchDatabase,
     )
 }
 

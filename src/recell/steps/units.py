@@ -176,6 +176,9 @@ class RestartApi(UnitStep):
         self._nobody_is_served()
         if not self.fresh():
             self.host.systemctl("restart", str(self.param("unit")))
+        self.await_answer()
+
+    def await_answer(self) -> None:
         began = self.world.clock()
         while not 0 < self.host.http_status(str(self.param("url")), timeout=30) < 500:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
@@ -197,3 +200,95 @@ class RestartApi(UnitStep):
                         f"{server.backend}/{server.server} on {target['proxy']} takes requests again",
                         "Somebody reloaded HAProxy or set it ready; then: recell resume drains it again",
                     )
+
+
+class _Renewed(UnitStep):
+    """The process that ran when this step began has to go: what it reads at its start (a cell mapping
+    in the database, too, whose age no file tells) has changed.
+
+    It is known by its pid and its start. A later restart by anybody else counts as well. ``because``: the
+    step that writes the mapping; each time it has, a process has to go anew.
+    """
+
+    def _turn(self) -> int:
+        """How often the mapping was written; 0: never, so every process is right."""
+        return int(self.context.journal.recall(str(self.param("because")), "turn", 0))
+
+    def renewed(self, toward: Direction) -> bool:
+        turn, unit = self._turn(), self.unit()
+        known = self.recall("before", {})
+        if not unit.running or not self.fresh():
+            return False
+        if not turn:
+            return True
+        if known.get("turn") != turn:
+            return False
+        return bool(unit.main_pid != known["pid"] or unit.started_at > known["began"] + 1.0)
+
+    def note_old(self) -> None:
+        """Before anything is restarted."""
+        if self.recall("before", {}).get("turn") != self._turn():
+            unit = self.unit()
+            self.remember("before", {"turn": self._turn(), "pid": unit.main_pid, "began": unit.started_at})
+
+
+class RenewApi(_Renewed, RestartApi):
+    """Restart a WSGI service for a changed cell mapping."""
+
+    kind: ClassVar[str] = "renew-api"
+
+    def look(self, toward: Direction) -> Finding:
+        if not self.renewed(toward):
+            return Finding.not_done(f"{self.param('unit')} is older than the cell's new address")
+        return super().look(toward)
+
+    def act(self, toward: Direction) -> None:
+        self.note_old()
+        self._nobody_is_served()
+        if not self.renewed(toward):
+            self.host.systemctl("restart", str(self.param("unit")))
+        self.await_answer()
+
+
+class RenewRpc(_Renewed, RestartRpc):
+    """Restart an RPC server where it is, for a changed cell mapping or configuration."""
+
+    kind: ClassVar[str] = "renew-rpc"
+
+    def look(self, toward: Direction) -> Finding:
+        if not self.renewed(toward):
+            return Finding.not_done(f"{self.param('unit')} is older than the cell's new address")
+        return super().look(toward)
+
+    def act(self, toward: Direction) -> None:
+        self.note_old()
+        end = self.param("old")
+        if not self.renewed(toward) and self.unit().active not in ("inactive", "failed"):
+            self.end(toward, end["broker"], end["vhost"])
+        self.host.systemctl("start", str(self.param("unit")))
+        self.await_consuming(end["broker"], end["vhost"], self.param("topics"))
+
+
+class RenewConsole(_Renewed):
+    """Restart a console proxy. Open consoles end with it; users open them again."""
+
+    kind: ClassVar[str] = "renew-console"
+
+    def look(self, toward: Direction) -> Finding:
+        unit = self.unit()
+        if not self.renewed(toward):
+            return Finding.not_done(f"{unit.name} is older than its configuration")
+        return Finding.done(f"{unit.name} is newer than its configuration")
+
+    def act(self, toward: Direction) -> None:
+        self.note_old()
+        if not self.renewed(toward):
+            self.host.systemctl("restart", str(self.param("unit")))
+        began = self.world.clock()
+        while not self.unit().running:
+            if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
+                raise StepFailed(
+                    f"{self.param('unit')} on {self.spec.where} does not start",
+                    f"See journalctl -u {self.param('unit')} there, then: recell resume, or recell undo",
+                )
+            self.world.wait(POLL_S)

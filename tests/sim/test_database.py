@@ -1,0 +1,196 @@
+"""cell1's database moves, in the simulated world: with the split, after it, killed everywhere, undone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from recell.errors import BadInput, StepFailed, Unsupported
+from recell.model.plan import Plan, dump_plan, load_plan
+from recell.planning.split import make_plan, plan_split
+from tests.sim.cloud import DB_URL, LAYOUT, MOVE, build, layout, scan
+from tests.sim.test_split import desks as desks
+from tests.sim.world import Killed, SimWorld
+
+
+def both() -> tuple[SimWorld, Plan]:
+    """A collapsed Nova, and the plan of the split and the move."""
+    world = build()
+    return world, make_plan(scan(world), layout(MOVE), 0.0)
+
+
+def alone(desks: Any) -> tuple[SimWorld, Plan]:
+    """A Nova that was split before, and the plan of the move."""
+    world = build()
+    desks(world, plan_split(scan(world), layout(LAYOUT), 0.0)).go("forward")
+    return world, make_plan(scan(world), layout(MOVE), 0.0)
+
+
+def test_the_plan_says_where_and_holds_no_secret() -> None:
+    _, plan = both()
+    data = dump_plan(plan)
+    assert load_plan(data, "plan.json") == plan
+    assert b"s3cret" not in data and b"dbpw" not in data
+    titles = [s.title for s in plan.steps]
+    assert any("hold writers" in t and "db2:3306" in t for t in titles)
+    assert any("db1:3307" in t for t in titles)
+    assert any("purges" in r for r in plan.remarks)
+    assert set(plan.databases) == {"api", "cell0", "cell1"}
+    groups = {g["name"]: g["database"] for g in plan.topology_after["groups"]}
+    assert "@db2:3306/" in groups["cell1"]
+
+
+def test_there_and_back_and_there_again(desks: Any) -> None:
+    world, plan = both()
+    before = world.picture()
+    desk = desks(world, plan)
+    desk.go("forward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    after = world.picture()
+    assert {a for _, _, a in world.databases.users()} == {("db2", 3306)}
+    assert after["databases"]["old"][2] is False, "Nova can't write to the old one any more"
+    conductor = world.hosts["ctl2"].units_["nova-conductor"].config
+    assert conductor["connection"] == DB_URL.replace("@db1/", "@db2:3306/")
+    changes = list(world.changes)
+    desk.go("forward")
+    assert world.changes == changes, "applied twice it changes nothing"
+    world.wait(5)
+    desk.go("backward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == before
+    desk.go("forward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == after
+
+
+def test_a_nova_that_was_split_before(desks: Any) -> None:
+    world, plan = alone(desks)
+    before = world.picture()
+    assert plan.kind == "move-cell-database"
+    desk = desks(world, plan)
+    desk.go("forward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert {a for _, _, a in world.databases.users()} == {("db2", 3306)}
+    desk.go("backward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == before
+
+
+def test_the_moments_length_is_in_the_journal(desks: Any) -> None:
+    from recell.journal import Journal
+
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    world.databases.relay.busy = 2  # two attempts find a transaction open, and let it go
+    desk.go("forward")
+    desk.go("backward")
+    journal = Journal.open(desk.path, read_only=True)
+    assert 0 < journal.recall("cell1-db/switch", "held-forward") < 1.5
+    assert 0 < journal.recall("cell1-db/switch", "held-backward") < 1.5
+    assert journal.recall("cell1-db/switch", "way-back")["kept_s"] == 3 * 86400
+    journal.close()
+    assert world.changes.count("hold") == 4
+
+
+def test_a_cloud_that_never_rests_is_left_as_it_was(desks: Any) -> None:
+    world, plan = alone(desks)
+    before = world.picture()
+    desk = desks(world, plan)
+    world.databases.relay.busy = 99
+    with pytest.raises(StepFailed, match="did not come to rest"):
+        desk.go("forward")
+    assert world.databases.relay.side == "old" and not world.databases.relay.held
+    world.databases.relay.busy = 0
+    desk.go("backward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == before
+
+
+def test_somebody_past_the_relay_stops_it(desks: Any) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    stray = world.hosts["ctl1"].units_["nova-novncproxy"]
+
+
+    fixed = dict(stray.config)
+    begin = type(world.hosts["ctl1"]).begin
+
+    def never(host: Any, unit: Any) -> None:
+        begin(host, unit)
+        if unit is stray:
+            unit.config = dict(fixed)
+
+    world.hosts["ctl1"].begin = never.__get__(world.hosts["ctl1"])  # type: ignore[method-assign]
+    with pytest.raises(StepFailed, match=r"nova from ctl1 .*don't come through the relay|don't come"):
+        desk.go("forward")
+    assert world.databases.relay.side == "old" and world.complaints == []
+
+
+def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> None:
+    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as
+    undisturbed, and no write lost."""
+    world, plan = alone(desks)
+    calm = desks(world, plan)
+    calm.go("forward")
+    if then == "backward":
+        calm.go("backward")
+    want = world.picture()
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    for direction in first[:-1]:
+        desk.go(direction)
+    before = world.points
+    desk.go(first[-1])
+    for point in range(1 + start, world.points - before + 1, every):
+        one, plan = alone(desks)
+        desk = desks(one, plan)
+        for direction in first[:-1]:
+            desk.go(direction)
+        one.kill_at = one.points + point
+        with pytest.raises(Killed) as killed:
+            desk.go(first[-1])
+        desk.go(then)
+        where = f"killed at {point}: {killed.value}"
+        assert one.picture() == want, where
+        assert one.complaints == [] and one.databases.lost() == set(), where
+
+
+WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+
+
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
+    _matrix(desks, first, then, 0, 7)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize("start", range(7))
+def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
+    _matrix(desks, first, then, start, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{host: db1}", "where it is today"),
+        ("{host: db9}", "not a host of this deployment"),
+        ("{host: db2, relay_port: 3306}", "relay_port"),
+    ],
+)
+def test_layouts_that_do_not_fit(text: str, said: str) -> None:
+    world = build()
+    with pytest.raises(BadInput, match=said):
+        make_plan(scan(world), layout(LAYOUT.replace("cell1: {}", f"cell1: {{database: {text}}}")), 0.0)
+
+
+def test_tls_can_not_be_relayed() -> None:
+    from dataclasses import replace
+
+    deployment = scan(build())
+    mappings = tuple(
+        replace(m, database_resolved=m.database_resolved + "&ssl_ca=/etc/ca.pem") for m in deployment.mappings
+    )
+    with pytest.raises(Unsupported, match="TLS"):
+        make_plan(replace(deployment, mappings=mappings), layout(MOVE), 0.0)
