@@ -15,6 +15,7 @@ from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import HostPort
 from recell.adapters.proxy import HaproxySocket
+from recell.adapters.relay import Relay
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
 from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
@@ -81,6 +82,7 @@ class RealWorld:
         self._hosts: dict[str, SshHost] = {}
         self._brokers: dict[str, RabbitCluster] = {}
         self._proxies: dict[str, HaproxySocket] = {}
+        self._relays: dict[tuple[str, str], Relay] = {}
         self._nova: NovaDatabases | None = None
         self._fence: Fence | None = None
         self._claimed: tuple[str, ...] = ()
@@ -106,6 +108,12 @@ class RealWorld:
             if host not in self._proxies:
                 self._proxies[host] = HaproxySocket(self.host(host))
             return self._proxies[host]
+
+    def relay(self, host: str, name: str) -> Relay:
+        with self._lock:
+            if (host, name) not in self._relays:
+                self._relays[host, name] = Relay(self.host(host), name, wait=self.wait)
+            return self._relays[host, name]
 
     def nova(self) -> NovaDatabases:
         """From the first controller whose API service can be read; its URLs fill the templates."""
@@ -231,6 +239,7 @@ class RealWorld:
             self._hosts.clear()
             self._brokers.clear()
             self._proxies.clear()
+            self._relays.clear()
         if hosts:
             with ThreadPoolExecutor(min(32, len(hosts))) as pool:
                 list(pool.map(lambda host: host.close(), hosts))

@@ -68,8 +68,9 @@ class RelayState:
     ``side``: where new connections go; committed to disk. ``held``: connections wait now.
     ``lease_s``: seconds until a hold ends by itself, 0.0 without one. ``in_transaction``: connections that a
     hold would have to wait for. ``waiting``: new ones that a hold keeps at the door. ``longest_hold_s``: the
-    longest that any connection was held; ``last_hold_s``: the latest hold, from its first moment to its
-    end. ``carried``, ``closed``: connections, over all switches. ``clients``: addresses without ports.
+    longest hold, ``last_hold_s``: the latest, from its first moment to its end; ``longest_wait_s``: the
+    longest that a client with something to say waited. ``carried``, ``closed``: connections, over all
+    switches. ``clients``: addresses without ports.
     ``stateful``: connections that a switch would close now. ``errors``: the last ones, newest last, a
     sentence each; what clients were refused is among them.
     """
@@ -84,6 +85,7 @@ class RelayState:
     waiting: int = 0
     longest_hold_s: float = 0.0
     last_hold_s: float = 0.0
+    longest_wait_s: float = 0.0
     holds: int = 0
     carried: int = 0
     closed: int = 0

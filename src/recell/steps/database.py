@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import RelayPort
-from recell.errors import StepFailed, Unknowable, Unsupported
+from recell.errors import StepFailed, Unknowable, Unreachable, VerifyFailed
 from recell.model.moving import Ends, Login, Thing
 from recell.model.relay import Side
 from recell.model.step import Direction, Finding
@@ -153,7 +153,10 @@ class RelayStep(DatabaseStep):
         return self.param("forward") == "remove"
 
     def look(self, toward: Direction) -> Finding:
-        side = self.relay_side()
+        try:
+            side = self.relay_side()
+        except Unreachable as error:
+            return Finding.partial(error.sentence)  # put there in part, or taken away in part
         if self._installs(toward):
             return Finding.not_done() if side is None else Finding.done(f"it leads to the {side} server")
         return Finding.done("there is no relay") if side is None else Finding.not_done("it runs")
@@ -181,8 +184,12 @@ class RelayStep(DatabaseStep):
             )
 
     def _await_nobody(self) -> None:
+        try:
+            state = self.relay().state()
+        except Unreachable:
+            return  # it doesn't run, so nobody comes through it
         began = self.world.clock()
-        while (state := self.relay().state()) is not None and state.connections:
+        while state is not None and state.connections:
             if self.world.clock() - began > self.limit("drain_s"):
                 raise StepFailed(
                     f"{state.connections} connections still come through the relay on {self.ends.old.host},"
@@ -190,6 +197,7 @@ class RelayStep(DatabaseStep):
                     "Restart what runs there with the old address, then: recell resume",
                 )
             self.world.wait(POLL_S)
+            state = self.relay().state()
 
 
 class Relayed(DatabaseStep):
@@ -233,7 +241,8 @@ class Relayed(DatabaseStep):
         if toward == "backward" and self.relay_side() != "new":
             return "the database has not moved"
         if past := self._past(toward):
-            raise Unsupported(
-                f"{', '.join(sorted(past)[:5])} came past the relay just now", "Find out who that is"
+            raise VerifyFailed(
+                f"{', '.join(sorted(past)[:5])} came past the relay just now",
+                "Find out who that is, then: recell resume",
             )
         return "all come through the relay"

@@ -118,7 +118,8 @@ class SwitchDatabase(DatabaseStep):
             mover.let_go()
             raise
         relay.release()
-        self.held(toward, self.world.clock() - began)
+        state = relay.state()
+        self.held(toward, state.last_hold_s if state and state.last_hold_s else self.world.clock() - began)
         self.remember(f"proof-{toward}", said)
 
     def _settle(self, toward: Direction, left: Side) -> None:
