@@ -33,7 +33,8 @@ from tests.real.exercise import exercise
 
 pytestmark = pytest.mark.real
 
-HOSTS = ("lb1", "ctl1", "ctl2", "svc1", "db1", "mq1", "mq2", "mq3", "mq4", "cmp1", "cmp2", "cmp3", "cmp4")
+HOSTS = ("lb1", "ctl1", "ctl2", "svc1", "db1", "db2", "mq1", "mq2", "mq3", "mq4", "cmp1", "cmp2", "cmp3",
+         "cmp4")  # fmt: skip
 
 
 @dataclass

@@ -6,7 +6,7 @@ remove accounts; and by an account of recell's own, from the same host, for ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.session import Busy, Lost
 from recell.adapters.mysql.session import Session as Connection
+from recell.adapters.ports import Finished
 from recell.adapters.schema import compare_schemas, read_schema
 from recell.errors import Denied, RecellError, StepFailed, Unknowable, Unreachable, VerifyFailed
 from recell.model.moving import Ends, Login, Retention, Session, Standing, Thing
@@ -45,6 +46,7 @@ class Host(Protocol):
 
     name: str
 
+    def query(self, argv: Sequence[str]) -> Finished: ...
     def read(self, path: str) -> bytes | None: ...
     def glob(self, pattern: str) -> tuple[str, ...]: ...
     def forward(self, host: str, port: int) -> Path: ...
@@ -221,7 +223,13 @@ class CellMove:
     def troubles(self, open_s: float) -> tuple[Violation, ...]:
         with self._entered("old", root=True, database=self.ends.database) as old, \
                 self._entered("new", root=True) as new:
-            return troubles(old, new, self.ends, self.nova.user, open_s)
+            return troubles(old, new, self.ends, self.nova.user, open_s, self._free("new", new))
+
+    def _free(self, side: Side, root: Connection) -> int | None:
+        """Bytes free where the server has its data; None when its host doesn't tell."""
+        said = self._hosts[side].query(["df", "-B1", "--output=avail", root.variable("datadir")])
+        free = [int(word) for word in said.stdout.split() if word.isdigit()]
+        return min(free) if said.returncode == 0 and free else None
 
     # -- rows ----------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.schema import read_schema
@@ -22,14 +23,15 @@ _LAYOUT_REMEDY = "Mend it, then scan and plan again"
 
 
 def troubles(
-    old: Connection, new: Connection, ends: Ends, nova: str, open_s: float
+    old: Connection, new: Connection, ends: Ends, nova: str, open_s: float, free: int | None
 ) -> tuple[Violation, ...]:
-    """:param old: with the database open. open_s: how long the way back shall stay open, seconds."""
-    return tuple(_troubles(old, new, ends, nova, open_s))
+    """:param old: with the database open. open_s: how long the way back shall stay open, seconds.
+    free: bytes on the disk of the new server's data, None when nobody knows."""
+    return tuple(_troubles(old, new, ends, nova, open_s, free))
 
 
 def _troubles(
-    old: Connection, new: Connection, ends: Ends, nova: str, open_s: float
+    old: Connection, new: Connection, ends: Ends, nova: str, open_s: float, free: int | None
 ) -> Iterator[Violation]:
     database = ends.database
     try:
@@ -43,15 +45,17 @@ def _troubles(
         yield _stop("in-the-way", ends.new.where,
                     f"there is a database {database} with {len(tables)} tables already ({', '.join(tables[:3])},"
                     " ...)", "Drop it if nobody uses it, or name another server in the layout")
-    yield from _servers(old, new, ends, schema, scope, open_s)
+    yield from _servers(old, new, ends, schema, scope, open_s, free)
     yield from _accounts(old, ends, nova)
 
 
 def _servers(
-    old: Connection, new: Connection, ends: Ends, schema: Schema, scope: Scope, open_s: float
+    old: Connection, new: Connection, ends: Ends, schema: Schema, scope: Scope, open_s: float,
+    free: int | None,
 ) -> Iterator[Violation]:
     source = read_server(old, schema)
     target = read_server(new, Schema(ends.database, ()))
+    target = replace(target, free=target.free if free is None else free)
     if source.galera or target.galera:
         where = ends.old.where if source.galera else ends.new.where
         yield _stop("galera", where, "it is a node of a Galera cluster, whose other nodes would go on writing",

@@ -362,8 +362,9 @@ def _renew(
         f"restart {member.unit}, for the cell's database has another address"
         + ("" if acts == "forward" else " (on undo, after that is taken back)"),
         notice=notice,
-        undone="(acts on undo only)" if acts == "backward" else "restarted after the address is taken back",
-        acts=acts,
+        undone="(acts on undo only)" if acts == "backward" else "seen to run; restarted once the address is"
+        " taken back",
+        acts="both" if acts == "forward" else acts,
         estimate=12,
         unit=member.unit,
         reads=list(member.reads),
@@ -384,7 +385,8 @@ def _proxied(
         else f"send requests to {host} again",
         notice="nothing: other servers answer" if drain else "nothing",
         undone="requests are sent there again" if drain else f"{host} is drained",
-        acts=acts,
+        # A run may be killed while the host is drained; undo must not drain the next one then.
+        acts="both" if drain and acts == "forward" else acts,
         estimate=3,
         forward=forward,
         servers=list(servers),

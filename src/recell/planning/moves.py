@@ -23,18 +23,16 @@ def with_split(facts: Facts, wanted: CellDatabase) -> DatabaseMove:
     """As the processes will be when the split of the same plan is done."""
     split = {(s.host, edited_file(s)) for s in facts.api_level}
     members: list[Member] = []
-    new = {"broker": facts.new_broker, "vhost": facts.new_vhost}
     for s in facts.conductors:
         if s.host in facts.super_hosts:
             unit = contained.super_unit(facts, s)
-            members.append(
-                Member(s.host, unit, "super-conductor", s.nova_host, (super_reads(facts, s.host),),
-                       topics=("conductor",), **new)  # fmt: skip
-            )
-    for s in facts.schedulers:
-        members.append(
-            Member(s.host, s.unit, "scheduler", s.nova_host, s.config_files, topics=("scheduler",), **new)
-        )
+            reads = (super_reads(facts, s.host),)
+            members.append(Member(s.host, unit, "super-conductor", s.nova_host, reads, topics=("conductor",)))
+    members += [
+        Member(s.host, s.unit, s.role, s.nova_host, s.config_files, topics=("scheduler",))
+        for s in facts.schedulers
+    ]
+    members = [replace(m, broker=facts.new_broker, vhost=facts.new_vhost) for m in members]
     for s in facts.cell_level:
         path = edited_file(s)
         file = cell_path(facts, path) if (s.host, path) in split and not s.container else path
@@ -46,8 +44,9 @@ def with_split(facts: Facts, wanted: CellDatabase) -> DatabaseMove:
             member = _web(facts.deployment, s, member)
         members.append(member)
     webs = (*facts.apis, *facts.metadata) if facts.layout.services.metadata == "api" else facts.apis
-    members += [_web(facts.deployment, s, Member(s.host, s.unit, s.role, s.nova_host, s.config_files))
-                for s in webs]  # fmt: skip
+    members += [
+        _web(facts.deployment, s, Member(s.host, s.unit, s.role, s.nova_host, s.config_files)) for s in webs
+    ]
     return _move(facts.deployment, facts.cell, wanted, facts.cell_level, members)
 
 
@@ -59,7 +58,9 @@ def after_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
     name, wanted = next(iter(layout.cells)), next(iter(layout.cells.values())).database
     cell = next((m for m in deployment.mappings if m.name == name and m.uuid != CELL0), None)
     if cell is None:
-        raise BadInput(f"the deployment has no cell called {name}", "Name one of nova-manage cell_v2 list_cells")
+        raise BadInput(
+            f"the deployment has no cell called {name}", "Name one of nova-manage cell_v2 list_cells"
+        )
     if cell.templated:
         raise Unsupported(
             f"the mapping of {name} is a template, which every process fills from its own configuration",

@@ -146,11 +146,11 @@ class RelayStep(DatabaseStep):
     kind: ClassVar[str] = "relay"
 
     def _installs(self, toward: Direction) -> bool:
-        return (self.param("forward") == "install") == (toward == "forward")
+        return (str(self.param("forward")) == "install") == (toward == "forward")
 
     @property
     def lasting(self) -> bool:
-        return self.param("forward") == "remove"
+        return str(self.param("forward")) == "remove"
 
     def look(self, toward: Direction) -> Finding:
         try:
@@ -230,9 +230,9 @@ class Relayed(DatabaseStep):
         began = self.world.clock()
         while past := self._past(toward):
             if self.world.clock() - began > self.limit("drain_s"):
+                where = self.ends.at(self._side(toward)).where
                 raise StepFailed(
-                    f"{len(past)} sessions of {self.ends.database} on {self.ends.at(self._side(toward)).where}"
-                    f" don't come through the relay: {'; '.join(sorted(past)[:5])}",
+                    f"{len(past)} sessions of {self.ends.database} on {where} don't come through the relay: {'; '.join(sorted(past)[:5])}",
                     "Restart what they belong to, or end it, then: recell resume",
                 )
             self.world.wait(POLL_S)

@@ -44,11 +44,11 @@ class _MappingStep(BaseStep):
     def act(self, toward: Direction) -> None:
         if toward == "forward" and self.recall("old") is None:
             now = self._now()
-            new = self.changed(now)
-            self.remember("new", self._keep(new))
+            after = self.changed(now)
+            self.remember("new", self._keep(after))
             self.remember("old", self._keep(now))
             noted = self._noted()
-            more = [_sha(m) for m in (now, new) if _sha(m) not in noted]
+            more = [_sha(m) for m in (now, after) if _sha(m) not in noted]
             self.context.journal.remember(f"mapping:{self.param('cell')}", "shas", [*noted, *more])
         old, new = self._both()
         if old is None or new is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recell.adapters.ports import UnitState, processes_of
+from recell.adapters.ports import UnitState, UnitVerb, processes_of
 from recell.errors import StepFailed
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
@@ -167,6 +167,10 @@ class RestartApi(UnitStep):
         unit = self.unit()
         if not self.fresh():
             return Finding.not_done(f"{unit.name} is {unit.active}, older than its configuration")
+        return self.answers()
+
+    def answers(self) -> Finding:
+        unit = self.unit()
         status = self.host.http_status(str(self.param("url")), timeout=10)
         if 0 < status < 500:
             return Finding.done(f"{unit.name} answers {status}, newer than its configuration")
@@ -207,14 +211,21 @@ class _Renewed(UnitStep):
     in the database, too, whose age no file tells) has changed.
 
     It is known by its pid and its start. A later restart by anybody else counts as well. ``because``: the
-    step that writes the mapping; each time it has, a process has to go anew.
+    step that writes the mapping; each time it has, a process has to go anew. Where it acts both ways, undo
+    only sees to it that the unit runs: a run may have been killed while it was down. The restart that undo
+    needs comes later in its way, when the address was taken back.
     """
+
+    def only_runs(self, toward: Direction) -> bool:
+        return toward == "backward" and self.spec.acts == "both"
 
     def _turn(self) -> int:
         """How often the mapping was written; 0: never, so every process is right."""
         return int(self.context.journal.recall(str(self.param("because")), "turn", 0))
 
     def renewed(self, toward: Direction) -> bool:
+        if self.only_runs(toward):
+            return self.unit().running
         turn, unit = self._turn(), self.unit()
         known = self.recall("before", {})
         if not unit.running or not self.fresh():
@@ -240,13 +251,16 @@ class RenewApi(_Renewed, RestartApi):
     def look(self, toward: Direction) -> Finding:
         if not self.renewed(toward):
             return Finding.not_done(f"{self.param('unit')} is older than the cell's new address")
-        return super().look(toward)
+        return self.answers()
 
     def act(self, toward: Direction) -> None:
-        self.note_old()
-        self._nobody_is_served()
-        if not self.renewed(toward):
-            self.host.systemctl("restart", str(self.param("unit")))
+        if self.only_runs(toward):
+            self.host.systemctl("start", str(self.param("unit")))
+        else:
+            self.note_old()
+            self._nobody_is_served()
+            if not self.renewed(toward):
+                self.host.systemctl("restart", str(self.param("unit")))
         self.await_answer()
 
 
@@ -258,13 +272,17 @@ class RenewRpc(_Renewed, RestartRpc):
     def look(self, toward: Direction) -> Finding:
         if not self.renewed(toward):
             return Finding.not_done(f"{self.param('unit')} is older than the cell's new address")
-        return super().look(toward)
+        end, topics = self.param("old"), self.param("topics")
+        if self.consuming(end["broker"], end["vhost"], topics):
+            return Finding.done(f"{self.param('unit')} serves {', '.join(topics)} on {end['broker']}")
+        return Finding.partial(f"{self.param('unit')} runs and does not serve {', '.join(topics)} yet")
 
     def act(self, toward: Direction) -> None:
-        self.note_old()
         end = self.param("old")
-        if not self.renewed(toward) and self.unit().active not in ("inactive", "failed"):
-            self.end(toward, end["broker"], end["vhost"])
+        if not self.only_runs(toward):
+            self.note_old()
+            if not self.renewed(toward) and self.unit().active not in ("inactive", "failed"):
+                self.end(toward, end["broker"], end["vhost"])
         self.host.systemctl("start", str(self.param("unit")))
         self.await_consuming(end["broker"], end["vhost"], self.param("topics"))
 
@@ -283,7 +301,8 @@ class RenewConsole(_Renewed):
     def act(self, toward: Direction) -> None:
         self.note_old()
         if not self.renewed(toward):
-            self.host.systemctl("restart", str(self.param("unit")))
+            verb: UnitVerb = "start" if self.only_runs(toward) else "restart"
+            self.host.systemctl(verb, str(self.param("unit")))
         began = self.world.clock()
         while not self.unit().running:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
