@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import grp
+import itertools
 import os
 import pwd
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pymysql
+import sqlalchemy
+from oslo_db.sqlalchemy import enginefacade
 
 from recell.adapters import agent
 from recell.adapters.ports import FileStat, Finished, UnitState, UnitVerb
@@ -186,6 +192,80 @@ def until(true: Any, seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.01)
+
+
+_STATEMENT = "INSERT INTO done (who, number, part) VALUES ({}, {}, {})"
+
+
+@enginefacade.transaction_context_provider
+class _Context:
+    """What Nova's request context is to oslo.db."""
+
+
+class Writers:
+    """Clients of three kinds at work: transactions of three rows, each acknowledged or in ``errors``."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.errors: list[BaseException] = []
+        self.acknowledged: list[tuple[int, int]] = []
+        self._rig = rig
+        self._stop = threading.Event()
+        self._numbers = itertools.count()
+        self._facade = enginefacade.transaction_context()
+        self._facade.configure(
+            connection=f"mysql+pymysql://{USER}:{quote(PASSWORD)}@127.0.0.1:{rig.port}/nova?charset=utf8",
+            max_pool_size=5)
+        kinds = (self._plain, self._plain, self._nova, self._nova, self._nova, self._passing)
+        self._threads = [threading.Thread(target=self._work, args=(kind, who)) for who, kind in enumerate(kinds)]
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        with suppress(TypeError):  # an engine comes into being with the first transaction
+            self._facade.writer.get_engine().dispose()
+
+    def more(self, transactions: int) -> None:
+        """Wait until so many have been acknowledged from now on."""
+        wanted = len(self.acknowledged) + transactions
+        until(lambda: len(self.acknowledged) >= wanted or self.errors)
+
+    def _work(self, kind: Callable[[int], Iterator[int]], who: int) -> None:
+        try:
+            for number in kind(who):
+                self.acknowledged.append((who, number))
+                if self._stop.wait(0.005):
+                    return
+        except BaseException as error:
+            self.errors.append(error)
+
+    def _plain(self, who: int) -> Iterator[int]:
+        with self._rig.connect() as client:
+            for number in self._numbers:
+                run(client, *(_STATEMENT.format(who, number, part) for part in range(3)))
+                client.commit()
+                yield number
+
+    def _passing(self, who: int) -> Iterator[int]:
+        for number in self._numbers:
+            with self._rig.connect() as client:
+                run(client, *(_STATEMENT.format(who, number, part) for part in range(3)))
+                client.commit()
+            yield number
+
+    def _nova(self, who: int) -> Iterator[int]:
+        context = _Context()
+        for number in self._numbers:
+            with self._facade.writer.using(context) as session:
+                for part in range(3):
+                    session.execute(sqlalchemy.text(_STATEMENT.format(who, number, part)))
+                    session.execute(sqlalchemy.text("SELECT COUNT(*) FROM done WHERE who = :who"), {"who": who})
+            yield number
 
 
 def ready(server: Server) -> None:
