@@ -20,6 +20,14 @@ _LOGIN_S = 1.0  # a login that takes longer isn't waited for
 _SIDES = ("old", "new")
 
 
+def _bytes(password: str) -> bytes:
+    """As PyMySQL, which Nova uses, sends it."""
+    try:
+        return password.encode("latin-1")
+    except UnicodeEncodeError:
+        return password.encode()
+
+
 class Refused(Exception):
     """An answer other than success: ``kind`` says which error recell makes of it."""
 
@@ -56,7 +64,7 @@ class Relay:
     """
 
     def __init__(self, config: Dict[str, Any], state_file: str) -> None:
-        self.accounts: Dict[str, bytes] = {u: p.encode() for u, p in config["accounts"].items()}
+        self.accounts: Dict[str, bytes] = {u: _bytes(p) for u, p in config["accounts"].items()}
         self.config = config
         self.side: str = config["side"]
         self.links: Set[Link] = set()
