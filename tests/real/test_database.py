@@ -79,6 +79,7 @@ def test_back_while_users_work(desk: Path) -> None:
     assert moment(desk, "backward") > 0
     assert connected("db1") == {"nova"}
     assert "nova" not in on("db2", "mariadb", "-N", "-e", "SHOW DATABASES").split()
-    assert "recell" not in on("db1", "mariadb", "-N", "-e", "SELECT user FROM mysql.user; SHOW TABLES IN nova")
+    sql = "SELECT user FROM mysql.user; SHOW TABLES IN nova"
+    assert "recell" not in on("db1", "mariadb", "-N", "-e", sql)
     assert picture() == json.loads((desk / "before.json").read_text())
 

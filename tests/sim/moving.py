@@ -35,7 +35,8 @@ class SimServer:
 
 @dataclass
 class SimJournal:
-    """What the mover keeps in the databases. ``position`` in the source's rows, ``watched`` in the target's."""
+    """What the mover keeps in the databases. ``position`` in the source's rows, ``watched`` in the
+    target's."""
 
     phase: Any
     backward: bool = False
@@ -166,7 +167,8 @@ class SimRelay:
         return RelayState(self.side, self.listen, {}, self.held, connections=len(found), clients=tuple(found))
 
     def try_logins(self) -> tuple[str, ...]:
-        return tuple(f"{s} refuses nova" for s, v in self.databases.servers.items() if "nova" not in v.accounts)
+        servers = self.databases.servers
+        return tuple(f"{s} refuses nova" for s, v in servers.items() if "nova" not in v.accounts)
 
     def hold(self, limit_s: float, lease_s: float) -> Held:
         self.world.point("before the relay holds")
@@ -174,7 +176,8 @@ class SimRelay:
         self.world.time += 0.05
         if self.busy:
             self.busy -= 1
-            return Held(1, limit_s, busy=(Client("ctl1:4711", "nova", limit_s, "has had a transaction open"),))
+            busy = Client("ctl1:4711", "nova", limit_s, "has had a transaction open")
+            return Held(1, limit_s, busy=(busy,))
         self.held = True
         self.world.observe()
         self.world.point("the relay holds")

@@ -158,9 +158,9 @@ def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     move.catch_up(60)
     rights = move.rights("old")
     move.hold("old", 5)
-    with pytest.raises(pymysql.err.OperationalError):  # it waits, and is told to wait no longer
-        with old.connect("nova", NOVA.user, NOVA.password, init_command="SET lock_wait_timeout = 1") as nova:
-            nova.cursor().execute("DELETE FROM instances")
+    impatient = old.connect("nova", NOVA.user, NOVA.password, init_command="SET lock_wait_timeout = 1")
+    with impatient, pytest.raises(pymysql.err.OperationalError, match="Lock wait"):
+        impatient.cursor().execute("DELETE FROM instances")
     assert "proven equal" in move.drain(30)
     move.prove_held()
     write(new, 6)  # writers are let in, and recell dies before it has turned the rows
@@ -228,7 +228,7 @@ def test_a_transaction_that_goes_on_is_named(moves: Any, servers: dict[Side, Pri
     prepare(move)
     with servers["old"].connect("nova", NOVA.user, NOVA.password, autocommit=False) as nova:
         nova.cursor().execute("UPDATE instances SET host = 'c2' WHERE id = 1")
-        with pytest.raises(StepFailed, match="session .* of nova"):
+        with pytest.raises(StepFailed, match=r"session .* of nova"):
             move.hold("old", 0.3)
         nova.rollback()
 

@@ -128,7 +128,9 @@ class RealWorld:
         with self._lock:
             key = (ends, ours.user)
             if key not in self._movers:
-                hosts: dict[Side, SshHost] = {"old": self.host(ends.old.host), "new": self.host(ends.new.host)}
+                hosts: dict[Side, SshHost] = {
+                    "old": self.host(ends.old.host), "new": self.host(ends.new.host),
+                }
                 self._movers[key] = self._make_mover(hosts, ends, ours, nova, self._permit)
             return self._movers[key]
 

@@ -73,11 +73,12 @@ def _way_back(plan: Plan, journal: Journal) -> dict[str, Any] | None:
         if step.kind != "switch-database" or journal.finished:
             continue
         last, known = journal.last(step.id), journal.recall(step.id, "way-back")
-        if known is None or last is None or last.direction == "backward" and last.phase != "started":
+        if known is None or last is None or (last.direction == "backward" and last.phase != "started"):
             continue
         server = f"{step.params['ends']['new']['address']}:{step.params['ends']['new']['port']}"
         if not known["kept_s"]:
-            return {"until": None, "words": f"undo works as long as nobody purges the binary log of {server}"}
+            words = f"undo works as long as nobody purges the binary log of {server}"
+            return {"until": None, "words": words}
         until = known["at"] + known["kept_s"]
         when = time.strftime("%d %b %H:%M", time.localtime(until))
         said = "has purged" if until < time.time() else "purges"

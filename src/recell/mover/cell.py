@@ -104,7 +104,9 @@ class CellMove:
         return door
 
     @contextmanager
-    def _entered(self, side: Side, *, root: bool = False, database: str | None = None) -> Iterator[Connection]:
+    def _entered(
+        self, side: Side, *, root: bool = False, database: str | None = None
+    ) -> Iterator[Connection]:
         """A session, closed at the end. What a server doesn't answer is Unreachable."""
         where = self.ends.at(side).where
         try:

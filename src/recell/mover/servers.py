@@ -14,7 +14,8 @@ from recell.mover.shut import Grant, Grants, reopen
 
 def account_hosts(root: Connection, user: str) -> tuple[str, ...]:
     """The host patterns of a user's accounts."""
-    return tuple(str(r[0]) for r in root.query("SELECT Host FROM mysql.user WHERE User = %s ORDER BY 1", (user,)))
+    rows = root.query("SELECT Host FROM mysql.user WHERE User = %s ORDER BY 1", (user,))
+    return tuple(str(row[0]) for row in rows)
 
 
 def has_account(root: Connection, user: str) -> bool:
@@ -115,7 +116,8 @@ def binlog_kept_s(session: Connection) -> float:
 def sessions(session: Connection, database: str, ours: str) -> tuple[Session, ...]:
     """Who has the database open, but for recell's own account and the server's threads."""
     rows = session.query("SELECT ID, USER, HOST FROM information_schema.PROCESSLIST WHERE DB = %s"
-                         " AND USER NOT IN ('system user', 'event_scheduler', %s) ORDER BY ID", (database, ours))
+                         " AND USER NOT IN ('system user', 'event_scheduler', %s) ORDER BY ID",
+                         (database, ours))
     return tuple(Session(int(number), str(user), _address(str(host))) for number, user, host in rows)
 
 

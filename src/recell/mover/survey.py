@@ -43,8 +43,8 @@ def _troubles(
     tables = [t for t in servers.table_names(new, database) if not t.startswith(PREFIX)]
     if tables:
         yield _stop("in-the-way", ends.new.where,
-                    f"there is a database {database} with {len(tables)} tables already ({', '.join(tables[:3])},"
-                    " ...)", "Drop it if nobody uses it, or name another server in the layout")
+                    f"there is a database {database} with {len(tables)} tables already"
+                    f" ({', '.join(tables[:3])}, ...)", "Drop it if nobody uses it, or name another server in the layout")
     yield from _servers(old, new, ends, schema, scope, open_s, free)
     yield from _accounts(old, ends, nova)
 
@@ -58,8 +58,10 @@ def _servers(
     target = replace(target, free=target.free if free is None else free)
     if source.galera or target.galera:
         where = ends.old.where if source.galera else ends.new.where
-        yield _stop("galera", where, "it is a node of a Galera cluster, whose other nodes would go on writing",
-                    "Write database: keep; recell moves databases between single servers, replicas may follow")
+        yield _stop("galera", where,
+                    "it is a node of a Galera cluster, whose other nodes would go on writing",
+                    "Write database: keep; recell moves databases between single servers, replicas may"
+                    " follow")
         return
     estimate = sum(t.rows for t in schema.tables) / ROWS_PER_S * 3
     for found in preflight.find(source, target, scope, estimate, open_s):
@@ -77,7 +79,8 @@ def _accounts(old: Connection, ends: Ends, nova: str) -> Iterator[Violation]:
         return
     if servers.rights_of(old, nova, ends.database) is None:
         yield _stop("rights", ends.old.where,
-                    f"Nova's account {nova} has its rights on {ends.database} by a pattern or on all databases",
+                    f"Nova's account {nova} has its rights on {ends.database} by a pattern or on all"
+                    " databases",
                     "Give it rights on this database by itself")
     others = sorted({g.grantee for g in grants.grants if g.grantee.rpartition("@")[0].strip("'") != nova})
     if others:

@@ -26,8 +26,10 @@ def with_split(facts: Facts, wanted: CellDatabase) -> DatabaseMove:
     for s in facts.conductors:
         if s.host in facts.super_hosts:
             unit = contained.super_unit(facts, s)
-            reads = (super_reads(facts, s.host),)
-            members.append(Member(s.host, unit, "super-conductor", s.nova_host, reads, topics=("conductor",)))
+            file = super_reads(facts, s.host)
+            members.append(
+                Member(s.host, unit, "super-conductor", s.nova_host, (file,), topics=("conductor",))
+            )
     members += [
         Member(s.host, s.unit, s.role, s.nova_host, s.config_files, topics=("scheduler",))
         for s in facts.schedulers

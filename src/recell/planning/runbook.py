@@ -335,7 +335,8 @@ def _things(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
         book.hand(
             step,
             f"Make the empty database, and Nova's account as SHOW GRANTS tells it on {old['address']}.",
-            f"mariadb-dump --no-data --databases {shlex.quote(database)} | ssh {shlex.quote(end['host'])} mariadb",
+            f"mariadb-dump --no-data --databases {shlex.quote(database)}"
+            f" | ssh {shlex.quote(end['host'])} mariadb",
             where=str(old["host"]),
         )
     ]
@@ -346,7 +347,9 @@ def _follow(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
     if undo:
         return [
             book.hand(
-                step, "Drop the tables recell_mover_* of the cell's database on both servers; no row is in them."
+                step,
+                "Drop the tables recell_mover_* of the cell's database on both servers; none of Nova's"
+                " rows is in them.",
             )
         ]
     command = (
@@ -365,7 +368,8 @@ def _relay(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
         end = step.params["ends"][side]
         command = _sh("socat", f"TCP-LISTEN:{step.params['port']},fork,reuseaddr",
                       f"TCP:{end['address']}:{end['port']}")  # fmt: skip
-        return [book.hand(step, f"Any TCP forwarder will do by hand; it leads to the {side} server.", command)]
+        words = f"Any TCP forwarder will do by hand; it leads to the {side} server."
+        return [book.hand(step, words, command)]
     words = "Stop it once nobody is connected through it."
     return [book.hand(step, words, _sh("systemctl", "disable", "--now", unit))]
 

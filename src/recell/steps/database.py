@@ -232,7 +232,8 @@ class Relayed(DatabaseStep):
             if self.world.clock() - began > self.limit("drain_s"):
                 where = self.ends.at(self._side(toward)).where
                 raise StepFailed(
-                    f"{len(past)} sessions of {self.ends.database} on {where} don't come through the relay: {'; '.join(sorted(past)[:5])}",
+                    f"{len(past)} sessions of {self.ends.database} on {where} don't come through the relay:"
+                    f" {'; '.join(sorted(past)[:5])}",
                     "Restart what they belong to, or end it, then: recell resume",
                 )
             self.world.wait(POLL_S)

@@ -55,8 +55,8 @@ class SwitchDatabase(DatabaseStep):
             return Finding.partial(f"{why}the {left} server's database is not shut yet")
         if toward == "forward" and not (kept := self.mover().retention("new")).there:
             return Finding.unknown(
-                f"{why}the new server has purged {kept.needed_from} of its binary log, so undo would lose what"
-                " was written since"
+                f"{why}the new server has purged {kept.needed_from} of its binary log, so undo would lose"
+                " what was written since"
             )
         return Finding.done(f"{why}the {left} server's database is shut")
 
