@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from recell.errors import BadInput, StepFailed, Unsupported
+from recell.cli.main import main
+from recell.errors import BadInput, StepFailed, Unsupported, VerifyFailed
+from recell.journal import Journal
+from recell.model.moving import Retention
 from recell.model.plan import Plan, dump_plan, load_plan
+from recell.model.step import Truth
+from recell.planning import runbook
+from recell.planning.export import export
 from recell.planning.split import make_plan, plan_split
+from recell.preflight import check
+from recell.steps import Context, bind
 from tests.sim.cloud import DB_URL, LAYOUT, MOVE, build, layout, scan
+from tests.sim.moving import SimMover
+from tests.sim.test_split import LIMITS
 from tests.sim.test_split import desks as desks
+from tests.sim.test_trust import rehearsed
 from tests.sim.world import Killed, SimWorld
 
 
@@ -78,8 +93,6 @@ def test_a_nova_that_was_split_before(desks: Any) -> None:
 
 
 def test_the_moments_length_is_in_the_journal(desks: Any) -> None:
-    from recell.journal import Journal
-
     world, plan = alone(desks)
     desk = desks(world, plan)
     world.databases.relay.busy = 2  # two attempts find a transaction open, and let it go
@@ -171,6 +184,75 @@ def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) ->
     _matrix(desks, first, then, start, 7)
 
 
+def test_what_tools_must_learn_is_the_new_servers_address(desks: Any) -> None:
+    for world, plan in (both(), alone(desks)):
+        files = export(plan, scan(world), "puppet")
+        conductors = [text for name, text in files.items() if "database/connection" in text]
+        assert not any(":3307" in text for text in files.values()), "the relay is gone by then"
+        assert plan.kind != "move-cell-database" or any("@db2:3306/nova" in text for text in conductors)
+
+
+def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
+    world, plan = alone(desks)
+    for hand in (*runbook.back(plan, lambda s, k: None), *runbook.forth(plan, lambda s, k: None)):
+        for command in hand.commands:
+            ended = subprocess.run(["sh", "-n"], input=command, text=True, capture_output=True, check=False)
+            assert ended.returncode == 0, (command, ended.stderr)
+    before, changes = world.picture(), list(world.changes)
+    seen, pretended = rehearsed(world, plan, tmp_path)
+    assert world.picture() == before and world.changes == changes
+    assert not [f for _, f in seen if f.truth is Truth.UNKNOWN]
+    would = [what for _, what in pretended.record.changes]
+    assert {"put a relay on port 3307", "switch the relay to its new side"} <= set(would)
+
+
+def test_a_split_done_before_does_not_stand_in_the_way(desks: Any) -> None:
+    """The cell's conductors go on as they were begun, and their files are younger: the plan restarts them."""
+    world, _ = alone(desks)
+    remarks = ("stale-process|ctl1|nova-conductor|/etc/nova/nova-cell1.conf",)
+    found = check(replace(scan(world), remarks=remarks), layout(MOVE))
+    stale = next(v for v in found if v.id == "stale:ctl1:nova-conductor")
+    assert stale.severity == "warning" and "the plan restarts it" in stale.remedy
+
+
+def test_where_it_stands_says_until_when_undo_works(desks: Any) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    desk.go("forward")
+    (desk.path.parent / "plan.json").write_bytes(dump_plan(plan))
+    said = CliRunner().invoke(main, ["status", "--dir", str(desk.path.parent)])
+    assert said.exit_code == 0 and "way back: db2:3306" in said.stdout and "binary log" in said.stdout
+    desk.go("backward")
+    assert "way back" not in CliRunner().invoke(main, ["status", "--dir", str(desk.path.parent)]).stdout
+
+
+def test_a_purged_binlog_is_said(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    desk.go("forward")
+    monkeypatch.setattr(SimMover, "retention", lambda self, side: Retention(1.0, "binlog.000001", False))
+    with pytest.raises(VerifyFailed, match=r"purged binlog\.000001"):
+        desk.go("forward")
+
+
+def test_finish_takes_away_what_served_the_way_back(desks: Any) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    desk.go("forward")
+    world.reborn()
+    journal = Journal.open(desk.path)
+    with journal.writing("finish", "forward"):
+        for _ in range(2):
+            for step in reversed(bind(plan, Context(world, journal, plan.id, (), LIMITS))):
+                step.finish()
+    journal.close()
+    assert world.databases.journal is None
+    assert {side: s.accounts for side, s in world.databases.servers.items()} == {
+        "old": {"nova"}, "new": {"nova"},
+    }  # fmt: skip
+    assert world.databases.servers["old"].open is False and world.databases.lost() == set()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -186,8 +268,6 @@ def test_layouts_that_do_not_fit(text: str, said: str) -> None:
 
 
 def test_tls_can_not_be_relayed() -> None:
-    from dataclasses import replace
-
     deployment = scan(build())
     mappings = tuple(
         replace(m, database_resolved=m.database_resolved + "&ssl_ca=/etc/ca.pem") for m in deployment.mappings
