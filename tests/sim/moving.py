@@ -339,7 +339,10 @@ class SimMover:
                 found.append(Session(number, "nova", "db1"))
         return tuple(found)
 
-    def hold(self, side: Side, limit_s: float) -> float:
+    def prepare_hold(self, side: Side, limit_s: float) -> None:
+        self._entered(side)
+
+    def hold(self, side: Side) -> float:
         self.world.point("before the server holds")
         self._entered(side).locked = True
         self.world.point("the server holds")

@@ -157,7 +157,8 @@ def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     write(old, 5)
     move.catch_up(60)
     rights = move.rights("old")
-    move.hold("old", 5)
+    move.prepare_hold("old", 5)
+    move.hold("old")
     impatient = old.connect("nova", NOVA.user, NOVA.password, init_command="SET lock_wait_timeout = 1")
     with impatient, pytest.raises(pymysql.err.OperationalError, match="Lock wait"):
         impatient.cursor().execute("DELETE FROM instances")
@@ -185,7 +186,8 @@ def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     write(new, 8)
     move.catch_up(60)
     back = move.rights("new")
-    move.hold("new", 5)
+    move.prepare_hold("new", 5)
+    move.hold("new")
     move.drain(30)
     move.prove_held()
     move.reopen("old", rights)
@@ -205,7 +207,8 @@ def test_a_stranger_after_the_proof_stops_the_turn(moves: Any, servers: dict[Sid
     prepare(move)
     move.follow()
     move.catch_up(60)
-    move.hold("old", 5)
+    move.prepare_hold("old", 5)
+    move.hold("old")
     move.drain(30)
     move.let_go()
     write(servers["old"], 9)  # past the relay, after both were proven equal
@@ -228,8 +231,9 @@ def test_a_transaction_that_goes_on_is_named(moves: Any, servers: dict[Side, Pri
     prepare(move)
     with servers["old"].connect("nova", NOVA.user, NOVA.password, autocommit=False) as nova:
         nova.cursor().execute("UPDATE instances SET host = 'c2' WHERE id = 1")
+        move.prepare_hold("old", 0.3)
         with pytest.raises(StepFailed, match=r"session .* of nova"):
-            move.hold("old", 0.3)
+            move.hold("old")
         nova.rollback()
 
 

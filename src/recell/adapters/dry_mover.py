@@ -70,7 +70,10 @@ class DryMover:
         entered = (side, "recell") not in self._made and "recell" in self._real.there(side)
         return self._real.sessions(side) if entered else ()
 
-    def hold(self, side: Side, limit_s: float) -> float:
+    def prepare_hold(self, side: Side, limit_s: float) -> None:
+        return None
+
+    def hold(self, side: Side) -> float:
         self._note(side, "let writers wait")
         return 0.0
 

@@ -79,7 +79,11 @@ class MoverPort(Protocol):
         """Who has the database open there, but for recell."""
         ...
 
-    def hold(self, side: Side, limit_s: float) -> float:
+    def prepare_hold(self, side: Side, limit_s: float) -> None:
+        """All of :meth:`hold` that takes time. ``limit_s``: how long a transaction may go on then."""
+        ...
+
+    def hold(self, side: Side) -> float:
         """Writers of this database wait at the server itself. Seconds until they did.
 
         :raises StepFailed: a transaction doesn't end in time; nothing is held.

@@ -367,16 +367,28 @@ class CellMove:
         with self._entered(side, database="") as session:
             return servers.sessions(session, self.ends.database, self.ours.user)
 
-    def hold(self, side: Side, limit_s: float) -> float:
+    def prepare_hold(self, side: Side, limit_s: float) -> None:
         self.let_go()
         hold = Hold(self.endpoint(side), patience_s=limit_s)
+        with self._holding(side, hold):
+            hold.prepare()
+
+    def hold(self, side: Side) -> float:
+        hold = self._hold
+        if hold is None:
+            raise StepFailed("no hold was prepared", "Prepare it first")
+        with self._holding(side, hold):
+            return hold.begin()
+
+    @contextmanager
+    def _holding(self, side: Side, hold: Hold) -> Iterator[None]:
         try:
-            seconds = hold.begin()
+            yield
         except (Lost, Busy) as lost:
+            hold.end()
             raise StepFailed(f"{self.ends.at(side).where} broke off while it was held ({lost})",
                              "Nobody is held; try again") from None
         self._hold = hold
-        return seconds
 
     def drain(self, limit_s: float) -> str:
         if self._move is None:

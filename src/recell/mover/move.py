@@ -93,6 +93,8 @@ class Move:
         self._watch: Watch | None = None
         self._rows = 0
         self._clock: list[tuple[float, int]] = []
+        self._looks: dict[Endpoint, Session] = {}
+        self._looking = threading.Lock()
 
     # -- phases ----------------------------------------------------------------------------------
 
@@ -315,6 +317,10 @@ class Move:
         if self._journal is not None:
             self._journal.close()
         self._journal = None
+        with self._looking:
+            for session in self._looks.values():
+                session.close()
+            self._looks.clear()
 
     # -- while it runs ---------------------------------------------------------------------------
 
@@ -486,12 +492,17 @@ class Move:
         return self._end_of(self._direction()[0])
 
     def _end_of(self, endpoint: Endpoint) -> Position:
+        """By a session that is kept: while writers are held there is no time to make one."""
         def ask() -> Position:
-            session = Session(endpoint)
-            try:
-                return session.binlog_end()
-            finally:
-                session.close()
+            with self._looking:
+                session = self._looks.pop(endpoint, None) or Session(endpoint)
+                try:
+                    end = session.binlog_end()
+                except BaseException:
+                    session.close()
+                    raise
+                self._looks[endpoint] = session
+                return end
 
         return self._patiently(ask, endpoint)
 

@@ -12,6 +12,8 @@ from recell.steps.database import DatabaseStep
 
 LIMIT_S = 1.5
 """How long users may wait for one attempt, in seconds."""
+REST_S = 0.8
+"""Of it: for transactions to come to their end."""
 ATTEMPTS = 8
 PAUSE_S = 5.0
 CATCH_UP_S = 1800.0
@@ -65,7 +67,10 @@ class SwitchDatabase(DatabaseStep):
         left = other(goal)
         mover = self.mover()
         try:
-            if self.relay_side() == left:
+            state = self.relay().state()
+            if state is not None and state.held:
+                self.relay().release()  # a run that died held it: there is one writer of this journal
+            if state is not None and state.side == left:
                 self._prepare(left)
                 self._attempts(toward, goal)
             self._settle(toward, left)
@@ -102,14 +107,17 @@ class SwitchDatabase(DatabaseStep):
     def _switch(self, toward: Direction, goal: Side) -> None:
         """One attempt. Whatever stops it, everybody goes on where they were."""
         relay, mover = self.relay(), self.mover()
-        held = relay.hold(LIMIT_S, LEASE_S)
+        mover.prepare_hold(other(goal), REST_S)
+        held = relay.hold(REST_S, LEASE_S)
         if not held.quiet:
             raise StepFailed("; ".join(str(c) for c in held.busy[:3]), "They were let go")
         began = self.world.clock() - held.waited_s
         try:
-            mover.hold(other(goal), max(0.2, LIMIT_S - held.waited_s))
-            said = mover.drain(max(0.2, LIMIT_S - (self.world.clock() - began)))
+            mover.hold(other(goal))
+            said = mover.drain(LIMIT_S - (self.world.clock() - began))
             mover.prove_held()
+            if self.world.clock() - began > LIMIT_S:
+                raise StepFailed(f"it took more than {LIMIT_S} s to prove both sides equal", "Try again")
             relay.switch(goal)
         except BaseException:
             with contextlib.suppress(RecellError):
