@@ -73,7 +73,13 @@ def after_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
             "nova-api and the computes are on different brokers: the API level is split off already",
             "There is nothing to plan; recell verify looks whether all is well",
         )
-    move = _move(deployment, cell, wanted, *_of_deployment(deployment, cell))
+    own, members = _of_deployment(deployment, cell)
+    if layout.cells[name].api_database == "remove" and any(s.api_database for s in own):
+        raise Unsupported(
+            f"{name}'s conductors have the API database, and taking it from them goes with the split only",
+            "Write api_database: keep",
+        )
+    move = _move(deployment, cell, wanted, own, members)
     draft = Draft()
     database.epilogue(move, draft)
     changes = database.add_phase(move, draft)
