@@ -19,14 +19,16 @@ from recell.model.step import Truth
 from recell.planning import runbook
 from recell.planning.export import export
 from recell.planning.split import make_plan, plan_split
-from recell.preflight import check
+from recell.adapters.ports import Finished
+from recell.model.violation import Violation
+from recell.preflight import check, live
 from recell.steps import Context, bind
 from tests.sim.cloud import DB_URL, LAYOUT, MOVE, build, layout, scan
 from tests.sim.moving import SimMover
 from tests.sim.test_split import LIMITS
 from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
-from tests.sim.world import Killed, SimWorld
+from tests.sim.world import Killed, SimHost, SimWorld
 
 
 def both() -> tuple[SimWorld, Plan]:
@@ -83,6 +85,8 @@ def test_a_nova_that_was_split_before(desks: Any) -> None:
     world, plan = alone(desks)
     before = world.picture()
     assert plan.kind == "move-cell-database"
+    groups = {g["name"]: g for g in plan.topology_after["groups"]}
+    assert "@db2:3306/" in groups["cell1"]["database"] and "super-conductor" in groups["API level"]["services"]
     desk = desks(world, plan)
     desk.go("forward")
     assert world.complaints == [] and world.databases.lost() == set()
@@ -213,6 +217,26 @@ def test_a_split_done_before_does_not_stand_in_the_way(desks: Any) -> None:
     found = check(replace(scan(world), remarks=remarks), layout(MOVE))
     stale = next(v for v in found if v.id == "stale:ctl1:nova-conductor")
     assert stale.severity == "warning" and "the plan restarts it" in stale.remedy
+
+
+def test_what_check_finds_in_the_world(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, plan = alone(desks)
+
+    def found() -> set[str]:
+        return {v.id for v in live.check(world, scan(world), layout(MOVE), plan) if v.severity == "stop"}
+
+    assert found() == set()
+    line = b"   0: 00000000:0CEB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1\n"
+    assert int("0CEB", 16) == 3307
+    monkeypatch.setattr(SimHost, "query", lambda self, argv, **_: Finished(0, line, b""))
+    assert found() == {"port:db1:3307"}
+    monkeypatch.undo()
+    conf = world.hosts["ctl1"].files["/etc/nova/nova-cell1.conf"]
+    conf.content += b"\n[database]\nslave_connection = mysql+pymysql://nova:dbpw@db7/nova\n"
+    assert "replica:ctl1:/etc/nova/nova-cell1.conf" in found()
+    said = (Violation("mover:binlog-off:db1", "stop", "db1", "it has no binary log", "Switch it on"),)
+    monkeypatch.setattr(SimMover, "troubles", lambda self, open_s: said)
+    assert "mover:binlog-off:db1" in found()
 
 
 def test_where_it_stands_says_until_when_undo_works(desks: Any) -> None:

@@ -99,8 +99,8 @@ def after_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         ),
         expected_changes=changes,
         remarks=(*database.remarks(move), "Undo stays open until: recell finish."),
-        topology_before=topology.before(deployment),
-        topology_after=topology.with_database(topology.before(deployment), _shown(cell), _moved(move)),
+        topology_before=topology.of_split(deployment, name),
+        topology_after=moved_topology(topology.of_split(deployment, name), move),
     ).sealed()
 
 
@@ -173,15 +173,8 @@ def _web(deployment: Deployment, s: NovaService, member: Member) -> Member:
     return replace(member, url=url, servers=servers)
 
 
-def _shown(cell: CellMapping) -> str:
-    return cell.database_resolved
-
-
-def _moved(move: DatabaseMove) -> str:
-    new = move.ends.new
-    return parse_url(move.cell.database_resolved).with_nodes(((new.address, new.port),)).text()
-
-
 def moved_topology(after: dict[str, Any], move: DatabaseMove) -> dict[str, Any]:
     """A picture in which the cell's database is where it goes."""
-    return topology.with_database(after, _shown(move.cell), _moved(move))
+    new = move.ends.new
+    url = parse_url(move.cell.database_resolved).with_nodes(((new.address, new.port),))
+    return topology.with_database(after, move.name, url.text())
