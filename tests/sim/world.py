@@ -120,7 +120,7 @@ class SimWorld:
         return self.databases.relay
 
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
-        if self.databases.mover is None:
+        if self.databases.mover is None or self.databases.mover.ours != ours:
             self.databases.mover = SimMover(self.databases, ends, ours, nova)
         return self.databases.mover
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
-from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.mover_port import MoverPort
+from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import HostPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.relay import Relay

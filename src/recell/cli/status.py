@@ -84,8 +84,8 @@ def _way_back(plan: Plan, journal: Journal) -> dict[str, Any] | None:
         said = "has purged" if until < time.time() else "purges"
         return {
             "until": until,
-            "words": f"{server} {said} its binary log of the switch at {when}; undo the database's move before"
-            " then, or let that server keep it longer",
+            "words": f"{server} {said} its binary log of the switch at {when}; undo the database's move"
+            " before then, or let that server keep it longer",
         }
     return None
 

@@ -11,7 +11,6 @@ from recell.model.moving import Login, Session
 from recell.mover.shut import Grant, Grants, reopen
 
 
-
 def account_hosts(root: Connection, user: str) -> tuple[str, ...]:
     """The host patterns of a user's accounts."""
     rows = root.query("SELECT Host FROM mysql.user WHERE User = %s ORDER BY 1", (user,))

@@ -44,7 +44,8 @@ def _troubles(
     if tables:
         yield _stop("in-the-way", ends.new.where,
                     f"there is a database {database} with {len(tables)} tables already"
-                    f" ({', '.join(tables[:3])}, ...)", "Drop it if nobody uses it, or name another server in the layout")
+                    f" ({', '.join(tables[:3])}, ...)",
+                    "Drop it if nobody uses it, or name another server in the layout")
     yield from _servers(old, new, ends, schema, scope, open_s, free)
     yield from _accounts(old, ends, nova)
 
