@@ -23,6 +23,7 @@ from recell.planning.export import export
 from recell.planning.split import make_plan, plan_split
 from recell.preflight import check, live
 from recell.steps import Context, bind
+from tests.sim import kolla
 from tests.sim.cloud import DB_URL, LAYOUT, MOVE, build, layout, scan
 from tests.sim.moving import SimMover
 from tests.sim.test_split import LIMITS
@@ -89,6 +90,18 @@ def test_a_nova_that_was_split_before(desks: Any) -> None:
     assert "@db2:3306/" in groups["cell1"]["database"]
     assert "super-conductor" in groups["API level"]["services"]
     desk = desks(world, plan)
+    desk.go("forward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert {a for _, _, a in world.databases.users()} == {("db2", 3306)}
+    desk.go("backward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == before
+
+
+def test_in_kollas_containers(desks: Any) -> None:
+    world = kolla.build()
+    before = world.picture()
+    desk = desks(world, make_plan(kolla.scan(world), layout(MOVE), 0.0))
     desk.go("forward")
     assert world.complaints == [] and world.databases.lost() == set()
     assert {a for _, _, a in world.databases.users()} == {("db2", 3306)}

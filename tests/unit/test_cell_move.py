@@ -226,6 +226,23 @@ def test_nova_with_another_password_there_is_refused(moves: Any, servers: dict[S
         move.make("new", "nova")
 
 
+def test_an_account_that_serves_others_there_stays(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    new = servers["new"]
+    with new.connect() as root, root.cursor() as cursor:
+        cursor.execute("CREATE USER nova@'%%' IDENTIFIED BY %s", (NOVA.password,))
+        cursor.execute("CREATE DATABASE IF NOT EXISTS nova_cell2")
+        cursor.execute("GRANT ALL ON nova_cell2.* TO nova@'%'")
+    move = moves()
+    prepare(move)
+    write(new, 7)
+    move.drop("new", "nova")
+    assert new.sql("SELECT User FROM mysql.user WHERE User = 'nova'") == [("nova",)]
+    new.connect("nova_cell2", NOVA.user, NOVA.password).close()
+    with pytest.raises(pymysql.err.OperationalError, match="denied"):
+        write(new, 8)
+    new.sql("DROP DATABASE nova_cell2")
+
+
 def test_a_transaction_that_goes_on_is_named(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     move = moves()
     prepare(move)

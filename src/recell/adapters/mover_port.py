@@ -33,7 +33,8 @@ class MoverPort(Protocol):
         ...
 
     def drop(self, side: Side, thing: Thing) -> None:
-        """Take it away; nothing when it isn't there."""
+        """Take it away; nothing when it isn't there. Nova's account stays when it serves other databases
+        there, without its rights on this one."""
         ...
 
     def troubles(self, open_s: float) -> tuple[Violation, ...]:

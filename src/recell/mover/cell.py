@@ -218,7 +218,7 @@ class CellMove:
             if thing == "recell":
                 servers.drop_account(root, self.ours.user)
             elif thing == "nova":
-                servers.drop_account(root, self.nova.user)
+                servers.take_rights(root, self.nova.user, self.ends.database)
             else:
                 servers.drop_database(root, self.ends.database)
 

@@ -34,6 +34,18 @@ def drop_account(root: Connection, user: str) -> None:
         root.execute(f"KILL {int(number[0])}")
 
 
+def take_rights(root: Connection, user: str, database: str) -> None:
+    """A user's accounts lose their rights on one database; one that has no others is removed."""
+    here = f" ON {name(_pattern(database))}.* "
+    for host in account_hosts(root, user):
+        grants = [str(row[0]) for row in root.query("SHOW GRANTS FOR %s@%s", (user, host))]
+        if any(here not in g and not g.startswith("GRANT USAGE") for g in grants):
+            if any(here in g for g in grants):
+                root.execute(f"REVOKE ALL PRIVILEGES{here}FROM %s@%s", (user, host))
+        else:
+            root.execute("DROP USER IF EXISTS %s@%s", (user, host))
+
+
 def grant_mover(root: Connection, user: str, hosts: Sequence[str], database: str) -> None:
     """All jobs' rights at once (docs/grants.md)."""
     if "mariadb" not in root.version.lower():
