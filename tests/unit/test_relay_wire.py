@@ -221,7 +221,7 @@ def test_it_runs_on_an_old_python_without_anything_else(tmp_path: Path) -> None:
     assert packed == relay.archive()
     assert zipfile.ZipFile(io.BytesIO(packed)).testzip() is None
     (tmp_path / "relay.pyz").write_bytes(packed)
-    argv = [sys.executable, "-I", tmp_path / "relay.pyz", tmp_path]
+    argv = [sys.executable, "-I", str(tmp_path / "relay.pyz"), str(tmp_path)]
     done = subprocess.run(argv, capture_output=True, check=False)
     assert b"config.json" in done.stderr and done.returncode == 1
 
