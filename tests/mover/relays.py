@@ -31,8 +31,8 @@ from tests.mover.servers import Server
 
 USER, PASSWORD = "nova", "a secret of Nova's"
 MODERN, MODERN_PASSWORD = "nova_ed", "another one"
-NETWORK = ("--skip-networking=OFF", "--skip-name-resolve", "--bind-address=127.0.0.1", "--max-allowed-packet=64M",
-           "--plugin-load-add=auth_ed25519")
+NETWORK = ("--skip-networking=OFF", "--skip-name-resolve", "--bind-address=127.0.0.1",
+           "--max-allowed-packet=64M", "--plugin-load-add=auth_ed25519")
 
 
 def free_port() -> int:
@@ -216,7 +216,8 @@ class Writers:
             connection=f"mysql+pymysql://{USER}:{quote(PASSWORD)}@127.0.0.1:{rig.port}/nova?charset=utf8",
             max_pool_size=5)
         kinds = (self._plain, self._plain, self._nova, self._nova, self._nova, self._passing)
-        self._threads = [threading.Thread(target=self._work, args=(kind, who)) for who, kind in enumerate(kinds)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(kind, who)) for who, kind in enumerate(kinds)]
 
     def __enter__(self) -> Writers:
         for thread in self._threads:
@@ -264,16 +265,18 @@ class Writers:
             with self._facade.writer.using(context) as session:
                 for part in range(3):
                     session.execute(sqlalchemy.text(_STATEMENT.format(who, number, part)))
-                    session.execute(sqlalchemy.text("SELECT COUNT(*) FROM done WHERE who = :who"), {"who": who})
+                    asked = sqlalchemy.text("SELECT MAX(id) FROM done WHERE who = :who")
+                    session.execute(asked, {"who": who})
             yield number
 
 
 def ready(server: Server) -> None:
     """Nova's accounts, and tables that hold what was acknowledged."""
+    password, modern = PASSWORD.replace("'", "''"), f"ed25519 USING PASSWORD('{MODERN_PASSWORD}')"
     server.sql(
         "DROP DATABASE IF EXISTS nova", "CREATE DATABASE nova",
-        f"CREATE OR REPLACE USER {USER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD.replace(chr(39), chr(39) * 2)}'",
-        f"CREATE OR REPLACE USER {MODERN}@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('{MODERN_PASSWORD}')",
+        f"CREATE OR REPLACE USER {USER}@'127.0.0.1' IDENTIFIED BY '{password}'",
+        f"CREATE OR REPLACE USER {MODERN}@'127.0.0.1' IDENTIFIED VIA {modern}",
         f"GRANT ALL ON nova.* TO {USER}@'127.0.0.1'", f"GRANT ALL ON nova.* TO {MODERN}@'127.0.0.1'",
         "CREATE TABLE nova.done (id INT AUTO_INCREMENT PRIMARY KEY, who INT, number INT, part INT,"
         " UNIQUE (who, number, part))",

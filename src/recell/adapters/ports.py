@@ -334,8 +334,8 @@ class ProxyPort(Protocol):
 class RelayPort(Protocol):
     """One relay: the process between Nova and a database that moves (docs/relay.md).
 
-    Got from :meth:`World.relay`. Every method is short of recell's own clock only: the relay keeps the
-    limits itself, on its host. A relay that doesn't answer is :class:`recell.errors.Unreachable`.
+    The relay keeps the limits itself, by its host's clock. Every method but :meth:`install` and
+    :meth:`remove` raises :class:`recell.errors.Unreachable` when it doesn't answer.
     """
 
     host: str

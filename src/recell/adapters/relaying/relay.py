@@ -463,6 +463,9 @@ async def serve_control(relay: Relay, reader: asyncio.StreamReader, writer: asyn
         answer = {"ok": False, "kind": "bad", "text": type(error).__name__}
     except OSError as error:
         answer = {"ok": False, "kind": "os", "text": error.strerror or str(error)}
+    except Exception as error:
+        relay.trouble("an error of the relay's own: {!r}".format(error))
+        answer = {"ok": False, "kind": "os", "text": type(error).__name__}
     writer.write(json.dumps(answer).encode() + b"\n")
     with contextlib.suppress(OSError):
         await writer.drain()
