@@ -6,7 +6,7 @@ isn't on the server that they use at the end was lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -283,8 +283,9 @@ class SimMover:
         target.rows += [(row, True) for row, _ in source.rows if row not in have]
         journal.position, journal.watched = len(source.rows), len(target.rows)
 
-    def follow(self) -> str:
+    def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
         self.world.point("before the copy")
+        tell({"rows": 1.0})
         if self.databases.journal is None:
             self.databases.journal = SimJournal("copying")
             self._change("copy begun")

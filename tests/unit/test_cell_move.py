@@ -146,7 +146,9 @@ def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     old, new = servers["old"], servers["new"]
     move = moves()
     prepare(move)
-    assert "3 rows" in move.follow()
+    told: list[dict[str, float]] = []
+    assert "3 rows" in move.follow(told.append)
+    assert told[-1]["rows"] == 3 and set(told[-1]) <= {"rows", "rows_per_s", "lag_s", "eta_s"}
     write(old, 4)
     assert move.catch_up(60) <= 1
     assert ids(new) == [1, 2, 3, 4]
@@ -205,7 +207,7 @@ def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
 def test_a_stranger_after_the_proof_stops_the_turn(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     move = moves()
     prepare(move)
-    move.follow()
+    move.follow(lambda figures: None)
     move.catch_up(60)
     move.prepare_hold("old", 5)
     move.hold("old")
@@ -260,7 +262,9 @@ def test_a_run_that_was_fenced_changes_nothing(servers: dict[Side, PrivateServer
 
     hosts = {side: Host(f"db-{side}", server) for side, server in servers.items()}
     move = CellMove(hosts, ENDS, OURS, NOVA, refuse)
-    for act in (lambda: move.make("old", "recell"), lambda: move.drop("new", "database"), move.follow):
+    for act in (
+        lambda: move.make("old", "recell"), lambda: move.drop("new", "database"), lambda: move.follow(print),
+    ):  # fmt: skip
         with pytest.raises(Locked):
             act()
     assert ids(servers["old"]) == [1, 2, 3] and OURS.user not in str(

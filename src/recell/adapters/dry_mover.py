@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from recell.adapters.dry import Record
@@ -47,7 +47,7 @@ class DryMover:
     def standing(self) -> Standing:
         return self._standing or self._real.standing()
 
-    def follow(self) -> str:
+    def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
         self._note("new", f"copy {self._ends.database} and follow its changes")
         self._standing = Standing("following", verified=True)
         return "nothing was copied"

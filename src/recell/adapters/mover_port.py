@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from recell.model.moving import Retention, Session, Standing, Thing
@@ -50,9 +50,11 @@ class MoverPort(Protocol):
         """Out of the journals in the databases. "none" when recell's accounts aren't there."""
         ...
 
-    def follow(self) -> str:
+    def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
         """Copy what isn't copied, apply changes from now on, compare everything once; in words.
 
+        :param tell: called now and then, from this thread, with what is known of ``rows``, ``rows_per_s``,
+            ``lag_s`` and ``eta_s``.
         :raises VerifyFailed: rows differ; they are named.
         """
         ...

@@ -7,6 +7,7 @@ remove accounts; and by an account of recell's own, from the same host, for ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,9 +26,10 @@ from recell.mover import servers
 from recell.mover.fence import Hold
 from recell.mover.identity import identity
 from recell.mover.journal import PREFIX, Journal, State
-from recell.mover.move import Move
+from recell.mover.move import Move, Status
 from recell.mover.shut import Grants, prove_shut, reopen, shut, survey
 from recell.mover.survey import troubles
+from recell.mover.verify import Report
 from recell.planning.ini import get
 from recell.planning.tables import cell_scope
 
@@ -39,6 +41,7 @@ SOCKETS = (
     "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock",  # noqa: S108 (where a server may have its socket)
 )
 _NAMED = 10
+_TELL_S = 2.0
 
 
 class Host(Protocol):
@@ -307,13 +310,18 @@ class CellMove:
             with suppress(RecellError, Lost, Busy):
                 move.close()
 
-    def follow(self) -> str:
-        with self._moving() as move:
+    def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
+        with self._moving() as move, ThreadPoolExecutor(1, "copy") as pool:
             began = move.phase
-            move.copy()
-            move.follow()
-            copied = move.status().rows
-            report = move.verify()
+            work = pool.submit(_copied_and_compared, move)
+            try:
+                while not work.done():
+                    wait([work], _TELL_S)
+                    tell(_figures(move.status()))
+            except BaseException:
+                move.throttle.stop()  # or leaving this would wait for the copy's end
+                raise
+            copied, report = work.result()
             if not report.equal:
                 named = "; ".join(f"{d}" for d in report.differences[:_NAMED])
                 raise VerifyFailed(
@@ -445,3 +453,15 @@ class CellMove:
                     host.unforward(door, end.address, end.port)
                 else:
                     host.unforward_socket(door, name)
+
+
+def _copied_and_compared(move: Move) -> tuple[int, Report]:
+    move.copy()
+    move.follow()
+    return move.status().rows, move.verify()
+
+
+def _figures(status: Status) -> dict[str, float]:
+    """What the live page shows of a step that copies."""
+    known = {"rows": status.rows, "rows_per_s": status.rate, "lag_s": status.lag_s, "eta_s": status.eta_s}
+    return {name: round(float(value), 2) for name, value in known.items() if value is not None}

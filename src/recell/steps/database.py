@@ -124,7 +124,7 @@ class FollowDatabase(DatabaseStep):
 
     def act(self, toward: Direction) -> None:
         if toward == "forward":
-            self.remember("said", self.mover().follow())
+            self.remember("said", self.mover().follow(lambda figures: self.remember("progress", figures)))
         else:
             self.mover().forget()
 
