@@ -7,9 +7,10 @@ remove accounts; and by an account of recell's own, from the same host, for ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 from recell.adapters.mysql.endpoint import Endpoint
@@ -311,16 +312,14 @@ class CellMove:
                 move.close()
 
     def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
-        with self._moving() as move, ThreadPoolExecutor(1, "copy") as pool:
+        with self._moving() as move:
             began = move.phase
-            work = pool.submit(_copied_and_compared, move)
-            try:
-                while not work.done():
-                    wait([work], _TELL_S)
-                    tell(_figures(move.status()))
-            except BaseException:
-                move.throttle.stop()  # or leaving this would wait for the copy's end
-                raise
+            work: Future[tuple[int, Report]] = Future()
+            # Whoever leaves here early doesn't wait for it: the next run's epoch shuts it out.
+            Thread(target=_copy_and_compare, args=(move, work), name="copy", daemon=True).start()
+            while not work.done():
+                wait([work], _TELL_S)
+                tell(_figures(move.status()))
             copied, report = work.result()
             if not report.equal:
                 named = "; ".join(f"{d}" for d in report.differences[:_NAMED])
@@ -455,10 +454,13 @@ class CellMove:
                     host.unforward_socket(door, name)
 
 
-def _copied_and_compared(move: Move) -> tuple[int, Report]:
-    move.copy()
-    move.follow()
-    return move.status().rows, move.verify()
+def _copy_and_compare(move: Move, work: Future[tuple[int, Report]]) -> None:
+    try:
+        move.copy()
+        move.follow()
+        work.set_result((move.status().rows, move.verify()))
+    except BaseException as error:
+        work.set_exception(error)
 
 
 def _figures(status: Status) -> dict[str, float]:
