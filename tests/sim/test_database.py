@@ -242,14 +242,15 @@ def test_what_check_finds_in_the_world(desks: Any, monkeypatch: pytest.MonkeyPat
     assert found() == set()
     line = b"   0: 00000000:0CEB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1\n"
     assert int("0CEB", 16) == 3307
-    monkeypatch.setattr(SimHost, "query", lambda self, argv, **_: Finished(0, line, b""))
+    said = {"cat": line, "df": b"Avail\n99999999999\n"}
+    monkeypatch.setattr(SimHost, "query", lambda self, argv, **_: Finished(0, said[argv[0]], b""))
     assert found() == {"port:db1:3307"}
     monkeypatch.undo()
     conf = world.hosts["ctl1"].files["/etc/nova/nova-cell1.conf"]
     conf.content += b"\n[database]\nslave_connection = mysql+pymysql://nova:dbpw@db7/nova\n"
     assert "replica:ctl1:/etc/nova/nova-cell1.conf" in found()
-    said = (Violation("mover:binlog-off:db1", "stop", "db1", "it has no binary log", "Switch it on"),)
-    monkeypatch.setattr(SimMover, "troubles", lambda self, open_s: said)
+    why = (Violation("mover:binlog-off:db1", "stop", "db1", "it has no binary log", "Switch it on"),)
+    monkeypatch.setattr(SimMover, "troubles", lambda self, open_s: why)
     assert "mover:binlog-off:db1" in found()
 
 

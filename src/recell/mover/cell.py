@@ -465,5 +465,7 @@ def _copy_and_compare(move: Move, work: Future[tuple[int, Report]]) -> None:
 
 def _figures(status: Status) -> dict[str, float]:
     """What the live page shows of a step that copies."""
-    known = {"rows": status.rows, "rows_per_s": status.rate, "lag_s": status.lag_s, "eta_s": status.eta_s}
+    # Once they are copied, rows are counted that are compared.
+    copied = status.rows if status.phase == "copying" else None
+    known = {"rows": copied, "rows_per_s": status.rate, "lag_s": status.lag_s, "eta_s": status.eta_s}
     return {name: round(float(value), 2) for name, value in known.items() if value is not None}
