@@ -18,7 +18,6 @@ from recell_lab.errors import LabError
 
 # Package: the units of it that the machine itself should not start at its next boot.
 DEBIAN: Mapping[str, tuple[str, ...]] = {
-    "chromium": (),  # the tests of the live page look at it with this browser
     "dbus": (),
     "haproxy": ("haproxy.service",),
     "iproute2": (),
@@ -61,14 +60,15 @@ def missing_packages(dpkg_status: str, wanted: Sequence[str]) -> list[str]:
     return [name for name in wanted if name not in installed]
 
 
-def ensure_debian(progress: Callable[[str], None]) -> None:
+def ensure_debian(progress: Callable[[str], None], *also: str) -> None:
     """Install the packages that the machine lacks; none of their services starts on it.
 
-    Raises LabError with apt's last complaint.
+    ``also``: packages beyond those of the lab. Raises LabError with apt's last complaint.
     """
-    query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *DEBIAN]
+    wanted = [*DEBIAN, *also]
+    query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted]
     found = subprocess.run(query, capture_output=True, check=False).stdout.decode()
-    missing = missing_packages(found, list(DEBIAN))
+    missing = missing_packages(found, wanted)
     if not missing:
         return
     progress(f"installing {', '.join(missing)}")
@@ -76,7 +76,7 @@ def ensure_debian(progress: Callable[[str], None]) -> None:
     with services_held():
         _apt([*apt, "update"])
         _apt([*apt, "install", "--no-install-recommends", *missing])
-    units = [unit for name in missing for unit in DEBIAN[name]]
+    units = [unit for name in missing for unit in DEBIAN.get(name, ())]
     if units:
         subprocess.run(["systemctl", "disable", *units], capture_output=True, check=False)
 

@@ -1,8 +1,8 @@
 """recell, killed with SIGKILL at a named moment: ``python -m tests.real.killer STEP MOMENT -- WORDS``.
 
 Moments: ``before`` (nothing of the step is written), ``started`` (its start is durable, nothing was
-done), ``inside`` (half a second into acting), ``acted`` (done, and not yet written that it was),
-``finished`` (written, before the next step). The rest of the words are recell's own.
+done), ``inside`` (some way into acting, at its end at the latest), ``acted`` (done, and not yet written
+that it was), ``finished`` (written, before the next step). The rest of the words are recell's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recell.cli import main
 from recell.journal import Journal
 
 MOMENTS = ("before", "started", "inside", "acted", "finished")
-INSIDE_S = 0.5
+INSIDE_S = 0.3
 
 
 def _die() -> None:
@@ -29,13 +29,17 @@ def arm(step: str, moment: str) -> None:
     write = Journal.append
 
     def append(self: Journal, named: str, direction: Any, phase: Any, **detail: Any) -> None:
-        mine = named == step
-        if mine and (moment, phase) in (("before", "started"), ("acted", "finished")):
+        if named != step:
+            write(self, named, direction, phase, **detail)
+            return
+        # A step may be found as it should be: then that is all that is written of it.
+        begins, ends = phase in ("started", "found"), phase in ("finished", "found")
+        if (moment == "before" and begins) or (moment in ("inside", "acted") and ends):
             _die()
         write(self, named, direction, phase, **detail)
-        if mine and (moment, phase) in (("started", "started"), ("finished", "finished")):
+        if (moment == "started" and begins) or (moment == "finished" and ends):
             _die()
-        if mine and (moment, phase) == ("inside", "started"):
+        if moment == "inside" and begins:
             threading.Timer(INSIDE_S, _die).start()
 
     Journal.append = append  # type: ignore[method-assign, assignment]

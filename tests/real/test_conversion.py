@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from recell.journal import Journal
 from recell.model.plan import load_plan
 from tests.real.clouds import (
     BACKUP,
@@ -30,6 +31,7 @@ from tests.real.clouds import (
     wait_until,
 )
 from tests.real.exercise import exercise
+from tests.real.killer import MOMENTS
 
 pytestmark = pytest.mark.real
 
@@ -208,27 +210,60 @@ def test_finish_closes_the_way_back(story: Story) -> None:
     assert "absent" in on("ctl1", "sh", "-c", "test -e /var/lib/recell/owner && echo there || echo absent")
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("then", ["resume", "undo"])
-@pytest.mark.parametrize("moment", ["before", "started", "inside", "acted", "finished"])
-def test_killed_at_every_step(tmp_path: Path, moment: str, then: str) -> None:
-    """A fresh cloud, one conversion, killed at this moment of every step that acts."""
+def _anew(directory: Path) -> list[str]:
+    """A fresh cloud and a plan for it; the steps that act on the way there."""
     lab("down")
     lab("up", timeout=1200)
-    shutil.copy(TOP / "lab/layouts/split.yaml", tmp_path / "layout.yaml")
-    recell("scan", "--inventory", str(STATE / "inventory.ini"), directory=tmp_path)
-    recell("plan", directory=tmp_path)
-    plan = load_plan((tmp_path / "plan.json").read_bytes(), "plan.json")
+    shutil.copy(TOP / "lab/layouts/split.yaml", directory / "layout.yaml")
+    recell("scan", "--inventory", str(STATE / "inventory.ini"), directory=directory)
+    recell("plan", directory=directory)
+    plan = load_plan((directory / "plan.json").read_bytes(), "plan.json")
+    return [s.id for s in plan.steps if s.acts != "backward"]
+
+
+def _ended(directory: Path, step: str) -> bool:
+    journal = Journal.open(directory / "journal.sqlite", read_only=True)
+    try:
+        last = journal.last(step)
+        return last is not None and last.phase in ("finished", "found")
+    finally:
+        journal.close()
+
+
+@pytest.mark.thorough
+def test_resumed_after_every_kill(tmp_path: Path) -> None:
+    """One conversion, killed at each moment of every step, one after the other."""
+    steps = _anew(tmp_path)
     requests = tmp_path / "requests.jsonl"
-    before = picture()
-    steps = [s.id for s in plan.steps if s.acts != "backward"]
+    kills = 0
     with users(requests, "--boot", "8"):
         for step in steps:
-            verb = "apply" if step == steps[0] or then == "undo" else "resume"
-            recell_killed(step, moment, verb, *(BACKUP if verb == "apply" else ()), directory=tmp_path)
-            if then == "undo":
-                recell("undo", directory=tmp_path)
-                assert picture() == before
-        recell(*(("resume",) if then == "resume" else ("apply", *BACKUP)), directory=tmp_path)
+            for moment in MOMENTS:
+                words = ["resume"] if kills else ["apply", *BACKUP]
+                recell_killed(step, moment, *words, directory=tmp_path)
+                kills += 1
+                if moment != MOMENTS[-1] and _ended(tmp_path, step):
+                    break  # It was found to be done; what comes later never comes.
+        recell("resume", directory=tmp_path)
     recell("report", "--of", "apply", "--requests", str(requests), directory=tmp_path)
     unharmed(report(tmp_path), "succeeded")
+    assert kills > 4 * len(steps)
+    recell("verify", directory=tmp_path)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("first", range(len(MOMENTS)))
+def test_undone_after_a_kill_at_every_step(tmp_path: Path, first: int) -> None:
+    """Killed once at every step, each at the moment after the last one's, and undone each time.
+
+    Without users: this is about the end state, and four times as quick.
+    """
+    steps = _anew(tmp_path)
+    before = picture()
+    for number, step in enumerate(steps):
+        moment = MOMENTS[(first + number) % len(MOMENTS)]
+        recell_killed(step, moment, "apply", "--no-measure", *BACKUP, directory=tmp_path)
+        recell("undo", directory=tmp_path)
+        assert picture() == before, (step, moment)
+    recell("verify", directory=tmp_path)
+    exercise(Api(), "undone")
