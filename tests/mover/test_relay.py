@@ -403,11 +403,18 @@ def test_killed_at_any_moment_under_writers(rig: Rig) -> None:
     """What was acknowledged is on one side, and who writes after the restart writes to the committed one."""
     choose = random.Random(8)
     with Writers(rig, patient=True) as writers:
-        for _ in range(25):
+        writers.more(10)
+        began = time.monotonic()
+        while not rig.relay.hold(1, 60).quiet:
+            pass
+        rig.relay.switch("new")
+        rig.relay.release()
+        undisturbed = time.monotonic() - began
+        for _ in range(15):
             writers.more(10)
             before = state_of(rig).side
             side: Side = "new" if before == "old" else "old"
-            acknowledged = []
+            acknowledged: list[Side] = []
 
             def go(side: Side = side, acknowledged: list[Side] = acknowledged) -> None:
                 with suppress(RecellError):
@@ -418,7 +425,7 @@ def test_killed_at_any_moment_under_writers(rig: Rig) -> None:
 
             going = threading.Thread(target=go)
             going.start()
-            time.sleep(choose.uniform(0, 0.15))
+            time.sleep(choose.uniform(0, 1.2 * undisturbed))
             rig.host.end(signal.SIGKILL)
             going.join()
             for server in (rig.old, rig.new):  # a commit may have been on its way
