@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import pymysql
 import sqlalchemy
+from oslo_db.exception import DBError
 from oslo_db.sqlalchemy import enginefacade
 
 from recell.adapters import agent
@@ -205,7 +206,9 @@ class _Context:
 class Writers:
     """Clients of three kinds at work: transactions of three rows, each acknowledged or in ``errors``."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, patient: bool = False) -> None:
+        """:param patient: a connection that breaks is no error: clients begin their next transaction."""
+        self._patient = patient
         self.errors: list[BaseException] = []
         self.acknowledged: list[tuple[int, int]] = []
         self._rig = rig
@@ -214,7 +217,7 @@ class Writers:
         self._facade = enginefacade.transaction_context()
         self._facade.configure(
             connection=f"mysql+pymysql://{USER}:{quote(PASSWORD)}@127.0.0.1:{rig.port}/nova?charset=utf8",
-            max_pool_size=5)
+            max_pool_size=5, retry_interval=1)
         kinds = (self._plain, self._plain, self._nova, self._nova, self._nova, self._passing)
         self._threads = [
             threading.Thread(target=self._work, args=(kind, who)) for who, kind in enumerate(kinds)]
@@ -237,13 +240,20 @@ class Writers:
         until(lambda: len(self.acknowledged) >= wanted or self.errors)
 
     def _work(self, kind: Callable[[int], Iterator[int]], who: int) -> None:
-        try:
-            for number in kind(who):
-                self.acknowledged.append((who, number))
-                if self._stop.wait(0.005):
+        while not self._stop.is_set():
+            try:
+                for number in kind(who):
+                    self.acknowledged.append((who, number))
+                    if self._stop.wait(0.005):
+                        return
+            except (pymysql.OperationalError, pymysql.InterfaceError, DBError) as error:
+                if not self._patient:
+                    self.errors.append(error)
                     return
-        except BaseException as error:
-            self.errors.append(error)
+                self._stop.wait(0.02)
+            except BaseException as error:
+                self.errors.append(error)
+                return
 
     def _plain(self, who: int) -> Iterator[int]:
         with self._rig.connect() as client:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from recell.errors import Locked, StalePlan, StepFailed, Unreachable
+from recell.errors import Locked, RecellError, StalePlan, StepFailed, Unreachable
 from recell.model.relay import RelayState, Side
 from tests.mover.relays import (
     MODERN,
@@ -33,6 +35,7 @@ from tests.mover.relays import (
 from tests.mover.servers import Server
 
 _numbers = itertools.count()
+_SESSIONS = f"SELECT id FROM information_schema.processlist WHERE user = '{USER}'"
 
 
 @pytest.fixture(scope="module")
@@ -395,6 +398,52 @@ def test_the_lease(rig: Rig) -> None:
     assert rig.where(client) == 72
 
 
+@pytest.mark.thorough
+def test_killed_at_any_moment_under_writers(rig: Rig) -> None:
+    """What was acknowledged is on one side, and who writes after the restart writes to the committed one."""
+    choose = random.Random(8)
+    with Writers(rig, patient=True) as writers:
+        writers.more(10)
+        began = time.monotonic()
+        while not rig.relay.hold(1, 60).quiet:
+            pass
+        rig.relay.switch("new")
+        rig.relay.release()
+        undisturbed = time.monotonic() - began
+        for _ in range(15):
+            writers.more(10)
+            before = state_of(rig).side
+            side: Side = "new" if before == "old" else "old"
+            acknowledged: list[Side] = []
+
+            def go(side: Side = side, acknowledged: list[Side] = acknowledged) -> None:
+                with suppress(RecellError):
+                    if rig.relay.hold(1, 60).quiet:
+                        rig.relay.switch(side)
+                        acknowledged.append(side)
+                        rig.relay.release()
+
+            going = threading.Thread(target=go)
+            going.start()
+            time.sleep(choose.uniform(0, 1.2 * undisturbed))
+            rig.host.end(signal.SIGKILL)
+            going.join()
+            for server in (rig.old, rig.new):  # a commit may have been on its way
+                until(lambda server=server: not server.sql(_SESSIONS))
+            counts = [s.sql("SELECT COUNT(*) FROM done") for s in (rig.old, rig.new)]
+            rig.host.systemctl("start", rig.relay.unit)
+            until(lambda: rig.relay._state_or_none())
+            now = state_of(rig).side
+            assert now in (acknowledged or [before, side])
+            writers.more(10)
+            idle = 1 if now == "old" else 0
+            assert (rig.old, rig.new)[idle].sql("SELECT COUNT(*) FROM done") == counts[idle]
+    assert writers.errors == []
+    parts = "SELECT who, number FROM done GROUP BY who, number HAVING COUNT(*) = 3"
+    old, new = set(rig.old.sql(parts)), set(rig.new.sql(parts))
+    assert not old & new and set(writers.acknowledged) <= old | new
+
+
 @pytest.mark.parametrize("switched", [False, True])
 def test_killed_while_it_holds_it_comes_back_on_the_committed_side(rig: Rig, switched: bool) -> None:
     client = rig.connect()
@@ -424,7 +473,7 @@ def test_the_old_server_may_end_sessions_while_they_rest(rig: Rig) -> None:
         client.commit()
     rig.held()
     rig.old.sql(f"KILL USER {USER}@'127.0.0.1'", database="")
-    until(lambda: not rig.old.sql(f"SELECT 1 FROM information_schema.processlist WHERE user = '{USER}'"))
+    until(lambda: not rig.old.sql(_SESSIONS))
     rig.relay.release()
     assert [rig.where(c) for c in clients] == [71] * 3
     for client in clients:
