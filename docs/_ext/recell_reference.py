@@ -18,6 +18,7 @@ _TITLES = {
     "ApiLevel": "`api`",
     "ApiBroker": "`api.broker`",
     "Cell": "`cells.<name>`",
+    "CellDatabase": "`cells.<name>.database`",
     "Placement": "`services`",
     "Limits": "`limits`",
 }
@@ -97,6 +98,8 @@ def _model(part: dict[str, Any]) -> list[str]:
 
 
 def _value(value: dict[str, Any]) -> str:
+    if "anyOf" in value:
+        return " or ".join(_value(v) for v in value["anyOf"])
     if "$ref" in value or "allOf" in value:
         return "see below"
     if "const" in value:

@@ -22,6 +22,7 @@ GROUPS = (
     "rabbitmq",
     "rabbitmq_api",
     "database",
+    "database_cell",
     "loadbalancer",
     "services",
 )

@@ -35,7 +35,8 @@ from tests.real.killer import MOMENTS
 
 pytestmark = pytest.mark.real
 
-HOSTS = ("lb1", "ctl1", "ctl2", "svc1", "db1", "mq1", "mq2", "mq3", "mq4", "cmp1", "cmp2", "cmp3", "cmp4")
+HOSTS = ("lb1", "ctl1", "ctl2", "svc1", "db1", "db2", "mq1", "mq2", "mq3", "mq4", "cmp1", "cmp2", "cmp3",
+         "cmp4")  # fmt: skip
 
 
 @dataclass

@@ -86,6 +86,8 @@ def build(controllers: int = 2, *, templated: bool = True) -> SimWorld:
                 text.encode(), 0o644, "root", "root", world.time - 2000
             )
             host.units_[unit] = SimUnit(unit, enabled=True, loaded=(f"/usr/bin/{unit}",))
+    for name in ("db1", "db2"):
+        world.hosts[name] = SimHost(world, name)
     old = SimBroker(world, "mq1", ["mq1", "mq2"])
     old.user_map["nova"] = "s3cret"
     old.permits["/", "nova"] = (".*", ".*", ".*")
@@ -151,7 +153,8 @@ def scan(world: SimWorld) -> Deployment:
         )
         for unit in host.units_.values():
             state = host.unit(unit.name)
-            if unit.name not in ROLES or not state.exists:
+            role: Role | None = "conductor" if "super-conductor" in unit.name else ROLES.get(unit.name)
+            if role is None or not state.exists:
                 continue
             argv = list(unit.loaded)
             named = tuple(argv[i + 1] for i, w in enumerate(argv) if w == "--config-file")
@@ -160,7 +163,7 @@ def scan(world: SimWorld) -> Deployment:
                 NovaService(
                     host=name,
                     unit=unit.name,
-                    role=ROLES[unit.name],
+                    role=role,
                     argv=unit.loaded,
                     user="nova",
                     active=unit.active,
@@ -227,3 +230,5 @@ def scan(world: SimWorld) -> Deployment:
 
 
 REMOVE = LAYOUT.replace("cell1: {}", "cell1: {api_database: remove}")
+
+MOVE = LAYOUT.replace("cell1: {}", "cell1: {database: {host: db2}}")

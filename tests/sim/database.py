@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from recell.adapters.ports import RawMapping, ServiceRow
 from recell.errors import Locked, StalePlan
+from recell.model.urls import Url, parse_url
 
 if TYPE_CHECKING:
     from tests.sim.world import SimWorld
@@ -23,6 +25,15 @@ class SimNova:
         self.retired: dict[int, tuple[str, ServiceRow]] = {}
         self.cell1_truth = ""
         self._id = 0
+
+    def is_cell1(self, believed: str) -> bool:
+        """Whether somebody believes cell1 to be where it is, whatever its database's address may be."""
+
+        def without_address(text: str) -> tuple[str, Url]:
+            transport, _, database = text.partition("|")
+            return transport, replace(parse_url(database), endpoints=())
+
+        return without_address(believed) == without_address(self.cell1_truth)
 
     def mappings(self) -> tuple[RawMapping, ...]:
         return self.rows

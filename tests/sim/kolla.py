@@ -131,7 +131,7 @@ class KollaHost(SimHost):
 
 def build(controllers: int = 2, *, templated: bool = True) -> SimWorld:
     world = cloud.build(controllers, templated=templated)
-    for plain in list(world.hosts.values()):
+    for plain in [h for h in world.hosts.values() if h.units_]:
         host = world.hosts[plain.name] = KollaHost(world, plain.name)
         conf = plain.files["/etc/nova/nova.conf"].content
         for service in plain.units_:
@@ -161,7 +161,7 @@ def _deploy(host: KollaHost, service: str, conf: bytes) -> None:
 
 def scan(world: SimWorld) -> Deployment:
     """What discovery itself finds on these hosts; the rest as in the deployment without containers."""
-    found = {name: find_services(host, name) for name, host in world.hosts.items()}
+    found = {name: find_services(host, name) for name, host in world.hosts.items() if host.units_}
     plain = cloud.scan(world)
     return replace(
         plain,

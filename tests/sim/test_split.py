@@ -42,6 +42,7 @@ class Desk:
         self.path = directory / "journal.sqlite"
 
     def go(self, direction: str, *lost: str) -> None:
+        self.world.reborn()
         if not self.path.exists():
             Journal.create(self.path, self.plan.digest).close()
         journal = DyingJournal.open(self.path)

@@ -82,6 +82,7 @@ def test_nothing_of_a_pretended_world_is_left_to_the_real_one() -> None:
         (dry.DryProxy, ports.ProxyPort),
         (dry.DryNova, ports.NovaPort),
         (dry.DryRabbit, ports.RabbitNodePort),
+        (dry.DryRelay, ports.RelayPort),
         (dry.DryWorld, ports.World),
     ):
         wanted = {n for n, v in vars(port).items() if callable(v) and not n.startswith("_")}

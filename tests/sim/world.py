@@ -27,12 +27,14 @@ from recell.adapters.ports import (
     UnitState,
 )
 from recell.errors import StalePlan, Unreachable
+from recell.model.moving import Ends, Login
 from recell.model.urls import parse_url
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
 from tests.sim.database import CELL0 as CELL0
 from tests.sim.database import CELL1 as CELL1
 from tests.sim.database import SimNova
+from tests.sim.moving import SimDatabases, SimMover, SimRelay
 
 START_S = 2.0
 API_START_S = 3.0
@@ -93,6 +95,8 @@ class SimWorld:
         self.complaints: list[str] = []
         self.points = 0
         self.kill_at = -1
+        self.killed = False
+        self.databases = SimDatabases(self)
         self.changes: list[str] = []
         self.dead: set[str] = set()  # brokers that never answer again
         self._pid = 1000
@@ -118,6 +122,20 @@ class SimWorld:
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
         raise AssertionError("no RabbitMQ is split here")
+
+    def relay(self, host: str, name: str) -> SimRelay:
+        assert host == "db1"
+        return self.databases.relay
+
+    def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
+        if self.databases.mover is None or self.databases.mover.ours != ours:
+            self.databases.mover = SimMover(self.databases, ends, ours, nova)
+        return self.databases.mover
+
+    def reborn(self) -> None:
+        """Another process of recell's begins."""
+        self.killed = False
+        self.databases.reborn()
 
     def wait(self, seconds: float) -> None:
         self.time += seconds
@@ -154,8 +172,11 @@ class SimWorld:
 
     def point(self, what: str) -> None:
         """A moment at which recell can die."""
+        if self.killed:
+            raise Killed(f"{what}: what a dead process would tidy up stays as it is")
         self.points += 1
         if self.points == self.kill_at:
+            self.killed = True
             raise Killed(what)
 
     def next_pid(self) -> int:
@@ -174,9 +195,11 @@ class SimWorld:
                 broker = self.broker_named(unit.config["transport_url"])
                 if not self.takers(broker, "conductor"):
                     self._complain(f"{server.server} publishes to {broker}, where no conductor takes")
-                if unit.config["cell1"] != self.database.cell1_truth:
+                if not self.database.is_cell1(unit.config["cell1"]):
                     self._complain(f"{server.server} believes cell1 to be elsewhere")
                 self.tasks.append(Task(broker, self.time))
+        for complaint in self.databases.observe():
+            self._complain(complaint)
         if not any(
             u.active and u.role == "scheduler" and self.broker_named(u.config["transport_url"]) == "mq1"
             for h in self.hosts.values()
@@ -238,6 +261,7 @@ class SimWorld:
             },
             "proxies": {(s.server, s.backend): s.state for p in self.proxies.values() for s in p.servers()},
             "mappings": self.database.rows,
+            "databases": self.databases.picture(),
             "services": {
                 c: sorted((r.host, r.binary) for r in rows) for c, rows in self.database.records.items()
             },
@@ -428,7 +452,7 @@ class SimHost:
             "no_upcall": get(text, "workarounds", "disable_group_policy_check_upcall") or "",
             "notify": get(text, "oslo_messaging_notifications", "transport_url") or transport or "",
         }
-        if unit.role == "api":
+        if unit.role in ("api", "scheduler", "conductor"):
             mapping = next(m for m in self.world.database.rows if m.uuid == CELL1)
             unit.config["cell1"] = "|".join(
                 (

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import threading
 import time
@@ -436,6 +437,24 @@ def test_forward(host: SshHost) -> None:
         client.close()
         peer.close()
         host.unforward(local, "127.0.0.1", port)
+        assert not local.exists()
+
+
+def test_a_unix_socket_of_the_host_is_reached_as_its_user(host: SshHost, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        local = host.forward_socket(str(path))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(local))
+            peer, _ = server.accept()
+            with peer:
+                said = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+                assert struct.unpack("3i", said)[1] == os.getuid()
+                peer.sendall(b"hello")
+                assert client.recv(5) == b"hello"
+        host.unforward_socket(local, str(path))
         assert not local.exists()
 
 

@@ -78,6 +78,7 @@ def facts(cloud: Cloud) -> dict[str, object]:
 def _wait_for_foundation() -> None:
     for spec, port in (
         (topology.DATABASE, topology.DATABASE_PORT),
+        (topology.CELL_DATABASE, topology.DATABASE_PORT),
         *((broker, topology.BROKER_PORT) for broker in topology.BROKERS),
     ):
         ready.wait(

@@ -181,9 +181,11 @@ disable-write-exception = true
 """
 
 
-def mariadb_cnf() -> str:
-    """/etc/mysql/mariadb.conf.d/90-cloud.cnf."""
-    return """\
+def mariadb_cnf(host: HostSpec) -> str:
+    """/etc/mysql/mariadb.conf.d/90-cloud.cnf. The cell's own server is empty at first, and small."""
+    number = host.ip.rpartition(".")[2]
+    pool, log = ("192M", "64M") if host == topology.DATABASE else ("64M", "32M")
+    return f"""\
 [mariadbd]
 bind-address = 0.0.0.0
 skip-name-resolve
@@ -192,15 +194,15 @@ character-set-server = utf8mb3
 collation-server = utf8mb3_general_ci
 
 # Nova's rows can be followed as they change.
-server-id = 31
+server-id = {number}
 log-bin = /var/lib/mysql/binlog
 binlog_format = ROW
 binlog_row_image = FULL
 expire_logs_days = 3
 max_binlog_size = 128M
 
-innodb_buffer_pool_size = 192M
-innodb_log_file_size = 64M
+innodb_buffer_pool_size = {pool}
+innodb_log_file_size = {log}
 innodb_flush_log_at_trx_commit = 2
 sync_binlog = 0
 performance_schema = OFF

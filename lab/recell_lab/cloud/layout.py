@@ -42,8 +42,8 @@ def part_of(host: HostSpec, cloud: Cloud, passwords: Passwords) -> Part:
             return _nova(host, cloud, passwords) + _compute(cloud)
         case "services":
             return _services(cloud, passwords)
-        case "database":
-            return _database()
+        case "database" | "database_cell":
+            return _database(host)
         case "rabbitmq" | "rabbitmq_api":
             return _broker(host, passwords)
     raise LabError(f"{host.name}: the cloud has nothing for the role {host.role!r}")
@@ -240,12 +240,12 @@ def _load_balancer(cloud: Cloud) -> Part:
     return Part((_text("/etc/haproxy/haproxy.cfg", confs.haproxy_cfg(cloud)),), ("haproxy",))
 
 
-def _database() -> Part:
+def _database(host: HostSpec) -> Part:
     # Debian's script of ExecStartPost looks through all tables of all databases at each start.
     drop_in = "[Service]\nExecStartPost=\nLimitNOFILE=16384\nLimitMEMLOCK=infinity\n"
     return Part(
         (
-            _text("/etc/mysql/mariadb.conf.d/90-cloud.cnf", confs.mariadb_cnf()),
+            _text("/etc/mysql/mariadb.conf.d/90-cloud.cnf", confs.mariadb_cnf(host)),
             _text(f"{SYSTEM}/mariadb.service.d/cloud.conf", drop_in),
         ),
         ("mariadb",),

@@ -38,6 +38,7 @@ SOURCES = (
     "prepared.py",
     "topology.py",
 )
+SERVERS = (topology.DATABASE, topology.CELL_DATABASE)
 DEBIAN = ("mariadb-server", "rabbitmq-server", "erlang-base")
 
 
@@ -64,6 +65,8 @@ def _trees(spec: HostSpec) -> list[tuple[str, str, str]]:
     match spec.role:
         case "database":
             return [("mysql", MYSQL, "mysql:mysql")]
+        case "database_cell":
+            return [("mysql-cell", MYSQL, "mysql:mysql")]
         case "rabbitmq" | "rabbitmq_api":
             return [(spec.name, MNESIA, "rabbitmq:rabbitmq")]
         case "services":
@@ -81,7 +84,7 @@ def place(cloud: Cloud) -> Path:
     versions = subprocess.run(query, capture_output=True, check=True).stdout
     here = Path(__file__).parent
     sources = [(here / name).read_bytes() for name in SOURCES]
-    settings = [confs.mariadb_cnf(), *map(confs.rabbitmq_conf, topology.BROKERS)]
+    settings = [*map(confs.mariadb_cnf, SERVERS), *map(confs.rabbitmq_conf, topology.BROKERS)]
     texts = [text.encode() for text in settings]
     key = packages.cache_key(packages.pins_file(cloud.nova).read_bytes(), versions, *sources, *texts)
     return state.CACHE_DIR / f"cloud-{cloud.nova}-{key[:16]}"
@@ -107,7 +110,7 @@ def ensure(cloud: Cloud, hosts: Mapping[str, Host], progress: Callable[[str], No
         # Of Nova nothing runs yet, only its commands.
         units = () if host.spec == first else part.units
         host.prepare(part.files, _first_units(units))
-        if host.spec == topology.DATABASE:
+        if host.spec in SERVERS:
             Layer(host.upper()).hide(MYSQL)
             host.copy_tree(new / "empty", MYSQL, "mysql:mysql")
     lab.at_once(used, Host.start)
@@ -215,6 +218,10 @@ def _databases(
     # What led here is nobody's business: the binary log begins with the cloud.
     database.run(["mariadb"], input=b"RESET MASTER;")
     database.run(["systemctl", "stop", "mariadb"])
+    empty = hosts[topology.CELL_DATABASE.name]
+    ready.wait("the second MariaDB starts", lambda: ready.listens(topology.CELL_DATABASE.ip, 3306), 120)
+    empty.run(["mariadb"], input=b"RESET MASTER;")
+    empty.run(["systemctl", "stop", "mariadb"])
 
 
 def _grants(passwords: Passwords) -> str:

@@ -29,6 +29,7 @@ MEMCACHED_PORT = 11211
 LOAD_BALANCER = HostSpec("lb1", f"{NETWORK}.5", "loadbalancer", 256)
 SERVICES = HostSpec("svc1", f"{NETWORK}.21", "services", 1024)
 DATABASE = HostSpec("db1", f"{NETWORK}.31", "database", 3072)
+CELL_DATABASE = HostSpec("db2", f"{NETWORK}.32", "database_cell", 1024)
 BROKERS = tuple(HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq", 512) for n in (1, 2, 3))
 API_BROKER = HostSpec("mq4", f"{NETWORK}.44", "rabbitmq_api", 512)
 
@@ -63,7 +64,7 @@ class Cloud:
     @property
     def foundation(self) -> tuple[HostSpec, ...]:
         """What Nova stands on: needs nothing of Nova to come up."""
-        return (DATABASE, *BROKERS, API_BROKER, LOAD_BALANCER, SERVICES)
+        return (DATABASE, CELL_DATABASE, *BROKERS, API_BROKER, LOAD_BALANCER, SERVICES)
 
     @property
     def hosts(self) -> tuple[HostSpec, ...]:
@@ -73,6 +74,7 @@ class Cloud:
             *self.controllers,
             SERVICES,
             DATABASE,
+            CELL_DATABASE,
             *BROKERS,
             API_BROKER,
             *self.computes,

@@ -9,10 +9,11 @@ import fnmatch
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import (
     BrokerPort,
     ConnectionInfo,
@@ -29,6 +30,7 @@ from recell.adapters.ports import (
     QueueInfo,
     RabbitNodePort,
     RawMapping,
+    RelayPort,
     ServiceRow,
     SocketInfo,
     UnitState,
@@ -36,7 +38,9 @@ from recell.adapters.ports import (
     World,
 )
 from recell.errors import StalePlan, WouldWait
+from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
+from recell.model.relay import Held, RelayState, Side, Switched, Upstream
 
 
 @dataclass
@@ -297,6 +301,59 @@ class DryProxy:
         self._states[backend, server] = {"ready": "UP", "drain": "DRAIN", "maint": "MAINT"}[state]
 
 
+class DryRelay:
+    """:class:`~recell.adapters.ports.RelayPort` that holds nobody and puts nothing on a host."""
+
+    def __init__(self, real: RelayPort, record: Record) -> None:
+        self.host = real.host
+        self._real = real
+        self._record = record
+        self._state: RelayState | None = None
+        self._removed = False
+
+    def install(
+        self, listen: Upstream, upstreams: Mapping[Side, Upstream], accounts: Mapping[str, str],
+        side: Side = "old",
+    ) -> None:
+        if self.state() is None:
+            self._record.add(self.host, f"put a relay on port {listen[1]}")
+            self._state, self._removed = RelayState(side, listen, dict(upstreams)), False
+
+    def remove(self) -> None:
+        if self.state() is not None:
+            self._record.add(self.host, "remove the relay")
+            self._state, self._removed = None, True
+
+    def state(self) -> RelayState | None:
+        """As it would be; of a relay that is there already, its own with what would have changed."""
+        if self._state is None and not self._removed:
+            return self._real.state()
+        return self._state
+
+    def try_logins(self) -> tuple[str, ...]:
+        return self._real.try_logins() if self._real.state() is not None else ()
+
+    def hold(self, limit_s: float, lease_s: float) -> Held:
+        self._record.add(self.host, "hold the relay's connections")
+        state = self.state()
+        return Held(state.connections if state else 0, 0.0, stateful=state.stateful if state else ())
+
+    def renew(self) -> None:
+        return None
+
+    def switch(self, side: Side) -> Switched:
+        state = self.state()
+        if state is None or state.side == side:
+            return Switched(0, 0)
+        self._record.add(self.host, f"switch the relay to its {side} side")
+        self._state = replace(state, side=side)
+        return Switched(state.connections - len(state.stateful), len(state.stateful),
+                        tuple(str(client) for client in state.stateful))
+
+    def release(self) -> None:
+        self._record.add(self.host, "let the relay's connections go on")
+
+
 class DryNova:
     """:class:`~recell.adapters.ports.NovaPort` that changes nothing."""
 
@@ -425,6 +482,8 @@ class DryWorld:
         self._hosts: dict[str, DryHost] = {}
         self._brokers: dict[str, DryBroker] = {}
         self._proxies: dict[str, DryProxy] = {}
+        self._movers: dict[Ends, MoverPort] = {}
+        self._relays: dict[tuple[str, str], DryRelay] = {}
         self._nova: DryNova | None = None
         self._rabbits: dict[str, DryRabbit] = {}
         self._joined: set[str] = set()
@@ -447,11 +506,25 @@ class DryWorld:
                 self._proxies[host] = DryProxy(self._real.proxy(host), self.record)
             return self._proxies[host]
 
+    def relay(self, host: str, name: str) -> RelayPort:
+        with self._lock:
+            if (host, name) not in self._relays:
+                self._relays[host, name] = DryRelay(self._real.relay(host, name), self.record)
+            return self._relays[host, name]
+
     def nova(self) -> NovaPort:
         with self._lock:
             if self._nova is None:
                 self._nova = DryNova(self._real.nova(), self.record)
             return self._nova
+
+    def mover(self, ends: Ends, ours: Login, nova: Login) -> MoverPort:
+        from recell.adapters.dry_mover import DryMover
+
+        with self._lock:
+            if ends not in self._movers:
+                self._movers[ends] = DryMover(self._real.mover(ends, ours, nova), ends, self.record)
+            return self._movers[ends]
 
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,

@@ -194,6 +194,22 @@ class Master:
                 self._ask("cancel", "-L", f"{local}:{target}:{port}")
             local.unlink(missing_ok=True)
 
+    def forward_socket(self, path: str) -> Path:
+        """A local unix socket that leads to the unix socket ``path`` of the host, opened as this user."""
+        with self._lock:
+            self.ensure()
+            local = _private.path("f")
+            if self._ask("forward", "-L", f"{local}:{path}") != 0:
+                raise Denied(f"sshd on {self.where} does not forward unix sockets",
+                             "Set AllowStreamLocalForwarding yes there")
+            return local
+
+    def unforward_socket(self, local: Path, path: str) -> None:
+        with self._lock:
+            if self._control is not None and self._control.exists():
+                self._ask("cancel", "-L", f"{local}:{path}")
+            local.unlink(missing_ok=True)
+
     def agent_command(self) -> list[str]:
         become = "" if self.address.user == "root" else "sudo -n "
         return ["ssh", *self._options(), "-o", "ControlMaster=no", "-T", "--", self.address.host,

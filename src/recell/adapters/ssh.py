@@ -202,6 +202,13 @@ class SshHost:
     def unforward(self, local: Path, host: str, port: int) -> None:
         self._master.unforward(local, host, port)
 
+    def forward_socket(self, path: str) -> Path:
+        """A local unix socket that leads to this host's unix socket ``path``."""
+        return self._master.forward_socket(path)
+
+    def unforward_socket(self, local: Path, path: str) -> None:
+        self._master.unforward_socket(local, path)
+
     def close(self) -> None:
         with self._lock:
             if self._session is not None:

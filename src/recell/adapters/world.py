@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,14 +12,18 @@ from recell.adapters import cutting
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
+from recell.adapters.mover_port import MoverPort
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import CutNode, HostPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.rabbit_node import RabbitNode
+from recell.adapters.relay import Relay
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
 from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
 from recell.model.deployment import Deployment, NovaService
+from recell.model.moving import Ends, Login
+from recell.model.relay import Side
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,25 @@ def secrets_of(config: Config) -> Secrets:
     )
 
 
-class RealWorld:
-    """:class:`~recell.adapters.ports.World`. Thread-safe; connects to what is asked for."""
+MakeMover = Callable[[Mapping[Side, SshHost], Ends, Login, Login, Callable[[], None]], MoverPort]
+"""(hosts, ends, recell's account, Nova's, permit): the mover stands above this layer."""
 
-    def __init__(self, deployment: Deployment) -> None:
+
+class RealWorld:
+    """:class:`~recell.adapters.ports.World`. Thread-safe; connects to what is asked for.
+
+    :param make_mover: for plans that move a database.
+    """
+
+    def __init__(self, deployment: Deployment, make_mover: MakeMover | None = None) -> None:
         self.deployment = deployment
+        self._make_mover = make_mover
+        self._movers: dict[tuple[Ends, str], MoverPort] = {}
         self._lock = threading.RLock()
         self._hosts: dict[str, SshHost] = {}
         self._brokers: dict[str, RabbitCluster] = {}
         self._proxies: dict[str, HaproxySocket] = {}
+        self._relays: dict[tuple[str, str], Relay] = {}
         self._nova: NovaDatabases | None = None
         self._fence: Fence | None = None
         self._claimed: tuple[str, ...] = ()
@@ -97,12 +111,30 @@ class RealWorld:
                 self._proxies[host] = HaproxySocket(self.host(host))
             return self._proxies[host]
 
+    def relay(self, host: str, name: str) -> Relay:
+        with self._lock:
+            if (host, name) not in self._relays:
+                self._relays[host, name] = Relay(self.host(host), name, wait=self.wait)
+            return self._relays[host, name]
+
     def nova(self) -> NovaDatabases:
         """From the first controller whose API service can be read; its URLs fill the templates."""
         with self._lock:
             if self._nova is None:
                 self._nova = self._open_nova()
             return self._nova
+
+    def mover(self, ends: Ends, ours: Login, nova: Login) -> MoverPort:
+        if self._make_mover is None:
+            raise Unsupported("this command moves no rows", "Use recell apply, resume or undo")
+        with self._lock:
+            key = (ends, ours.user)
+            if key not in self._movers:
+                hosts: dict[Side, SshHost] = {
+                    "old": self.host(ends.old.host), "new": self.host(ends.new.host),
+                }
+                self._movers[key] = self._make_mover(hosts, ends, ours, nova, self._permit)
+            return self._movers[key]
 
     def _open_nova(self) -> NovaDatabases:
         trouble: RecellError | None = None
@@ -206,6 +238,11 @@ class RealWorld:
 
     def close(self) -> None:
         with self._lock:
+            movers = list(self._movers.values())
+            self._movers.clear()
+        for mover in movers:
+            mover.close()
+        with self._lock:
             if self._nova is not None:
                 self._nova.close()
                 self._nova = None
@@ -213,6 +250,7 @@ class RealWorld:
             self._hosts.clear()
             self._brokers.clear()
             self._proxies.clear()
+            self._relays.clear()
         if hosts:
             with ThreadPoolExecutor(min(32, len(hosts))) as pool:
                 list(pool.map(lambda host: host.close(), hosts))

@@ -20,6 +20,7 @@ from recell.journal import Journal, position
 from recell.model.deployment import Deployment, load_deployment
 from recell.model.layout import BrokerLayout, Layout, load_any_layout, load_layout
 from recell.model.plan import Plan, load_plan
+from recell.mover.cell import CellMove
 from recell.steps import Context, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -126,7 +127,7 @@ def scan_again(deployment: Deployment, at: float) -> Deployment:
 @contextlib.contextmanager
 def world_of(deployment: Deployment) -> Iterator[RealWorld]:
     """The real world, closed again at the end."""
-    world = RealWorld(deployment)
+    world = RealWorld(deployment, CellMove)
     try:
         yield world
     finally:

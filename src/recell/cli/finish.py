@@ -10,6 +10,7 @@ from recell.adapters.ssh import Fence
 from recell.cli.desk import Desk, hosts_of, options, world_of
 from recell.errors import Locked
 from recell.journal import position
+from recell.steps import Context, bind
 
 
 @click.command("finish", short_help="Close the way back and let the hosts go.")
@@ -35,13 +36,16 @@ def command(directory: Path, as_json: bool) -> None:
                 f"recell finish can't go on: the conversion is {where}",
                 "Bring it to an end first with: recell resume, or recell undo",
             )
-        with journal.writing("finish", "forward") as epoch:
+        with journal.writing("finish", "forward") as epoch, world_of(desk.deployment()) as world:
+            world.claim(Fence(journal.id, epoch, "recell finish"), *hosts_of(plan))
+            if where == "applied":
+                context = Context(world, journal, plan.id, plan.fingerprints, desk.limits())
+                for step in reversed(bind(plan, context)):
+                    step.finish()
             journal.finish()
-            with world_of(desk.deployment()) as world:
-                world.claim(Fence(journal.id, epoch, "recell finish"), *hosts_of(plan))
-                for name in hosts_of(plan):
-                    world.host(name).forget(plan.id)
-                world.release(*hosts_of(plan))
+            for name in hosts_of(plan):
+                world.host(name).forget(plan.id)
+            world.release(*hosts_of(plan))
     finally:
         journal.close()
     click.echo(

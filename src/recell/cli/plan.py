@@ -11,7 +11,7 @@ from recell.cli.desk import Desk, options
 from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout
 from recell.model.plan import Plan, PlanStep, dump_plan
 from recell.planning.rabbit import plan_rabbit
-from recell.planning.split import plan_split
+from recell.planning.split import make_plan
 
 
 @click.command("plan", short_help="Make plan.json out of deployment.json and layout.yaml.")
@@ -36,7 +36,7 @@ def command(directory: Path, as_json: bool, example: bool, rabbitmq: bool) -> No
     if isinstance(layout, BrokerLayout):
         plan = plan_rabbit(desk.deployment(), layout, time.time())
     else:
-        plan = plan_split(desk.deployment(), layout, time.time())
+        plan = make_plan(desk.deployment(), layout, time.time())
     desk.save(desk.plan_path, dump_plan(plan))
     click.echo(dump_plan(plan).decode() if as_json else text(plan), nl=False)
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from recell.cli.desk import OPERATOR, Desk, options
-from recell.journal import Entry, position
+from recell.journal import Entry, Journal, position
 from recell.model.plan import Plan
 
 
@@ -34,6 +34,7 @@ def command(directory: Path, as_json: bool) -> None:
         state = {
             "position": position(plan, journal),
             "backup": journal.recall(OPERATOR, "backup"),
+            "way_back": _way_back(plan, journal),
             "steps": _steps(plan, entries),
             "runs": [
                 {
@@ -53,6 +54,8 @@ def command(directory: Path, as_json: bool) -> None:
     click.echo(f"{plan.kind} {plan.id}: {state['position']}")
     if state.get("backup"):
         click.echo(f"  backup: {state['backup']['words']}")
+    if state.get("way_back"):
+        click.echo(f"  way back: {state['way_back']['words']}")
     for step in state["steps"]:
         when = time.strftime("%H:%M:%S", time.localtime(step["at"])) if step["at"] else ""
         phase = f"{step['direction']} {step['phase']}" if step["phase"] else "not begun"
@@ -62,6 +65,29 @@ def command(directory: Path, as_json: bool) -> None:
             f"  run: recell {run['verb']} by pid {run['pid']} on {run['machine']}:"
             f" {run['outcome'] or 'no end written (running, or killed)'}"
         )
+
+
+def _way_back(plan: Plan, journal: Journal) -> dict[str, Any] | None:
+    """Until when a database that moved can be brought back; ``until`` None: nothing limits it."""
+    for step in plan.steps:
+        if step.kind != "switch-database" or journal.finished:
+            continue
+        last, known = journal.last(step.id), journal.recall(step.id, "way-back")
+        if known is None or last is None or (last.direction == "backward" and last.phase != "started"):
+            continue
+        server = f"{step.params['ends']['new']['address']}:{step.params['ends']['new']['port']}"
+        if not known["kept_s"]:
+            words = f"undo works as long as nobody purges the binary log of {server}"
+            return {"until": None, "words": words}
+        until = known["at"] + known["kept_s"]
+        when = time.strftime("%d %b %H:%M", time.localtime(until))
+        said = "has purged" if until < time.time() else "purges"
+        return {
+            "until": until,
+            "words": f"{server} {said} its binary log of the switch at {when}; undo the database's move"
+            " before then, or let that server keep it longer",
+        }
+    return None
 
 
 def _steps(plan: Plan, entries: Mapping[str, Entry | None]) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def run(
     if unknown:
         raise BadInput(
             f"--lost names no broker that this plan moves services to: {', '.join(sorted(unknown))}",
-            f"It can be: {', '.join(sorted(new_brokers(plan)))}",
+            f"It can be: {', '.join(sorted(new_brokers(plan))) or 'none, this plan moves no broker'}",
         )
     journal = desk.journal()
     try:
@@ -50,7 +50,7 @@ def run(
             measuring.before(desk, plan, journal, "backward")
         drive(desk, plan, journal, verb, "backward", observer(as_json), lost=frozenset(lost))
     except Unreachable as error:
-        if lost:
+        if lost or not new_brokers(plan):
             raise
         hint = f"or, when the new broker is dead for good: recell undo --lost {' '.join(new_brokers(plan))}"
         raise Unreachable(error.sentence, f"{error.remedy}; {hint}") from None

@@ -34,15 +34,34 @@ class ApiLevel(_Strict):
     hosts: tuple[str, ...] = ()  # of the super-conductor; empty: where nova-conductor runs today
 
 
+class CellDatabase(_Strict):
+    """A database server of the cell's own: inventory name of its host, port, and the address that Nova's
+    URLs get (empty: the host's name, or its IP address where today's URL has one).
+
+    ``from``: inventory name of today's server, when the URL leads to a virtual address or a proxy.
+    ``relay_port``: free on today's server's host; Nova reaches its database through it for the time of
+    the move.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 3306
+    address: str = ""
+    source: Annotated[str, Field(alias="from")] = ""
+    relay_port: Annotated[int, Field(ge=1, le=65535)] = 3307
+
+
 class Cell(_Strict):
     """cell1, the deployment that is there today.
 
+    ``database``: ``keep``, or the server that it moves to.
     ``api_database``: ``keep`` lets its conductor go on reading the API database (group policy
     upcalls); ``remove`` sets [workarounds] disable_group_policy_check_upcall on every compute first.
     """
 
     broker: Literal["keep"] = "keep"
-    database: Literal["keep"] = "keep"
+    database: Literal["keep"] | CellDatabase = "keep"
     api_database: Literal["keep", "remove"] = "keep"
     config: str = ""  # path of its conductor's own nova.conf; empty: nova-<cell>.conf beside nova.conf
 
@@ -190,7 +209,7 @@ api:
 cells:
   cell1:                  # the deployment as it runs today
     broker: keep
-    database: keep
+    database: keep        # or {host: db2}: a MariaDB server of its own, moved to under load
     api_database: keep    # or remove: then no compute may need an upcall any more
 services:
   metadata: api           # or cell

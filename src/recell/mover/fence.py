@@ -71,7 +71,7 @@ class Hold:
         self._guard = threading.Lock()
         self._stop = threading.Event()
         self._renewer: threading.Thread | None = None
-        self._probed = ""
+        self._tables: tuple[str, ...] = ()
         self.since: Position | None = None
         """Where the binlog stood when the last writer had ended."""
 
@@ -83,12 +83,13 @@ class Hold:
                  trace: TracebackType | None) -> None:
         self.end()
 
-    def begin(self) -> float:
-        """Seconds until all writers waited. Nothing is held when it raises.
+    def prepare(self) -> None:
+        """What takes time, and can be done before anybody waits: sessions, and the tables' names.
 
-        :raises StepFailed: a transaction didn't end in time; it is named.
-        :raises Unsupported: a Galera node, or a server without binlog.
+        :raises Unsupported: a Galera node, or no tables.
         """
+        self.end()
+        self.since = None
         session = Session(self._endpoint, timeout=self._lease_s + self._patience_s)
         # Made before, so that the proof doesn't wait for a connection while the writers wait for it.
         witness = Session(self._endpoint, timeout=self._lease_s + self._patience_s)
@@ -99,22 +100,38 @@ class Hold:
             tables = _tables(session, self._endpoint.database)
             if not tables:
                 raise Unsupported(f"{self._endpoint.where} has no tables", "Look at the URL")
-            session.execute("SET SESSION wait_timeout = %s", (max(1, round(self._lease_s)),))
             # MySQL can't wait less than a second.
             session.execute("SET SESSION lock_wait_timeout = %s",
                             (0 if session.mariadb else max(1, round(self._patience_s)),))
             session.commit()
             if witness.mariadb:
                 witness.execute("SET SESSION lock_wait_timeout = 0")
-            began = time.monotonic()
-            self._lock(session, witness, tables, began)
-            seconds = time.monotonic() - began
-            self.since = session.binlog_end()
         except BaseException:
             session.close()
             witness.close()
             raise
-        self._session, self._witness, self._probed = session, witness, tables[0]
+        self._session, self._witness, self._tables = session, witness, tables
+
+    def begin(self) -> float:
+        """Seconds until all writers waited. Nothing is held when it raises.
+
+        :raises StepFailed: a transaction didn't end in time; it is named.
+        :raises Unsupported: a Galera node, or a server without binlog.
+        """
+        if self._session is None or self._witness is None or not self._lives():
+            self.prepare()
+        session, witness = self._session, self._witness
+        if session is None or witness is None:
+            raise StepFailed(f"{self._endpoint.where} broke off", _AGAIN)
+        try:
+            session.execute("SET SESSION wait_timeout = %s", (max(1, round(self._lease_s)),))
+            began = time.monotonic()
+            self._lock(session, witness, self._tables, began)
+            seconds = time.monotonic() - began
+            self.since = session.binlog_end()
+        except BaseException:
+            self.end()
+            raise
         self._stop.clear()
         self._renewer = threading.Thread(target=self._renew, name="hold", daemon=True)
         self._renewer.start()
@@ -142,6 +159,9 @@ class Hold:
 
     def held(self) -> bool:
         """Asked of the server, not remembered."""
+        return self.since is not None and self._lives()
+
+    def _lives(self) -> bool:
         with self._guard:
             if self._session is None:
                 return False
@@ -191,7 +211,7 @@ class Hold:
         if not session.mariadb:
             return False
         try:
-            session.execute(f"LOCK TABLES {name(self._probed)} WRITE")
+            session.execute(f"LOCK TABLES {name(self._tables[0])} WRITE")
         except Busy:
             return True
         session.execute("UNLOCK TABLES")

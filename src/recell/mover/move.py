@@ -258,14 +258,17 @@ class Move:
         now = self._source_end()
         if not self._feed.reach(now, limit_s) or len(self.members.work):
             raise StepFailed("rows of the source still change", "Stop its writers before draining it")
-        self._write(phase="drained", position=str(end), proven=str(end), gtid=follower.proven_gtid)
+        watched = self._known.watched if self._sentry is None else str(self._sentry.position)
+        self._write(phase="drained", position=str(end), proven=str(end), gtid=follower.proven_gtid,
+                    watched=watched)
         return Drained(str(end), keys, time.monotonic() - began)
 
     def reverse(self) -> None:
-        """After drain: from now on changes at the target flow back to the source.
+        """After drain: what has changed at the target since flows back to the source from now on.
 
-        To be called while nobody writes to either; then writers may begin at the target. Called again,
-        after another drain, it turns back.
+        Writers may have begun at the target already: the other direction begins at the position at which
+        both sides were proven equal. At the source nobody may write any more. Called again, after another
+        drain, it turns back.
         """
         if self.phase != "drained":
             raise StepFailed(f"the move is {self.phase}, not drained", "Stop the writers and drain first")
@@ -280,7 +283,8 @@ class Move:
         back = Journal(here)
         back.create()
         back.take_over()
-        start, watched = self._look(there), self._look(here)
+        start = self._patiently(lambda: _known_at(there, Position.parse(before.watched)), there)
+        watched = self._patiently(lambda: _known_at(here, end), here)
         after = replace(
             before, generation=before.generation + 1, phase="following", position=str(start.position),
             proven=str(start.position), gtid=start.gtid, source=start.identity, target=watched.identity,
@@ -528,12 +532,24 @@ def _state_of(endpoint: Endpoint) -> State | None:
         journal.close()
 
 
+def _known_at(endpoint: Endpoint, position: Position) -> Start:
+    """A position between two transactions, and what proves the binlog to be the same later."""
+    session = Session(endpoint)
+    try:
+        return Start(position, _gtid_at(session, position), identity(session))
+    finally:
+        session.close()
+
+
+def _gtid_at(session: Session, position: Position) -> str:
+    if not session.mariadb:
+        return ""
+    found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))
+    return str(found[0][0] or "").split(",")[0]
+
+
 def _start_of(session: Session) -> Start:
     """Begins a snapshot in ``session``; what proves the binlog to be the same later."""
     known = identity(session)
     position = session.snapshot()
-    gtid = ""
-    if session.mariadb:
-        found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))
-        gtid = str(found[0][0] or "").split(",")[0]
-    return Start(position, gtid, known)
+    return Start(position, _gtid_at(session, position), known)

@@ -116,14 +116,15 @@ def _value(change: Change, service: NovaService, deployment: Deployment, secrets
         case "copy":
             return service.transport_url.replace(HIDDEN, secrets.broker)
         case _:
-            url = parse_url(service.transport_url).with_nodes(
+            of_database = change["section"] == "database"
+            url = parse_url(service.database if of_database else service.transport_url).with_nodes(
                 tuple((str(h), int(p)) for h, p in change["nodes"])
             )
             text = url.shown()
             if "vhost" in change:
                 text = text.rpartition("/")[0] + "/" + change["vhost"].removeprefix("/")
                 text += f"?{url.query}" if url.query else ""
-            return text.replace(HIDDEN, secrets.broker)
+            return text.replace(HIDDEN, secrets.database if of_database else secrets.broker)
 
 
 def _kolla(found: tuple[Setting, ...]) -> dict[str, str]:

@@ -296,7 +296,7 @@ def _roll_host(
             unit=name,
             topics=["conductor"],
             nova_host=next(c.nova_host for c in facts.conductors if c.host == host),
-            reads=[_super_reads(facts, host)],
+            reads=[super_reads(facts, host)],
             **new,
         )
     if quiet_forward or quiet_backward:
@@ -336,7 +336,8 @@ def _roll_host(
         )
 
 
-def _super_reads(facts: Facts, host: str) -> str:
+def super_reads(facts: Facts, host: str) -> str:
+    """The configuration file of the super-conductor on ``host``."""
     conductor = next(s for s in facts.conductors if s.host == host)
     if conductor.container:
         return contained.super_config(facts, conductor, conductor.container)

@@ -246,7 +246,7 @@ def _restart(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
     unit = str(step.params["unit"])
     commands = [_sh("systemctl", "restart", unit)]
     words = f"Restart {unit}. {_LOSS}"
-    if step.kind == "restart-api":
+    if step.kind in ("restart-api", "renew-api"):
         words = f"Restart {unit} while no proxy sends it requests, and wait until it answers."
         commands.append(
             _sh("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", str(step.params["url"]))
@@ -323,6 +323,96 @@ def _by_hand(told: runbook_rabbit.Told) -> Callable[[_Book, PlanStep, bool], lis
 
     return hands
 
+def _things(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    end, database = step.params["ends"][step.params["side"]], str(step.params["ends"]["database"])
+    account = f"recell_{book.plan.id[:8]}"
+    made: list[str] = (book.recall(step.id, "made") or []) if undo else list(step.params["things"])
+    if undo:
+        known = "; ".join(
+            {"recell": f"drop the accounts {account}", "database": f"drop the database {database}",
+             "nova": "drop Nova's accounts"}[t]
+            for t in reversed(made)
+        )  # fmt: skip
+        words = f"On {end['address']}:{end['port']}, as its root: {known}." if known else (
+            f"Nothing was made when this was printed. {_AGAIN}"
+        )
+        return [book.hand(step, words, *(["mariadb"] if known else []))]
+    if step.params["side"] == "old":
+        return [book.hand(step, "By hand no account of recell's is needed: you are root there.")]
+    old = step.params["ends"]["old"]
+    return [
+        book.hand(
+            step,
+            f"Make the empty database, and Nova's account as SHOW GRANTS tells it on {old['address']}.",
+            f"mariadb-dump --no-data --databases {shlex.quote(database)}"
+            f" | ssh {shlex.quote(end['host'])} mariadb",
+            where=str(old["host"]),
+        )
+    ]
+
+
+def _follow(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    ends = step.params["ends"]
+    if undo:
+        return [
+            book.hand(
+                step,
+                "Drop the tables recell_mover_* of the cell's database on both servers; none of Nova's"
+                " rows is in them.",
+            )
+        ]
+    command = (
+        f"mariadb-dump --single-transaction --master-data=2 {shlex.quote(str(ends['database']))}"
+        f" | ssh {shlex.quote(str(ends['new']['host']))} mariadb {shlex.quote(str(ends['database']))}"
+    )
+    words = "Load a dump into the new server, and let it replicate from the position in the dump's head."
+    return [book.hand(step, words, command, where=str(ends["old"]["host"]))]
+
+
+def _relay(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    installs = (step.params["forward"] == "install") != undo
+    unit = f"recell-relay-{book.plan.id}"
+    if installs:
+        side = "new" if undo else "old"
+        end = step.params["ends"][side]
+        command = _sh("socat", f"TCP-LISTEN:{step.params['port']},fork,reuseaddr",
+                      f"TCP:{end['address']}:{end['port']}")  # fmt: skip
+        words = f"Any TCP forwarder will do by hand; it leads to the {side} server."
+        return [book.hand(step, words, command)]
+    words = "Stop it once nobody is connected through it."
+    return [book.hand(step, words, _sh("systemctl", "disable", "--now", unit))]
+
+
+def _relayed(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    sql = "SELECT id, user, host FROM information_schema.processlist WHERE db = " + _text(
+        str(step.params["ends"]["database"])
+    )
+    where = str(step.params["ends"]["new" if undo else "old"]["host"])
+    words = f"See that every session comes from {', '.join(step.params['relay_addresses'])}."
+    return [book.hand(step, words, f"echo {shlex.quote(sql)} | mariadb", where=where)]
+
+
+def _switch(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    ends = step.params["ends"]
+    source, goal = (ends["new"], ends["old"]) if undo else (ends["old"], ends["new"])
+    words = (
+        f"By hand users notice this. Stop every Nova service but nova-compute; dump {ends['database']} on"
+        f" {source['address']} and load it on {goal['address']}"
+        + (", after its rights there are given back to Nova's account" if undo else "")
+        + "; let the relay lead there; start the services."
+    )
+    command = f"mariadb-dump --single-transaction {shlex.quote(str(ends['database']))} > cell.sql"
+    return [book.hand(step, words, command, where=str(source["host"]))]
+
+
+def _node(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    if book.recall(step.id, "old") is not None or undo:
+        return _mapping(book, step, undo)
+    host, port = step.params["node"]
+    words = f"Write {host}:{port} as the host of the cell's database_connection, all else as it is."
+    listed = f"nova-manage cell_v2 list_cells --verbose | grep {step.params['cell']}"
+    return [book.hand(step, words, listed)]
+
 
 _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "literal-mapping": _mapping,
@@ -342,5 +432,14 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "retire-records": _records,
     "prove": _prove,
     **{kind: _by_hand(told) for kind, told in runbook_rabbit.KINDS.items()},
+    "database-things": _things,
+    "follow-database": _follow,
+    "relay": _relay,
+    "relayed": _relayed,
+    "switch-database": _switch,
+    "move-mapping": _node,
+    "renew-api": _restart,
+    "renew-rpc": _restart,
+    "renew-console": _restart,
 }
 """Every kind of step there is; a test compares them with those of recell.steps."""

@@ -13,7 +13,9 @@ from dataclasses import replace
 from recell.model.plan import PlanStep
 
 BEGINNING = "the beginning"
-RESTARTS = ("restart-api", "restart-rpc", "recycle-compute", "repoint")
+RESTARTS = (
+    "restart-api", "restart-rpc", "recycle-compute", "repoint", "renew-api", "renew-rpc", "renew-console"
+)  # fmt: skip
 
 
 def with_safe_points(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:

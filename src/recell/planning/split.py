@@ -16,11 +16,23 @@ from recell.model.deployment import Deployment, NovaService
 from recell.model.layout import Layout
 from recell.model.plan import ExpectedChange, Fingerprint, Plan
 from recell.model.urls import parse_url
-from recell.planning import contained, phases, topology, upcalls
+from recell.planning import contained, database, moves, phases, topology, upcalls
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
 from recell.planning.safety import with_safe_points
 
 KIND = "split-super-conductor"
+
+
+def make_plan(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
+    """What leads from the deployment to the layout: the split, with the cell's database moved after it
+    when the layout says so; or that move alone, where the API level is split off already.
+
+    :raises BadInput, Unsupported: as :func:`plan_split`.
+    """
+    moves_database = any(cell.database != "keep" for cell in layout.cells.values())
+    if deployment.generation == "v2" and moves_database and is_split(deployment):
+        return moves.after_split(deployment, layout, made_at)
+    return plan_split(deployment, layout, made_at)
 
 
 def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
@@ -34,6 +46,14 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
     if layout.cells[facts.cell_name].api_database == "remove":
         upcalls.remove_api_database(facts, draft)
     phases.conclude(facts, draft)
+    remarks, picture = _remarks(facts), topology.after_split(deployment, layout, facts.cell_name)
+    wanted = layout.cells[facts.cell_name].database
+    moved: tuple[ExpectedChange, ...] = ()
+    if wanted != "keep":
+        move = moves.with_split(facts, wanted)
+        moved = database.add_phase(move, draft)
+        remarks = (*remarks[:-1], *database.remarks(move), remarks[-1])
+        picture = moves.moved_topology(picture, move)
     touched = {s.where for s in draft.steps}
     known = [
         Fingerprint(h.name, f.path, f.sha256)
@@ -50,6 +70,7 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         ),
         ExpectedChange(facts.cell_name, "services", "*", "the API level's services leave the cell"),
         ExpectedChange("cell0", "services", "*", "the API level's services report there"),
+        *moved,
     ]
     return Plan(
         format=1,
@@ -60,9 +81,9 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         steps=with_safe_points(draft.steps),
         fingerprints=tuple(dict.fromkeys([*known, *absent])),
         expected_changes=tuple(changes),
-        remarks=_remarks(facts),
+        remarks=remarks,
         topology_before=topology.before(deployment),
-        topology_after=topology.after_split(deployment, layout, facts.cell_name),
+        topology_after=picture,
     ).sealed()
 
 

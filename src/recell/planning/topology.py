@@ -50,3 +50,24 @@ def after_split(deployment: Deployment, layout: Layout, cell: str) -> dict[str, 
             },
         ]
     }
+
+
+def of_split(deployment: Deployment, cell: str) -> dict[str, Any]:
+    """The same shape, of a deployment whose API level has been split off."""
+    groups = []
+    for group in before(deployment)["groups"]:
+        if "api" in group["services"]:
+            roles = {"super-conductor" if r == "conductor" else r: h for r, h in group["services"].items()}
+            groups.append({**group, "name": "API level", "services": roles})
+        else:
+            groups.append({**group, "name": cell})
+    return {"groups": groups}
+
+
+def with_database(picture: dict[str, Any], cell: str, database: str) -> dict[str, Any]:
+    """The same picture, with the cell's database elsewhere (a shown URL)."""
+    return {
+        "groups": [
+            {**group, "database": database} if group["name"] == cell else group for group in picture["groups"]
+        ]
+    }

@@ -8,16 +8,28 @@ from recell.adapters.ports import World
 from recell.errors import RecellError
 from recell.model.deployment import Deployment
 from recell.model.layout import Layout
+from recell.model.moving import Ends, Login
 from recell.model.plan import Plan
 from recell.model.urls import parse_url
 from recell.model.violation import Violation
 from recell.planning.ini import get
 
 ROOM_BYTES = 64 * 1024 * 1024
+WAY_BACK_S = 86400.0
+"""How long the way back of a moved database has to stay open at least."""
 
 
 def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> Iterator[Violation]:
-    for rule in (_files, _room, _account, _new_files_are_new, _new_containers_are_new):
+    for rule in (
+        _files,
+        _room,
+        _account,
+        _new_files_are_new,
+        _new_containers_are_new,
+        _databases,
+        _replicas,
+        _ports,
+    ):
         try:
             yield from rule(world, plan)
         except RecellError as error:
@@ -122,3 +134,53 @@ def _account(world: World, plan: Plan) -> Iterator[Violation]:
                 f"somebody serves {' and '.join(taken)} on {broker.name} already",
                 "Another Nova uses that vhost: name another vhost or broker",
             )
+
+
+def _databases(world: World, plan: Plan) -> Iterator[Violation]:
+    for step in plan.steps:
+        if step.kind == "follow-database":
+            ends = Ends.from_json(step.params["ends"])
+            user = parse_url(str(step.params["url"])).endpoints[0].user
+            yield from world.mover(ends, Login("recell_check", ""), Login(user, "")).troubles(WAY_BACK_S)
+
+
+def _replicas(world: World, plan: Plan) -> Iterator[Violation]:
+    """A second URL, for reading: it would go on leading to the old server."""
+    copies = {(s.where, s.params["path"]): s.params["source"] for s in plan.steps if s.kind == "copy-config"}
+    files = {
+        (s.where, copies.get((s.where, s.params["path"]), s.params["path"]))
+        for s in plan.steps
+        if s.kind == "edit-config"
+        and any((c["section"], c["op"]) == ("database", "nodes") for c in s.params["changes"])
+    }
+    for host, path in sorted(files):
+        text = (world.host(host).read(path) or b"").decode()
+        if get(text, "database", "slave_connection"):
+            yield Violation(
+                f"replica:{host}:{path}",
+                "stop",
+                host,
+                f"[database] slave_connection in {path} would go on leading to the old server",
+                "Remove it, restart the services that read it, then scan and plan again",
+            )
+
+
+def _ports(world: World, plan: Plan) -> Iterator[Violation]:
+    for step in plan.steps:
+        if step.kind != "relay" or step.params["forward"] != "install":
+            continue
+        port = int(step.params["port"])
+        listed = world.host(step.where).query(["cat", "/proc/net/tcp", "/proc/net/tcp6"]).stdout.decode()
+        if any(_listens(line.split(), port) for line in listed.splitlines()):
+            yield Violation(
+                f"port:{step.where}:{port}",
+                "stop",
+                step.where,
+                f"something listens on port {port} already, which the relay needs",
+                "Write another relay_port in the layout",
+            )
+
+
+def _listens(words: list[str], port: int) -> bool:
+    """A line of /proc/net/tcp: number, local address:port, remote one, state (0A: it listens)."""
+    return len(words) > 3 and words[3] == "0A" and words[1].endswith(f":{port:04X}")

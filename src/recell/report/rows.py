@@ -68,6 +68,8 @@ _OWNERS: Mapping[str, str] = {
     "instance_actions_events":
         "(SELECT a.instance_uuid FROM instance_actions a WHERE a.id = action_id)",
 }
+BOOKKEEPING = "recell_mover_"
+"""The mover's own tables, beside Nova's while a database moves."""
 _FLOATS = frozenset({"float", "double", "real"})
 _LONG = frozenset({
     "tinytext", "text", "mediumtext", "longtext", "tinyblob", "blob", "mediumblob", "longblob",
@@ -112,7 +114,7 @@ def snapshot(nova: NovaPort, path: Path) -> int:
 
 
 def tables(nova: NovaPort, cell: str) -> tuple[Table, ...]:
-    """All base tables of a database, by name. A table without a primary key is keyed by all."""
+    """Nova's tables in a database, by name. A table without a primary key is keyed by all."""
     columns: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in nova.query(cell, (
             "SELECT c.table_name AS t, c.column_name AS c, c.data_type AS d "
@@ -129,7 +131,8 @@ def tables(nova: NovaPort, cell: str) -> tuple[Table, ...]:
         keys[str(row["t"])].append(str(row["c"]))
     return tuple(
         Table(name, tuple(cols), tuple(keys.get(name) or [c for c, _ in cols]))
-        for name, cols in sorted(columns.items()))
+        for name, cols in sorted(columns.items())
+        if not name.startswith(BOOKKEEPING))
 
 
 def select(table: Table) -> str:

@@ -117,6 +117,10 @@ class BaseStep:
             return ""
         return self.prove(toward)
 
+    def finish(self) -> None:
+        """The way back is closed: take away what only served it. Can be repeated. Mostly nothing: old
+        values are removed with their directory."""
+
     # -- what a step writes -----------------------------------------------------------------------
 
     def look(self, toward: Direction) -> Finding:

@@ -1,26 +1,31 @@
-"""Make a cell's mapping literal, so that no process resolves it from its own configuration."""
+"""Write a cell's mapping: literal, so that no process resolves it from its own configuration, or with
+its database at another address."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import ClassVar
 
 from recell.adapters.ports import RawMapping
 from recell.errors import Unknowable, Unsupported
 from recell.model.step import Direction, Finding
+from recell.model.urls import parse_url
 from recell.planning.changes import MappingUrl
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
 from recell.steps.base import BaseStep
 
-__all__ = ["LiteralMapping", "MappingUrl"]
+__all__ = ["LiteralMapping", "MappingUrl", "MoveMapping"]
 
 
-class LiteralMapping(BaseStep):
+class _MappingStep(BaseStep):
     """Both URLs at once, compare-and-set, read back: nova-manage with one URL would take the other
-    from nova.conf. Running processes see no difference: the text resolves to what they have."""
+    from nova.conf."""
 
-    kind: ClassVar[str] = "literal-mapping"
+    def changed(self, now: RawMapping) -> RawMapping:
+        """The row that the way forward writes."""
+        raise NotImplementedError  # pragma: no cover
 
     def look(self, toward: Direction) -> Finding:
         old, new = self._both()
@@ -32,18 +37,26 @@ class LiteralMapping(BaseStep):
             return Finding.done("read back: both URLs as they should be")
         if now == origin:
             return Finding.not_done("as it was")
+        if toward == "forward" and _sha(now) in self._noted():
+            return Finding.done("both URLs were changed further by a later step")
         return Finding.unknown(f"the mapping of {now.name} is neither what it was nor what recell wrote")
 
     def act(self, toward: Direction) -> None:
         if toward == "forward" and self.recall("old") is None:
             now = self._now()
-            self.remember("new", self._keep(self._resolved(now)))
+            after = self.changed(now)
+            self.remember("new", self._keep(after))
             self.remember("old", self._keep(now))
+            noted = self._noted()
+            more = [_sha(m) for m in (now, after) if _sha(m) not in noted]
+            self.context.journal.remember(f"mapping:{self.param('cell')}", "shas", [*noted, *more])
         old, new = self._both()
         if old is None or new is None:
             return
         source, target = (old, new) if toward == "forward" else (new, old)
         if self._now() != target:
+            # Processes that have read the other one have to go.
+            self.remember("turn", int(self.recall("turn", 0)) + 1)
             self.world.nova().set_mapping(source, target)
 
     def _now(self) -> RawMapping:
@@ -54,33 +67,14 @@ class LiteralMapping(BaseStep):
             f"cell {self.param('cell')} has no mapping any more", "See nova-manage cell_v2 list_cells"
         )
 
-    def _resolved(self, raw: RawMapping) -> RawMapping:
-        text = (self.host.read(str(self.param("config"))) or b"").decode()
-        transport = get(text, "DEFAULT", "transport_url")
-        database = get(text, "database", "connection")
-        if transport is None or database is None:
-            raise Unsupported(
-                f"{self.param('config')} on {self.spec.where} lacks a URL that a mapping uses",
-                "Write both URLs into the mapping by hand, then scan again",
-            )
-        return replace(
-            raw,
-            transport_url=resolve_template(raw.transport_url, transport),
-            database_connection=resolve_template(raw.database_connection, database),
-        )
+    def _noted(self) -> list[str]:
+        """Hashes of all that this mapping has been by a step's doing, or before it."""
+        noted: list[str] = self.context.journal.recall(f"mapping:{self.param('cell')}", "shas", [])
+        return noted
 
     def _keep(self, mapping: RawMapping) -> str:
         """On the host whose nova.conf the URLs come from: they hold passwords."""
-        text = "\0".join(
-            (
-                mapping.uuid,
-                mapping.name,
-                mapping.transport_url,
-                mapping.database_connection,
-                "1" if mapping.disabled else "",
-            )
-        )
-        return self.host.keep(self.context.keep, text.encode())
+        return self.host.keep(self.context.keep, _text(mapping))
 
     def _both(self) -> tuple[RawMapping | None, RawMapping | None]:
         return self._load(self.recall("old")), self._load(self.recall("new"))
@@ -92,3 +86,51 @@ class LiteralMapping(BaseStep):
             self.host.kept(self.context.keep, sha256).decode().split("\0")
         )
         return RawMapping(uuid, name, transport, database, bool(disabled))
+
+
+class LiteralMapping(_MappingStep):
+    """Running processes see no difference: the text resolves to what they have."""
+
+    kind: ClassVar[str] = "literal-mapping"
+
+    def changed(self, now: RawMapping) -> RawMapping:
+        text = (self.host.read(str(self.param("config"))) or b"").decode()
+        transport = get(text, "DEFAULT", "transport_url")
+        database = get(text, "database", "connection")
+        if transport is None or database is None:
+            raise Unsupported(
+                f"{self.param('config')} on {self.spec.where} lacks a URL that a mapping uses",
+                "Write both URLs into the mapping by hand, then scan again",
+            )
+        return replace(
+            now,
+            transport_url=resolve_template(now.transport_url, transport),
+            database_connection=resolve_template(now.database_connection, database),
+        )
+
+
+class MoveMapping(_MappingStep):
+    """The same account and database at another ``node`` ([host, port])."""
+
+    kind: ClassVar[str] = "move-mapping"
+
+    def changed(self, now: RawMapping) -> RawMapping:
+        host, port = self.param("node")
+        url = parse_url(now.database_connection).with_nodes(((str(host), int(port)),))
+        return replace(now, database_connection=url.text())
+
+
+def _text(mapping: RawMapping) -> bytes:
+    return "\0".join(
+        (
+            mapping.uuid,
+            mapping.name,
+            mapping.transport_url,
+            mapping.database_connection,
+            "1" if mapping.disabled else "",
+        )
+    ).encode()
+
+
+def _sha(mapping: RawMapping) -> str:
+    return hashlib.sha256(_text(mapping)).hexdigest()

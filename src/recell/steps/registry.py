@@ -8,9 +8,10 @@ from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
 from recell.steps.compute import RecycleCompute
 from recell.steps.containers import SiblingContainer
+from recell.steps.database import DatabaseThings, FollowDatabase, Relayed, RelayStep
 from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
-from recell.steps.mapping import LiteralMapping
+from recell.steps.mapping import LiteralMapping, MoveMapping
 from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
 from recell.steps.quiet import Quiet
@@ -18,7 +19,8 @@ from recell.steps.rabbit import Conf, Handling, Join, Policies, Rehome
 from recell.steps.rabbit_part import OldCookie, Part
 from recell.steps.records import RetireRecords
 from recell.steps.repoint import Repoint
-from recell.steps.units import RestartApi, RestartRpc, StartUnit
+from recell.steps.switch import SwitchDatabase
+from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, RestartRpc, StartUnit
 
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
@@ -26,12 +28,15 @@ KINDS: dict[str, type[BaseStep]] = {
         BrokerAccount,
         Conf,
         CopyConfig,
+        DatabaseThings,
         DropIn,
         EditConfig,
+        FollowDatabase,
         Handling,
         Join,
         KeepExchange,
         LiteralMapping,
+        MoveMapping,
         OldCookie,
         Part,
         Policies,
@@ -40,6 +45,11 @@ KINDS: dict[str, type[BaseStep]] = {
         Quiet,
         RecycleCompute,
         Rehome,
+        RelayStep,
+        Relayed,
+        RenewApi,
+        RenewConsole,
+        RenewRpc,
         Repoint,
         RestartApi,
         RestartRpc,
@@ -47,6 +57,7 @@ KINDS: dict[str, type[BaseStep]] = {
         SiblingContainer,
         SiblingUnit,
         StartUnit,
+        SwitchDatabase,
     )
 }
 

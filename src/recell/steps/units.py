@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recell.adapters.ports import UnitState, processes_of
+from recell.adapters.ports import UnitState, UnitVerb, processes_of
 from recell.errors import StepFailed
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
@@ -167,6 +167,10 @@ class RestartApi(UnitStep):
         unit = self.unit()
         if not self.fresh():
             return Finding.not_done(f"{unit.name} is {unit.active}, older than its configuration")
+        return self.answers()
+
+    def answers(self) -> Finding:
+        unit = self.unit()
         status = self.host.http_status(str(self.param("url")), timeout=10)
         if 0 < status < 500:
             return Finding.done(f"{unit.name} answers {status}, newer than its configuration")
@@ -176,6 +180,9 @@ class RestartApi(UnitStep):
         self._nobody_is_served()
         if not self.fresh():
             self.host.systemctl("restart", str(self.param("unit")))
+        self.await_answer()
+
+    def await_answer(self) -> None:
         began = self.world.clock()
         while not 0 < self.host.http_status(str(self.param("url")), timeout=30) < 500:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
@@ -197,3 +204,110 @@ class RestartApi(UnitStep):
                         f"{server.backend}/{server.server} on {target['proxy']} takes requests again",
                         "Somebody reloaded HAProxy or set it ready; then: recell resume drains it again",
                     )
+
+
+class _Renewed(UnitStep):
+    """The process that ran when this step began has to go: what it reads at its start (a cell mapping
+    in the database, too, whose age no file tells) has changed.
+
+    It is known by its pid and its start. A later restart by anybody else counts as well. ``because``: the
+    step that writes the mapping; each time it has, a process has to go anew. Where it acts both ways, undo
+    only sees to it that the unit runs: a run may have been killed while it was down. The restart that undo
+    needs comes later in its way, when the address was taken back.
+    """
+
+    def only_runs(self, toward: Direction) -> bool:
+        return toward == "backward" and self.spec.acts == "both"
+
+    def _turn(self) -> int:
+        """How often the mapping was written; 0: never, so every process is right."""
+        return int(self.context.journal.recall(str(self.param("because")), "turn", 0))
+
+    def renewed(self, toward: Direction) -> bool:
+        if self.only_runs(toward):
+            return self.unit().running
+        turn, unit = self._turn(), self.unit()
+        known = self.recall("before", {})
+        if not unit.running or not self.fresh():
+            return False
+        if not turn:
+            return True
+        if known.get("turn") != turn:
+            return False
+        return bool(unit.main_pid != known["pid"] or unit.started_at > known["began"] + 1.0)
+
+    def note_old(self) -> None:
+        """Before anything is restarted."""
+        if self.recall("before", {}).get("turn") != self._turn():
+            unit = self.unit()
+            self.remember("before", {"turn": self._turn(), "pid": unit.main_pid, "began": unit.started_at})
+
+
+class RenewApi(_Renewed, RestartApi):
+    """Restart a WSGI service for a changed cell mapping."""
+
+    kind: ClassVar[str] = "renew-api"
+
+    def look(self, toward: Direction) -> Finding:
+        if not self.renewed(toward):
+            return Finding.not_done(f"{self.param('unit')} is older than the cell's new address")
+        return self.answers()
+
+    def act(self, toward: Direction) -> None:
+        if self.only_runs(toward):
+            self.host.systemctl("start", str(self.param("unit")))
+        else:
+            self.note_old()
+            self._nobody_is_served()
+            if not self.renewed(toward):
+                self.host.systemctl("restart", str(self.param("unit")))
+        self.await_answer()
+
+
+class RenewRpc(_Renewed, RestartRpc):
+    """Restart an RPC server where it is, for a changed cell mapping or configuration."""
+
+    kind: ClassVar[str] = "renew-rpc"
+
+    def look(self, toward: Direction) -> Finding:
+        if not self.renewed(toward):
+            return Finding.not_done(f"{self.param('unit')} is older than the cell's new address")
+        end, topics = self.param("old"), self.param("topics")
+        if self.consuming(end["broker"], end["vhost"], topics):
+            return Finding.done(f"{self.param('unit')} serves {', '.join(topics)} on {end['broker']}")
+        return Finding.partial(f"{self.param('unit')} runs and does not serve {', '.join(topics)} yet")
+
+    def act(self, toward: Direction) -> None:
+        end = self.param("old")
+        if not self.only_runs(toward):
+            self.note_old()
+            if not self.renewed(toward) and self.unit().active not in ("inactive", "failed"):
+                self.end(toward, end["broker"], end["vhost"])
+        self.host.systemctl("start", str(self.param("unit")))
+        self.await_consuming(end["broker"], end["vhost"], self.param("topics"))
+
+
+class RenewConsole(_Renewed):
+    """Restart a console proxy. Open consoles end with it; users open them again."""
+
+    kind: ClassVar[str] = "renew-console"
+
+    def look(self, toward: Direction) -> Finding:
+        unit = self.unit()
+        if not self.renewed(toward):
+            return Finding.not_done(f"{unit.name} is older than its configuration")
+        return Finding.done(f"{unit.name} is newer than its configuration")
+
+    def act(self, toward: Direction) -> None:
+        self.note_old()
+        if not self.renewed(toward):
+            verb: UnitVerb = "start" if self.only_runs(toward) else "restart"
+            self.host.systemctl(verb, str(self.param("unit")))
+        began = self.world.clock()
+        while not self.unit().running:
+            if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
+                raise StepFailed(
+                    f"{self.param('unit')} on {self.spec.where} does not start",
+                    f"See journalctl -u {self.param('unit')} there, then: recell resume, or recell undo",
+                )
+            self.world.wait(POLL_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from neutron.wsgi.api import application  # type: ignore[import-not-found]
-from sqlalchemy import orm  # type: ignore[import-not-found]
+from sqlalchemy import orm
 
 __all__ = ["application"]
 

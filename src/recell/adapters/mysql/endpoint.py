@@ -26,7 +26,8 @@ class Endpoint:
 
     @property
     def where(self) -> str:
-        return f"the database {self.database} on {self.host}:{self.port}"
+        what = f"the database {self.database}" if self.database else "the database server"
+        return f"{what} on {self.host}:{self.port}"
 
     def tls(self) -> ssl.SSLContext | None:
         """:raises OSError: ``ca`` can't be read."""

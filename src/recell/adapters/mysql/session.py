@@ -77,7 +77,9 @@ class Session:
         except (pymysql.Error, OSError) as error:
             self.fail(error)
         _read_much(self._connection)
-        self.version = str(self._connection.get_server_info())  # type: ignore[no-untyped-call]
+        version = str(self._connection.get_server_info())  # type: ignore[no-untyped-call]
+        # What MariaDB says first, for the sake of old replicas.
+        self.version = version.removeprefix("5.5.5-")
         self.mariadb = "mariadb" in self.version.lower()
         self.execute(_SESSION)
         # By statement: the variable has another name in every other version.

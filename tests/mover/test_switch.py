@@ -1,0 +1,260 @@
+"""The moment on real servers: the step itself, the real relay and the real mover, under writers."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from recell.adapters.ports import Finished
+from recell.errors import StepFailed
+from recell.journal import Journal
+from recell.model.moving import End, Ends, Login
+from recell.model.plan import PlanStep
+from recell.model.relay import Side
+from recell.model.scope import Rule, Schema, Scope, Whole
+from recell.model.step import Truth
+from recell.mover import cell
+from recell.mover.cell import CellMove
+from recell.planning.tables import cell_scope
+from recell.steps import Context
+from recell.steps.database import DatabaseThings, FollowDatabase
+from recell.steps.switch import SwitchDatabase
+from tests.mover.relays import PASSWORD, USER, Rig, Writers, run
+from tests.mover.test_relay import rig as rig
+from tests.mover.test_relay import sides as sides
+from tests.private_server import Server
+
+
+class Host:
+    """A database server's host: its forwards lead to its one server; old values are kept in memory."""
+
+    def __init__(self, name: str, server: Server) -> None:
+        self.name = name
+        self.server = server
+        self.values: dict[str, bytes] = {}
+
+    def keep(self, plan: str, content: bytes) -> str:
+        name = hashlib.sha256(content).hexdigest()
+        self.values[name] = content
+        return name
+
+    def kept(self, plan: str, sha256: str) -> bytes:
+        return self.values[sha256]
+
+    def query(self, argv: Sequence[str]) -> Finished:
+        done = subprocess.run(argv, capture_output=True, check=False)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def read(self, path: str) -> bytes | None:
+        return None
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return (pattern,)
+
+    def forward(self, host: str, port: int) -> Path:
+        return self.server.socket
+
+    def forward_socket(self, path: str) -> Path:
+        return self.server.socket
+
+    def unforward(self, local: Path, host: str, port: int) -> None:
+        return None
+
+    def unforward_socket(self, local: Path, path: str) -> None:
+        return None
+
+
+class World:
+    """As much of the world as these steps ask for. Made anew it is another process's."""
+
+    def __init__(self, rig: Rig, hosts: dict[str, Host]) -> None:
+        self.rig = rig
+        self.hosts = hosts
+        self._mover: CellMove | None = None
+        self._relay = rig.instance()
+
+    def host(self, name: str) -> Host:
+        return self.hosts[name]
+
+    def relay(self, host: str, name: str) -> Any:
+        return self._relay
+
+    def mover(self, ends: Ends, ours: Login, nova: Login) -> CellMove:
+        if self._mover is None:
+            sides: dict[Side, Any] = {"old": self.hosts["db1"], "new": self.hosts["db2"]}
+            self._mover = CellMove(sides, ends, ours, nova)
+        return self._mover
+
+    def nova(self) -> Any:
+        url = f"mysql+pymysql://{USER}:a%20secret%20of%20Nova%27s@db1/nova"
+        return SimpleNamespace(mappings=lambda: (SimpleNamespace(uuid="c1", database_connection=url),))
+
+    def clock(self) -> float:
+        return time.time()
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(min(seconds, 0.2))
+
+    def close(self) -> None:
+        if self._mover is not None:
+            self._mover.close()
+
+
+def understood(schema: Schema) -> Scope:
+    """These tables aren't Nova's."""
+    whole: Rule = Whole()
+    return cell_scope(schema, {t.name: whole for t in schema.tables})
+
+
+@pytest.fixture
+def stage(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """Makes the steps of one run, each time as another process would have them."""
+    monkeypatch.setattr(cell, "cell_scope", understood)
+    rig.new.sql("DROP DATABASE nova", f"DROP USER {USER}@'127.0.0.1'", database="")
+    # The account comes by the socket too here.
+    secret = PASSWORD.replace("'", "''")
+    rig.old.sql(
+        f"CREATE OR REPLACE USER {USER}@'localhost' IDENTIFIED BY '{secret}'",
+        f"GRANT ALL ON nova.* TO {USER}@'localhost'", "DROP USER nova_ed@'127.0.0.1'",
+        database="")  # fmt: skip
+    rig.new.sql("DROP USER nova_ed@'127.0.0.1'", database="")
+    hosts = {"db1": Host("db1", rig.old), "db2": Host("db2", rig.new)}
+    ends = Ends(End("db1", "127.0.0.1", rig.ports["old"]), End("db2", "127.0.0.1", rig.ports["new"]), "nova")
+    journal = Journal.create(tmp_path / "journal.sqlite", "d" * 64)
+    worlds: list[World] = []
+
+    def make() -> Any:
+        for old in worlds:
+            old.close()
+        worlds.append(World(rig, hosts))
+        context = Context(worlds[-1], journal, "0123456789abcdef", (), {})  # type: ignore[arg-type]
+
+        def step(kind: type[Any], name: str, **params: Any) -> Any:
+            where = "db2" if params.get("side") == "new" else "db1"
+            more = {"cell": "c1", "ends": ends.to_json(), **params}
+            return kind(PlanStep(name, kind.kind, where, name, "", "", params=more), context)
+
+        return SimpleNamespace(
+            old=step(DatabaseThings, "old", side="old", things=["recell"]),
+            new=step(DatabaseThings, "new", side="new", things=["recell", "database", "nova"]),
+            follow=step(FollowDatabase, "follow"),
+            switch=step(SwitchDatabase, "switch"),
+            world=worlds[-1],
+            journal=journal,
+        )
+
+    with journal.writing("apply", "forward"):
+        yield make
+    for world in worlds:
+        world.close()
+    journal.close()
+    for server in (rig.old, rig.new):
+        ours = "SELECT User, Host FROM mysql.user WHERE User LIKE 'recell%'"
+        for user, host in server.sql(ours, database=""):
+            server.sql(f"DROP USER '{user}'@'{host}'", database="")
+
+
+def rows(server: Server) -> Counter[tuple[int, int]]:
+    return Counter((who, number) for who, number in server.sql("SELECT who, number FROM done"))
+
+
+def whole(server: Server, acknowledged: list[tuple[int, int]]) -> None:
+    """Every transaction that was acknowledged is there, with its three rows; none by halves."""
+    found = rows(server)
+    assert set(acknowledged) <= set(found) and set(found.values()) <= {3}
+
+
+def test_there_and_back_under_writers(rig: Rig, stage: Callable[[], Any]) -> None:
+    run_ = stage()
+    rig.relay.remove()
+    rig.relay.install(("127.0.0.1", rig.port), {s: ("127.0.0.1", p) for s, p in rig.ports.items()},
+                      {USER: PASSWORD})  # fmt: skip
+    with Writers(rig) as writers:
+        writers.more(30)
+        for step in (run_.old, run_.new, run_.follow):
+            step.do()
+            assert step.verify("forward")
+        writers.more(30)
+        assert run_.switch.check("forward").truth is Truth.NOT_DONE
+        run_.switch.do()
+        said = run_.switch.verify("forward")
+        assert "proven equal" in said and "shut" in said
+        moved = rows(rig.old)
+        writers.more(60)
+        assert writers.errors == []
+        assert sum((rows(rig.new) - moved).values()) > 0, "they write to the new server now"
+        again = stage()  # another process: what was done is seen
+        assert again.switch.check("forward").truth is Truth.DONE
+        assert again.follow.check("forward").truth is Truth.DONE
+        again.switch.undo()
+        assert again.switch.verify("backward")
+        writers.more(60)
+    assert writers.errors == []
+    whole(rig.old, writers.acknowledged)
+    for direction in ("forward", "backward"):
+        assert again.journal.recall("switch", f"held-{direction}") > 0
+    for step in (again.follow, again.new, again.old):
+        step.undo()
+        assert step.verify("backward")
+    assert not rig.old.sql("SHOW TABLES LIKE 'recell%'")
+    assert ("nova",) not in rig.new.sql("SHOW DATABASES", database="")
+
+
+def test_a_run_that_died_after_the_switch_is_brought_to_its_end(
+    rig: Rig, stage: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ = stage()
+    for step in (run_.old, run_.new, run_.follow):
+        step.do()
+    client = rig.connect()
+    run(client, "INSERT INTO done (who, number, part) VALUES (9, 1, 0)")
+    client.commit()
+
+    class Dead(BaseException):
+        pass
+
+    def dies(self: Any, *_: Any) -> None:
+        raise Dead
+
+    monkeypatch.setattr(SwitchDatabase, "_settle", dies)
+    with pytest.raises(Dead):
+        run_.switch.do()
+    monkeypatch.undo()
+    monkeypatch.setattr(cell, "cell_scope", understood)
+    assert rig.where(client) == 72
+    run(client, "INSERT INTO done (who, number, part) VALUES (9, 2, 0)")  # users are served meanwhile
+    client.commit()
+    later = stage()
+    found = later.switch.check("forward")
+    assert found.truth is Truth.PARTIAL and "flow back" in found.why
+    later.switch.do()
+    assert later.switch.verify("forward")
+    later.world._mover.catch_up(60)
+    assert {n for _, n in rows(rig.old)} == {1, 2}, "what was written before it came back too"
+
+
+def test_whoever_does_not_rest_is_named_and_everybody_goes_on(
+    rig: Rig, stage: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recell.steps.switch.ATTEMPTS", 2)
+    run_ = stage()
+    for step in (run_.old, run_.new, run_.follow):
+        step.do()
+    busy, other = rig.connect(), rig.connect()
+    run(busy, "INSERT INTO done (who, number, part) VALUES (1, 1, 0)")
+    with pytest.raises(StepFailed, match=r"did not come to rest in 2 attempts.*nova at .*transaction"):
+        run_.switch.do()
+    run(other, "INSERT INTO done (who, number, part) VALUES (1, 2, 0)")
+    other.commit()
+    busy.commit()
+    assert rig.where(busy) == 71
+    run_.switch.do()
+    assert rig.where(busy) == 72 == rig.where(other)

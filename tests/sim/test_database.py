@@ -1,0 +1,315 @@
+"""cell1's database moves, in the simulated world: with the split, after it, killed everywhere, undone."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from recell.adapters.ports import Finished
+from recell.cli.main import main
+from recell.errors import BadInput, StepFailed, Unsupported, VerifyFailed
+from recell.journal import Journal
+from recell.model.moving import Retention
+from recell.model.plan import Plan, dump_plan, load_plan
+from recell.model.step import Truth
+from recell.model.violation import Violation
+from recell.planning import runbook
+from recell.planning.export import export
+from recell.planning.split import make_plan, plan_split
+from recell.preflight import check, live
+from recell.steps import Context, bind
+from tests.sim import kolla
+from tests.sim.cloud import DB_URL, LAYOUT, MOVE, build, layout, scan
+from tests.sim.moving import SimMover
+from tests.sim.test_split import LIMITS
+from tests.sim.test_split import desks as desks
+from tests.sim.test_trust import rehearsed
+from tests.sim.world import Killed, SimHost, SimWorld
+
+
+def both() -> tuple[SimWorld, Plan]:
+    """A collapsed Nova, and the plan of the split and the move."""
+    world = build()
+    return world, make_plan(scan(world), layout(MOVE), 0.0)
+
+
+def alone(desks: Any) -> tuple[SimWorld, Plan]:
+    """A Nova that was split before, and the plan of the move."""
+    world = build()
+    desks(world, plan_split(scan(world), layout(LAYOUT), 0.0)).go("forward")
+    return world, make_plan(scan(world), layout(MOVE), 0.0)
+
+
+def test_the_plan_says_where_and_holds_no_secret() -> None:
+    _, plan = both()
+    data = dump_plan(plan)
+    assert load_plan(data, "plan.json") == plan
+    assert b"s3cret" not in data and b"dbpw" not in data
+    titles = [s.title for s in plan.steps]
+    assert any("hold writers" in t and "db2:3306" in t for t in titles)
+    assert any("db1:3307" in t for t in titles)
+    assert any("purges" in r for r in plan.remarks)
+    assert set(plan.databases) == {"api", "cell0", "cell1"}
+    groups = {g["name"]: g["database"] for g in plan.topology_after["groups"]}
+    assert "@db2:3306/" in groups["cell1"]
+
+
+def test_there_and_back_and_there_again(desks: Any) -> None:
+    world, plan = both()
+    before = world.picture()
+    desk = desks(world, plan)
+    desk.go("forward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    after = world.picture()
+    assert {a for _, _, a in world.databases.users()} == {("db2", 3306)}
+    assert after["databases"]["old"][2] is False, "Nova can't write to the old one any more"
+    conductor = world.hosts["ctl2"].units_["nova-conductor"].config
+    assert conductor["connection"] == DB_URL.replace("@db1/", "@db2:3306/")
+    changes = list(world.changes)
+    desk.go("forward")
+    assert world.changes == changes, "applied twice it changes nothing"
+    world.wait(5)
+    desk.go("backward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == before
+    desk.go("forward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == after
+
+
+def test_a_nova_that_was_split_before(desks: Any) -> None:
+    world, plan = alone(desks)
+    before = world.picture()
+    assert plan.kind == "move-cell-database"
+    groups = {g["name"]: g for g in plan.topology_after["groups"]}
+    assert "@db2:3306/" in groups["cell1"]["database"]
+    assert "super-conductor" in groups["API level"]["services"]
+    desk = desks(world, plan)
+    desk.go("forward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert {a for _, _, a in world.databases.users()} == {("db2", 3306)}
+    desk.go("backward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == before
+
+
+def test_in_kollas_containers(desks: Any) -> None:
+    world = kolla.build()
+    before = world.picture()
+    desk = desks(world, make_plan(kolla.scan(world), layout(MOVE), 0.0))
+    desk.go("forward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert {a for _, _, a in world.databases.users()} == {("db2", 3306)}
+    desk.go("backward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == before
+
+
+def test_the_moments_length_is_in_the_journal(desks: Any) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    world.databases.relay.busy = 2  # two attempts find a transaction open, and let it go
+    desk.go("forward")
+    desk.go("backward")
+    journal = Journal.open(desk.path, read_only=True)
+    assert 0 < journal.recall("cell1-db/switch", "held-forward") < 1.5
+    assert 0 < journal.recall("cell1-db/switch", "held-backward") < 1.5
+    assert journal.recall("cell1-db/switch", "way-back")["kept_s"] == 3 * 86400
+    journal.close()
+    assert world.changes.count("hold") == 4
+
+
+def test_a_cloud_that_never_rests_is_left_as_it_was(desks: Any) -> None:
+    world, plan = alone(desks)
+    before = world.picture()
+    desk = desks(world, plan)
+    world.databases.relay.busy = 99
+    with pytest.raises(StepFailed, match="did not come to rest"):
+        desk.go("forward")
+    assert world.databases.relay.side == "old" and not world.databases.relay.held
+    world.databases.relay.busy = 0
+    desk.go("backward")
+    assert world.complaints == [] and world.databases.lost() == set()
+    assert world.picture() == before
+
+
+def test_somebody_past_the_relay_stops_it(desks: Any) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    stray = world.hosts["ctl1"].units_["nova-novncproxy"]
+
+
+    fixed = dict(stray.config)
+    begin = type(world.hosts["ctl1"]).begin
+
+    def never(host: Any, unit: Any) -> None:
+        begin(host, unit)
+        if unit is stray:
+            unit.config = dict(fixed)
+
+    world.hosts["ctl1"].begin = never.__get__(world.hosts["ctl1"])  # type: ignore[method-assign]
+    with pytest.raises(StepFailed, match=r"nova from ctl1 .*don't come through the relay|don't come"):
+        desk.go("forward")
+    assert world.databases.relay.side == "old" and world.complaints == []
+
+
+def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> None:
+    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as
+    undisturbed, and no write lost."""
+    world, plan = alone(desks)
+    calm = desks(world, plan)
+    calm.go("forward")
+    if then == "backward":
+        calm.go("backward")
+    want = world.picture()
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    for direction in first[:-1]:
+        desk.go(direction)
+    before = world.points
+    desk.go(first[-1])
+    for point in range(1 + start, world.points - before + 1, every):
+        one, plan = alone(desks)
+        desk = desks(one, plan)
+        for direction in first[:-1]:
+            desk.go(direction)
+        one.kill_at = one.points + point
+        with pytest.raises(Killed) as killed:
+            desk.go(first[-1])
+        desk.go(then)
+        where = f"killed at {point}: {killed.value}"
+        assert one.picture() == want, where
+        assert one.complaints == [] and one.databases.lost() == set(), where
+
+
+WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+
+
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
+    _matrix(desks, first, then, 0, 7)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize("start", range(7))
+def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
+    _matrix(desks, first, then, start, 7)
+
+
+def test_what_tools_must_learn_is_the_new_servers_address(desks: Any) -> None:
+    for world, plan in (both(), alone(desks)):
+        files = export(plan, scan(world), "puppet")
+        conductors = [text for name, text in files.items() if "database/connection" in text]
+        assert not any(":3307" in text for text in files.values()), "the relay is gone by then"
+        assert plan.kind != "move-cell-database" or any("@db2:3306/nova" in text for text in conductors)
+
+
+def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
+    world, plan = alone(desks)
+    for hand in (*runbook.back(plan, lambda s, k: None), *runbook.forth(plan, lambda s, k: None)):
+        for command in hand.commands:
+            ended = subprocess.run(["sh", "-n"], input=command, text=True, capture_output=True, check=False)
+            assert ended.returncode == 0, (command, ended.stderr)
+    before, changes = world.picture(), list(world.changes)
+    seen, pretended = rehearsed(world, plan, tmp_path)
+    assert world.picture() == before and world.changes == changes
+    assert not [f for _, f in seen if f.truth is Truth.UNKNOWN]
+    would = [what for _, what in pretended.record.changes]
+    assert {"put a relay on port 3307", "switch the relay to its new side"} <= set(would)
+
+
+def test_a_split_done_before_does_not_stand_in_the_way(desks: Any) -> None:
+    """The cell's conductors go on as they were begun, and their files are younger: the plan restarts them."""
+    world, _ = alone(desks)
+    remarks = ("stale-process|ctl1|nova-conductor|/etc/nova/nova-cell1.conf",)
+    found = check(replace(scan(world), remarks=remarks), layout(MOVE))
+    stale = next(v for v in found if v.id == "stale:ctl1:nova-conductor")
+    assert stale.severity == "warning" and "the plan restarts it" in stale.remedy
+
+
+def test_what_check_finds_in_the_world(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, plan = alone(desks)
+
+    def found() -> set[str]:
+        return {v.id for v in live.check(world, scan(world), layout(MOVE), plan) if v.severity == "stop"}
+
+    assert found() == set()
+    line = b"   0: 00000000:0CEB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1\n"
+    assert int("0CEB", 16) == 3307
+    said = {"cat": line, "df": b"Avail\n99999999999\n"}
+    monkeypatch.setattr(SimHost, "query", lambda self, argv, **_: Finished(0, said[argv[0]], b""))
+    assert found() == {"port:db1:3307"}
+    monkeypatch.undo()
+    conf = world.hosts["ctl1"].files["/etc/nova/nova-cell1.conf"]
+    conf.content += b"\n[database]\nslave_connection = mysql+pymysql://nova:dbpw@db7/nova\n"
+    assert "replica:ctl1:/etc/nova/nova-cell1.conf" in found()
+    why = (Violation("mover:binlog-off:db1", "stop", "db1", "it has no binary log", "Switch it on"),)
+    monkeypatch.setattr(SimMover, "troubles", lambda self, open_s: why)
+    assert "mover:binlog-off:db1" in found()
+
+
+def test_where_it_stands_says_until_when_undo_works(desks: Any) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    desk.go("forward")
+    (desk.path.parent / "plan.json").write_bytes(dump_plan(plan))
+    said = CliRunner().invoke(main, ["status", "--dir", str(desk.path.parent)])
+    assert said.exit_code == 0 and "way back: db2:3306" in said.stdout and "binary log" in said.stdout
+    desk.go("backward")
+    assert "way back" not in CliRunner().invoke(main, ["status", "--dir", str(desk.path.parent)]).stdout
+
+
+def test_a_purged_binlog_is_said(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    desk.go("forward")
+    monkeypatch.setattr(SimMover, "retention", lambda self, side: Retention(1.0, "binlog.000001", False))
+    with pytest.raises(VerifyFailed, match=r"purged binlog\.000001"):
+        desk.go("forward")
+
+
+def test_finish_takes_away_what_served_the_way_back(desks: Any) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    desk.go("forward")
+    world.reborn()
+    journal = Journal.open(desk.path)
+    with journal.writing("finish", "forward"):
+        for _ in range(2):
+            for step in reversed(bind(plan, Context(world, journal, plan.id, (), LIMITS))):
+                step.finish()
+    journal.close()
+    assert world.databases.journal is None
+    assert {side: s.accounts for side, s in world.databases.servers.items()} == {
+        "old": {"nova"}, "new": {"nova"},
+    }  # fmt: skip
+    assert world.databases.servers["old"].open is False and world.databases.lost() == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{host: db1}", "where it is today"),
+        ("{host: db9}", "not a host of this deployment"),
+        ("{host: db2, relay_port: 3306}", "relay_port"),
+    ],
+)
+def test_layouts_that_do_not_fit(text: str, said: str) -> None:
+    world = build()
+    with pytest.raises(BadInput, match=said):
+        make_plan(scan(world), layout(LAYOUT.replace("cell1: {}", f"cell1: {{database: {text}}}")), 0.0)
+
+
+def test_tls_can_not_be_relayed() -> None:
+    deployment = scan(build())
+    mappings = tuple(
+        replace(m, database_resolved=m.database_resolved + "&ssl_ca=/etc/ca.pem") for m in deployment.mappings
+    )
+    with pytest.raises(Unsupported, match="TLS"):
+        make_plan(replace(deployment, mappings=mappings), layout(MOVE), 0.0)

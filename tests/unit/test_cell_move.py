@@ -1,0 +1,272 @@
+"""A cell's database on two real servers: made, followed, held, turned, shut, and all of it back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+from recell.adapters.ports import Finished
+from recell.errors import Denied, Locked, StepFailed, Unknowable
+from recell.model.moving import End, Ends, Login, Standing
+from recell.model.relay import Side
+from recell.mover.cell import CellMove
+from recell_bench.schemas import TODAY, ddl, load
+from tests.private_server import PrivateServer
+
+ENDS = Ends(End("db1", "db1", 3306, ("10.0.0.1",)), End("db2", "db2", 3306, ("10.0.0.2",)), "nova")
+OURS = Login("recell_0123abcd", "of its own making")
+NOVA = Login("nova", "n'pw\\%")
+
+
+class Host:
+    """A database server's host, whose forwards all lead to its one server."""
+
+    def __init__(self, name: str, server: PrivateServer) -> None:
+        self.name = name
+        self.server = server
+
+    def read(self, path: str) -> bytes | None:
+        return None
+
+    def query(self, argv: Sequence[str]) -> Finished:
+        done = subprocess.run(argv, capture_output=True, check=False)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return (pattern,)
+
+    def forward(self, host: str, port: int) -> Path:
+        return self.server.socket
+
+    def forward_socket(self, path: str) -> Path:
+        return self.server.socket
+
+    def unforward(self, local: Path, host: str, port: int) -> None:
+        return None
+
+    def unforward_socket(self, local: Path, path: str) -> None:
+        return None
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[dict[Side, PrivateServer]]:
+    made: dict[Side, PrivateServer] = {}
+    try:
+        for number, side in enumerate(("old", "new"), 1):
+            made[side] = PrivateServer(  # type: ignore[index]
+                "log-bin=binlog", "binlog-format=ROW", f"server-id={number}", "expire-logs-days=3",
+                "performance-schema=OFF",
+            )
+        yield made
+    finally:
+        for server in made.values():
+            server.stop()
+
+
+@pytest.fixture
+def servers(pair: dict[Side, PrivateServer]) -> dict[Side, PrivateServer]:
+    """The old one with Nova's tables, a few rows, and Nova's account; the new one bare."""
+    old, new = pair["old"], pair["new"]
+    for server in pair.values():
+        for user in ("nova", OURS.user):
+            for (host,) in server.sql(f"SELECT Host FROM mysql.user WHERE User = '{user}'"):
+                server.sql(f"DROP USER '{user}'@'{host}'")
+    new.sql("DROP DATABASE IF EXISTS nova")
+    old.create("nova", ddl(load(TODAY)))
+    with old.connect() as root, root.cursor() as cursor:
+        cursor.execute("CREATE USER nova@'%%' IDENTIFIED BY %s", (NOVA.password,))
+        cursor.execute("GRANT ALL ON nova.* TO nova@'%'")
+    for number in range(1, 4):
+        write(old, number)
+    return pair
+
+
+def write(server: PrivateServer, number: int) -> None:
+    """As Nova does, by its own account."""
+    with server.connect("nova", NOVA.user, NOVA.password) as nova, nova.cursor() as cursor:
+        cursor.execute("INSERT INTO instances (id, uuid, host, compute_id, display_name, deleted)"
+                       " VALUES (%s, %s, 'c1', 1, %s, 0)",
+                       (number, f"uuid-{number}", f"naïve {number}"))
+
+
+def ids(server: PrivateServer) -> list[int]:
+    return [row[0] for row in server.sql("SELECT id FROM instances ORDER BY id", database="nova")]
+
+
+@pytest.fixture
+def moves(servers: dict[Side, PrivateServer]) -> Iterator[Any]:
+    """Makes movers, each as a process of its own would have it."""
+    made: list[CellMove] = []
+    hosts = {side: Host(f"db-{side}", server) for side, server in servers.items()}
+
+    def make() -> CellMove:
+        made.append(CellMove(hosts, ENDS, OURS, NOVA))
+        return made[-1]
+
+    yield make
+    for move in made:
+        with suppress(Exception):
+            move.close()
+
+
+def prepare(move: CellMove) -> None:
+    move.make("old", "recell")
+    for thing in ("recell", "database", "nova"):
+        move.make("new", thing)
+
+
+def test_what_is_made_is_there_and_dropped_again(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    move = moves()
+    assert move.troubles(3600) == ()
+    assert move.there("new") == frozenset() and move.there("old") == {"nova", "database", "tables"}
+    assert move.standing() == Standing("none")
+    prepare(move)
+    prepare(move)
+    assert move.there("new") == {"recell", "database", "tables", "nova"} and "recell" in move.there("old")
+    assert len(servers["new"].sql("SHOW TABLES", database="nova")) == len(load(TODAY).tables)
+    write(servers["new"], 7)  # Nova's password and rights came along
+    assert ids(servers["new"]) == [7]
+    troubled = move.troubles(3600)
+    assert any(v.id.startswith("mover:in-the-way") and v.severity == "stop" for v in troubled)
+    for thing in ("nova", "database", "recell"):
+        move.drop("new", thing)
+        move.drop("new", thing)
+    move.drop("old", "recell")
+    assert move.there("new") == frozenset() and "recell" not in move.there("old")
+    assert ids(servers["old"]) == [1, 2, 3]
+
+
+def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    old, new = servers["old"], servers["new"]
+    move = moves()
+    prepare(move)
+    told: list[dict[str, float]] = []
+    assert "3 rows" in move.follow(told.append)
+    assert told and all(set(figures) <= {"rows", "rows_per_s", "lag_s", "eta_s"} for figures in told)
+    write(old, 4)
+    assert move.catch_up(60) <= 1
+    assert ids(new) == [1, 2, 3, 4]
+    move.close()
+
+    move = moves()  # another process goes on
+    assert move.standing() == Standing("following", verified=True)
+    write(old, 5)
+    move.catch_up(60)
+    rights = move.rights("old")
+    move.prepare_hold("old", 5)
+    move.hold("old")
+    impatient = old.connect("nova", NOVA.user, NOVA.password, init_command="SET lock_wait_timeout = 1")
+    with impatient, pytest.raises(pymysql.err.OperationalError, match="Lock wait"):
+        impatient.cursor().execute("DELETE FROM instances")
+    assert "proven equal" in move.drain(30)
+    move.prove_held()
+    write(new, 6)  # writers are let in, and recell dies before it has turned the rows
+    move.close()
+
+    move = moves()
+    assert move.standing() == Standing("drained", verified=True)
+    move.turn()
+    assert move.standing().backward
+    move.shut("old", rights)
+    assert move.is_shut("old", rights)
+    with pytest.raises(pymysql.err.OperationalError, match="denied"):
+        write(old, 99)
+    write(new, 7)
+    assert move.catch_up(60) <= 1
+    assert ids(old) == [1, 2, 3, 4, 5, 6, 7], "what was written before the turn came back too"
+    kept = move.retention("new")
+    assert kept.seconds == 3 * 86400 and kept.there and kept.needed_from.startswith("binlog.")
+    move.close()
+
+    move = moves()
+    write(new, 8)
+    move.catch_up(60)
+    back = move.rights("new")
+    move.prepare_hold("new", 5)
+    move.hold("new")
+    move.drain(30)
+    move.prove_held()
+    move.reopen("old", rights)
+    move.shut("new", back)
+    move.let_go()
+    write(old, 9)
+    assert ids(old) == [1, 2, 3, 4, 5, 6, 7, 8, 9] and ids(new) == [1, 2, 3, 4, 5, 6, 7, 8]
+    move.forget()
+    move.forget()
+    assert move.standing() == Standing("none")
+    for server in servers.values():
+        assert not server.sql("SHOW TABLES LIKE 'recell%'", database="nova")
+
+
+def test_a_stranger_after_the_proof_stops_the_turn(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    move = moves()
+    prepare(move)
+    move.follow(lambda figures: None)
+    move.catch_up(60)
+    move.prepare_hold("old", 5)
+    move.hold("old")
+    move.drain(30)
+    move.let_go()
+    write(servers["old"], 9)  # past the relay, after both were proven equal
+    with pytest.raises(Unknowable, match="changed after they were proven equal"):
+        move.turn()
+
+
+def test_nova_with_another_password_there_is_refused(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    servers["new"].sql("CREATE USER nova@'%' IDENTIFIED BY 'other'")
+    move = moves()
+    move.make("old", "recell")
+    move.make("new", "recell")
+    move.make("new", "database")
+    with pytest.raises(Denied, match="refuses the account nova"):
+        move.make("new", "nova")
+
+
+def test_an_account_that_serves_others_there_stays(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    new = servers["new"]
+    with new.connect() as root, root.cursor() as cursor:
+        cursor.execute("CREATE USER nova@'%%' IDENTIFIED BY %s", (NOVA.password,))
+        cursor.execute("CREATE DATABASE IF NOT EXISTS nova_cell2")
+        cursor.execute("GRANT ALL ON nova_cell2.* TO nova@'%'")
+    move = moves()
+    prepare(move)
+    write(new, 7)
+    move.drop("new", "nova")
+    assert new.sql("SELECT User FROM mysql.user WHERE User = 'nova'") == [("nova",)]
+    new.connect("nova_cell2", NOVA.user, NOVA.password).close()
+    with pytest.raises(pymysql.err.OperationalError, match="denied"):
+        write(new, 8)
+    new.sql("DROP DATABASE nova_cell2")
+
+
+def test_a_transaction_that_goes_on_is_named(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    move = moves()
+    prepare(move)
+    with servers["old"].connect("nova", NOVA.user, NOVA.password, autocommit=False) as nova:
+        nova.cursor().execute("UPDATE instances SET host = 'c2' WHERE id = 1")
+        move.prepare_hold("old", 0.3)
+        with pytest.raises(StepFailed, match=r"session .* of nova"):
+            move.hold("old")
+        nova.rollback()
+
+
+def test_a_run_that_was_fenced_changes_nothing(servers: dict[Side, PrivateServer]) -> None:
+    def refuse() -> None:
+        raise Locked("another machine took the journal over")
+
+    hosts = {side: Host(f"db-{side}", server) for side, server in servers.items()}
+    move = CellMove(hosts, ENDS, OURS, NOVA, refuse)
+    for act in (
+        lambda: move.make("old", "recell"), lambda: move.drop("new", "database"), lambda: move.follow(print),
+    ):  # fmt: skip
+        with pytest.raises(Locked):
+            act()
+    assert ids(servers["old"]) == [1, 2, 3] and OURS.user not in str(
+        servers["old"].sql("SELECT User FROM mysql.user")
+    )
