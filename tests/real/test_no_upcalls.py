@@ -45,7 +45,9 @@ def _harmed_as_the_plan_says(directory: Path, found: dict[str, Any], direction: 
     """Nothing is lost but what was asked of a compute's instances while it restarted, and Nova loses then."""
     journal = Journal.open(directory / "journal.sqlite", read_only=True)
     try:
-        entries = [e for e in journal.entries() if e.step.endswith("nova-compute") and e.direction == direction]
+        entries = [
+            e for e in journal.entries() if e.step.endswith("nova-compute") and e.direction == direction
+        ]
     finally:
         journal.close()
     begun = {e.step: e.at for e in entries if e.phase == "started"}
