@@ -37,7 +37,8 @@ def remove_api_database(facts: Facts, draft: Draft) -> None:
             "reads": list(s.config_files),
         }
         notice = (
-            "requests for its instances wait until it is back; a reboot asked for just then is lost, by Nova"
+            "requests for its instances wait until it is back; of those sent just then Nova itself loses"
+            " reboots, and ends a stop or start that it carries out with an error in the instance's history"
         )
         draft.add(
             f"{s.host}/undo-{s.unit}",
