@@ -112,8 +112,8 @@ def test_the_recipe_of_2015_loses_messages(clusters: Clusters) -> None:
     for mine, others in ((cluster.new, cluster.old), (cluster.old, cluster.new)):
         for name in mine:
             for other in others:
-                words = ["-s", cluster.hosts[other].ip, "-p", "tcp", "--dport", "25672", "-j", "REJECT"]
-                cluster.hosts[name].run(["iptables", "-I", "INPUT", *words])
+                rule = ["-s", cluster.hosts[other].ip, "-p", "tcp", "--dport", "25672", "-j", "REJECT"]
+                cluster.hosts[name].run(["iptables", "-I", "INPUT", *rule])
     time.sleep(90)
     for mine, others in ((cluster.new, cluster.old), (cluster.old, cluster.new)):
         for other in others:
