@@ -35,10 +35,12 @@ def cut(
     # walls stand.
     word = secrets.token_hex(8)
     with ThreadPoolExecutor(2 * len(nodes)) as pool:
+        # Walls of an earlier run stay whatever comes: some node may have cut behind them already.
+        stood = any(pool.map(lambda pair: bool(pair[0].walled()), nodes))
         armed = [pool.submit(node.arm, one.opposite, word) for node, one in nodes]
-        _await_arms(nodes, armed, word, wait, clock)
-        began = clock()
         try:
+            _await_arms(nodes, armed, word, wait, clock)
+            began = clock()
             list(pool.map(lambda pair: pair[0].wall("drop", pair[1].addresses, ports), nodes))
             if clock() - began > within:
                 raise StepFailed(
@@ -47,8 +49,11 @@ def cut(
                 )
         except RecellError:
             for node, _ in nodes:
+                if not stood:
+                    with contextlib.suppress(RecellError):
+                        node.unwall()
                 with contextlib.suppress(RecellError):
-                    node.unwall()
+                    node.give_word(word, go=False)
             raise
         list(pool.map(lambda pair: pair[0].give_word(word), nodes))
         linked = [future.result() for future in armed]

@@ -302,9 +302,10 @@ class RabbitNode:
         nodes = ", ".join(f"'{_atom(n)}'" for n in opposite)
         code = f"""
 W = "{base}", file:write_file(W ++ ".armed", <<>>),
-F = fun(_, 0) -> expired; (G, N) -> case filelib:is_regular(W) of
-  true -> [erlang:disconnect_node(X) || X <- [{nodes}]], done;
-  false -> timer:sleep(20), G(G, N - 1) end end,
+F = fun(_, 0) -> expired; (G, N) -> case file:read_file(W) of
+  {{ok, <<"no">>}} -> called_off;
+  {{ok, _}} -> [erlang:disconnect_node(X) || X <- [{nodes}]], done;
+  _ -> timer:sleep(20), G(G, N - 1) end end,
 R = F(F, {_ARMED_S * 50}), timer:sleep(100), file:delete(W ++ ".armed"), file:delete(W),
 io:put_chars([rabbit_json:encode([atom_to_binary(R, utf8) | [atom_to_binary(N, utf8) || N <- nodes()]]), 10])
 """
@@ -318,10 +319,12 @@ io:put_chars([rabbit_json:encode([atom_to_binary(R, utf8) | [atom_to_binary(N, u
     def armed(self, word: str) -> bool:
         return self._host.stat(f"{self._word_path(word)}.armed") is not None
 
-    def give_word(self, word: str) -> None:
+    def give_word(self, word: str, *, go: bool = True) -> None:
+        """``go`` false: never mind; the node stays linked and stops waiting."""
         path = self._word_path(word)
         if self._host.stat(path) is None:
-            self._host.write(path, b"", mode=0o640, owner=_ACCOUNT, group=_ACCOUNT, expect=None)
+            content = b"" if go else b"no"
+            self._host.write(path, content, mode=0o640, owner=_ACCOUNT, group=_ACCOUNT, expect=None)
 
     def _word_path(self, word: str) -> str:
         return f"{self._cookie_path().rpartition('/')[0]}/recell-cut-{_atom(word)}"
