@@ -250,7 +250,7 @@ class Writers:
                 if not self._patient:
                     self.errors.append(error)
                     return
-                self._stop.wait(0.02)
+                self._stop.wait(0.1)
             except BaseException as error:
                 self.errors.append(error)
                 return

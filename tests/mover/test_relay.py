@@ -374,6 +374,40 @@ def test_new_connections_wait_at_the_door(rig: Rig) -> None:
     assert state_of(rig).longest_wait_s > 0
 
 
+def test_clients_may_go_while_they_are_held(rig: Rig) -> None:
+    clients = [rig.connect() for _ in range(3)]
+    rig.held()
+    clients[0].close()
+    clients[1]._force_close()  # type: ignore[attr-defined]
+    until(lambda: state_of(rig).connections == 1)
+    assert rig.relay.switch("new").carried == 1
+    assert rig.relay.switch("new").carried == 0  # it is there already
+    rig.relay.release()
+    assert rig.where(clients[2]) == 72
+
+
+def test_a_side_that_is_away(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "units").mkdir()
+    away = free_port()
+    second = Rig(tmp_path, rig.old, rig.new, {"old": rig.ports["old"], "new": away})
+    try:
+        second.install()
+        client = second.connect()
+        with pytest.raises(StepFailed, match=rf"127\.0\.0\.1:{away} can't be reached \(Connect"):
+            second.relay.hold(1, 60)
+        assert len(second.relay.try_logins()) == 2
+        assert second.where(client) == 71
+        (second.directory / "relay-p1" / "state.json").write_text('{"side": "new"}')
+        second.host.systemctl("restart", second.relay.unit)
+        until(lambda: second.relay._state_or_none())
+        with pytest.raises(pymysql.err.OperationalError) as refused:
+            second.connect()
+        number, text = refused.value.args
+        assert number == 2003 and f"127.0.0.1:{away} can't be reached" in text
+    finally:
+        second.close()
+
+
 def test_the_lease(rig: Rig) -> None:
     client = rig.connect()
     rig.held(lease_s=0.2)
