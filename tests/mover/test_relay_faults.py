@@ -36,6 +36,20 @@ def test_a_client_that_talks_nonsense_ends_itself_only(rig: Rig) -> None:
     assert rig.where(client) == 72
 
 
+def test_a_client_that_says_nothing_keeps_nobody_waiting(rig: Rig) -> None:
+    client = rig.connect()
+    with socket.create_connection(("127.0.0.1", rig.port), timeout=60) as silent:
+        assert silent.recv(1)
+        rig.held(limit_s=0.05)
+        switched = rig.relay.switch("new")
+        assert (switched.carried, switched.reasons[0].split(" at ")[0]) == (1, "somebody")
+        rig.relay.release()
+        with suppress(OSError):
+            while silent.recv(4096):
+                pass
+    assert rig.where(client) == 72
+
+
 def test_a_side_that_is_away(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "units").mkdir()
     away = free_port()
