@@ -27,12 +27,13 @@ from recell.adapters import agent
 from recell.adapters.ports import FileStat, Finished, UnitState, UnitVerb
 from recell.adapters.relay import Relay
 from recell.errors import StepFailed, Unreachable
-from recell.model.relay import Side
+from recell.model.relay import RelayState, Side
 from tests.private_server import Server
 
 USER, PASSWORD = "nova", "a secret of Nova's"
 MODERN, MODERN_PASSWORD = "nova_ed", "another one"
 NETWORK = ("skip-name-resolve", "max-allowed-packet=64M", "plugin-load-add=auth_ed25519")
+SESSIONS = f"SELECT id FROM information_schema.processlist WHERE user = '{USER}'"
 
 
 def free_port() -> int:
@@ -186,6 +187,12 @@ def one(client: pymysql.Connection[Any], statement: str) -> Any:
     return run(client, statement)[0][0]
 
 
+def state_of(rig: Rig) -> RelayState:
+    state = rig.instance().state()
+    assert state is not None
+    return state
+
+
 def until(true: Any, seconds: float = 60) -> None:
     """Wait for what is to come; a machine may be slow."""
     end = time.monotonic() + seconds
@@ -249,7 +256,7 @@ class Writers:
                 if not self._patient:
                     self.errors.append(error)
                     return
-                self._stop.wait(0.02)
+                self._stop.wait(0.1)
             except BaseException as error:
                 self.errors.append(error)
                 return

@@ -70,7 +70,7 @@ def archive() -> bytes:
     source = resources.files("recell.adapters.relaying")
     files = {f"relaying/{name}.py": source.joinpath(f"{name}.py").read_bytes() for name in _MODULES}
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+    with zipfile.ZipFile(packed, "w") as target:
         for name, content in {"__main__.py": _MAIN, **files}.items():
             target.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
     return packed.getvalue()

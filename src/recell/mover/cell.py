@@ -13,8 +13,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
+import pymysql
+
 from recell.adapters.mysql.endpoint import Endpoint
-from recell.adapters.mysql.session import Busy, Lost
+from recell.adapters.mysql.session import Busy, Lost, translated
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.ports import Finished
 from recell.adapters.schema import compare_schemas, read_schema
@@ -123,8 +125,10 @@ class CellMove:
             yield session
             session.commit()
         except (Lost, Busy) as lost:
-            raise Unreachable(f"the database server {where} broke off ({lost})",
-                              "Make it reachable, then: recell resume") from None
+            raise _broke_off(where, lost) from None
+        except pymysql.Error as error:  # of a schema, which is read by the connection itself
+            found = translated(error, session.endpoint)
+            raise (found if isinstance(found, RecellError) else _broke_off(where, found)) from None
         finally:
             session.close()
 
@@ -452,6 +456,11 @@ class CellMove:
                     host.unforward(door, end.address, end.port)
                 else:
                     host.unforward_socket(door, name)
+
+
+def _broke_off(where: str, why: Exception) -> Unreachable:
+    return Unreachable(f"the database server {where} broke off ({why})",
+                       "Make it reachable, then: recell resume")
 
 
 def _copy_and_compare(move: Move, work: Future[tuple[int, Report]]) -> None:

@@ -16,7 +16,7 @@ PREPARE_S = 30.0  # for the logins before a hold, with nobody waiting
 SWITCH_S = 3.0  # for the sessions' settings at the other side, with all waiting
 LOGINS_AT_ONCE = 8
 _SPARES_S = 60.0
-_LOGIN_S = 1.0  # a login that takes longer isn't waited for
+_LOGIN_S = 1.0  # a client that was greeted and says nothing isn't waited for any longer
 _SIDES = ("old", "new")
 
 
@@ -48,6 +48,11 @@ class Hold:
         self.busy = busy
         self.timer: Optional[asyncio.TimerHandle] = None
         self.rested: asyncio.Future[None] = asyncio.get_event_loop().create_future()
+        self.lasts()
+
+    def forget_silent(self) -> None:
+        """Who was greeted and says nothing, as a port's checker does, keeps nobody waiting."""
+        self.busy = {link for link in self.busy if link.phase != LOGIN or link.hello is not None}
         self.lasts()
 
     def lasts(self) -> None:
@@ -187,7 +192,10 @@ class Relay:
         self._holds += 1
         for link in list(hold.busy):
             link.ask()
+        patience = asyncio.get_event_loop().call_later(_LOGIN_S, hold.forget_silent)
         await asyncio.wait([hold.rested], timeout=limit)
+        patience.cancel()
+        hold.forget_silent()
         waited = time.monotonic() - hold.began
         links = [link for link in self.links if link.phase == READY]
         told = {"connections": len(links), "waited_s": waited, "prepared_s": prepared,
