@@ -2,23 +2,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.mover import schema
 from tests.mover.servers import Server, make_template, memory_directory
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    with suppress(ValueError):  # the real tests have the same option, and may run along
-        parser.addoption("--thorough", action="store_true", help="longer random runs, more kills")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--thorough"):
-        items[:] = [i for i in items if not i.get_closest_marker("thorough")]
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,6 @@ from tests.real.clouds import Api, is_root, lab
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--running-cloud", action="store_true", help="use the cloud that runs, as it is")
-    parser.addoption("--thorough", action="store_true", help="kill at every step and moment (hours)")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--thorough"):
-        items[:] = [i for i in items if not i.get_closest_marker("thorough")]
 
 
 @pytest.fixture(scope="session", autouse=True)

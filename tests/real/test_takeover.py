@@ -44,7 +44,7 @@ def test_the_second_machine_undoes_what_the_first_began(first: Path, tmp_path: P
     assert "taken over" in recell("undo", "--no-measure", directory=first, expect=9).stderr
     recell("undo", "--no-measure", directory=second)
     assert picture() == before
-    assert "taken over" in recell("apply", *words, directory=first, expect=9).stderr
+    assert "taken over" in recell("resume", directory=first, expect=9).stderr
     recell("finish", "--yes", directory=second)
     for host in ("ctl1", "ctl2"):
         on(host, "systemctl", "restart", "nova-conductor")

@@ -113,10 +113,12 @@ def test_killed_anywhere_then_resumed(desks: Any) -> None:  # noqa: F811
     _matrix(desks, ["forward"], "forward")
 
 
+@pytest.mark.thorough
 def test_killed_anywhere_then_undone(desks: Any) -> None:  # noqa: F811
     _matrix(desks, ["forward"], "backward")
 
 
+@pytest.mark.thorough
 def test_undo_killed_anywhere_then_undone(desks: Any) -> None:  # noqa: F811
     _matrix(desks, ["forward", "backward"], "backward")
 
