@@ -31,7 +31,6 @@ from tests.mover.relays import (
 from tests.private_server import PrivateServer, Server
 
 
-
 @pytest.fixture(scope="module")
 def sides() -> Iterator[tuple[Server, Server, dict[Side, int]]]:
     ports: dict[Side, int] = {"old": free_port(), "new": free_port()}
