@@ -192,14 +192,14 @@ WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backw
 
 @pytest.mark.parametrize(("first", "then"), WAYS)
 def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
-    _matrix(desks, first, then, 0, 7)
+    _matrix(desks, first, then, 0, 13)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("first", "then"), WAYS)
-@pytest.mark.parametrize("start", range(7))
+@pytest.mark.parametrize("start", range(13))
 def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
-    _matrix(desks, first, then, start, 7)
+    _matrix(desks, first, then, start, 13)
 
 
 def test_what_tools_must_learn_is_the_new_servers_address(desks: Any) -> None:
