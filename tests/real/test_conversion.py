@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from recell.journal import Journal
@@ -142,6 +143,14 @@ def test_it_is_what_was_wanted(story: Story, api: Api) -> None:
     assert "compute.instance" in events or "instance." in events
 
 
+def _all_up(api: Api) -> bool:
+    """Right after a reboot the API itself may not answer yet."""
+    try:
+        return all(s["state"] == "up" for s in api.call("GET", "/os-services")["services"])
+    except (AssertionError, httpx2.HTTPError):
+        return False
+
+
 def clean(api: Api) -> None:
     """Nova's own tools find nothing wrong."""
     assert "cell1" in on("ctl1", "nova-manage", "cell_v2", "list_cells")
@@ -196,7 +205,7 @@ def test_there_again_and_every_host_rebooted(story: Story, api: Api) -> None:
             done.result()
     wait_until(
         "every service is up again",
-        lambda: all(s["state"] == "up" for s in api.call("GET", "/os-services")["services"]),
+        lambda: _all_up(api),
         240,
     )
     recell("verify", directory=d)
