@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import os
 import pwd
 import shutil
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pymysql
 import pytest
 
 from recell.adapters.mysql.endpoint import Endpoint
+from recell.adapters.ports import Finished
 
 _PATH = "/usr/sbin:/usr/bin:/usr/local/bin"
 _SHM = Path("/dev/shm")
@@ -189,6 +191,45 @@ class PrivateServer(Server):
     def stop(self) -> None:
         self.halt(signal.SIGKILL)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class DatabaseHost:
+    """A database server's host: its forwards lead to its one server; old values are kept in memory."""
+
+    def __init__(self, name: str, server: Server) -> None:
+        self.name = name
+        self.server = server
+        self.values: dict[str, bytes] = {}
+
+    def keep(self, plan: str, content: bytes) -> str:
+        name = hashlib.sha256(content).hexdigest()
+        self.values[name] = content
+        return name
+
+    def kept(self, plan: str, sha256: str) -> bytes:
+        return self.values[sha256]
+
+    def query(self, argv: Sequence[str]) -> Finished:
+        done = subprocess.run(argv, capture_output=True, check=False)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def read(self, path: str) -> bytes | None:
+        return None
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return (pattern,)
+
+    def forward(self, host: str, port: int) -> Path:
+        return self.server.socket
+
+    def forward_socket(self, path: str) -> Path:
+        return self.server.socket
+
+    def unforward(self, local: Path, host: str, port: int) -> None:
+        return None
+
+    def unforward_socket(self, local: Path, path: str) -> None:
+        return None
 
 
 Pair = tuple[PrivateServer, PrivateServer]

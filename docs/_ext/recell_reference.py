@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from typing import Any
 
 import click
@@ -24,14 +25,15 @@ _TITLES = {
 }
 
 
-class _Written(SphinxDirective):
+class _Written(SphinxDirective, ABC):
     """Subclasses write MyST."""
 
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes(self.write(), allow_section_headings=True)
 
+    @abstractmethod
     def write(self) -> str:
-        raise NotImplementedError
+        """The text that stands for the directive."""
 
 
 class Commands(_Written):

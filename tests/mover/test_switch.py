@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from recell.adapters.ports import Finished
 from recell.errors import StepFailed
 from recell.journal import Journal
 from recell.model.moving import End, Ends, Login
@@ -30,58 +27,19 @@ from recell.steps.switch import SwitchDatabase
 from tests.mover.relays import PASSWORD, USER, Rig, Writers, run
 from tests.mover.test_relay import rig as rig
 from tests.mover.test_relay import sides as sides
-from tests.private_server import Server
-
-
-class Host:
-    """A database server's host: its forwards lead to its one server; old values are kept in memory."""
-
-    def __init__(self, name: str, server: Server) -> None:
-        self.name = name
-        self.server = server
-        self.values: dict[str, bytes] = {}
-
-    def keep(self, plan: str, content: bytes) -> str:
-        name = hashlib.sha256(content).hexdigest()
-        self.values[name] = content
-        return name
-
-    def kept(self, plan: str, sha256: str) -> bytes:
-        return self.values[sha256]
-
-    def query(self, argv: Sequence[str]) -> Finished:
-        done = subprocess.run(argv, capture_output=True, check=False)
-        return Finished(done.returncode, done.stdout, done.stderr)
-
-    def read(self, path: str) -> bytes | None:
-        return None
-
-    def glob(self, pattern: str) -> tuple[str, ...]:
-        return (pattern,)
-
-    def forward(self, host: str, port: int) -> Path:
-        return self.server.socket
-
-    def forward_socket(self, path: str) -> Path:
-        return self.server.socket
-
-    def unforward(self, local: Path, host: str, port: int) -> None:
-        return None
-
-    def unforward_socket(self, local: Path, path: str) -> None:
-        return None
+from tests.private_server import DatabaseHost, Server
 
 
 class World:
     """As much of the world as these steps ask for. Made anew it is another process's."""
 
-    def __init__(self, rig: Rig, hosts: dict[str, Host]) -> None:
+    def __init__(self, rig: Rig, hosts: dict[str, DatabaseHost]) -> None:
         self.rig = rig
         self.hosts = hosts
         self._mover: CellMove | None = None
         self._relay = rig.instance()
 
-    def host(self, name: str) -> Host:
+    def host(self, name: str) -> DatabaseHost:
         return self.hosts[name]
 
     def relay(self, host: str, name: str) -> Any:
@@ -126,7 +84,7 @@ def stage(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         f"GRANT ALL ON nova.* TO {USER}@'localhost'", "DROP USER nova_ed@'127.0.0.1'",
         database="")  # fmt: skip
     rig.new.sql("DROP USER nova_ed@'127.0.0.1'", database="")
-    hosts = {"db1": Host("db1", rig.old), "db2": Host("db2", rig.new)}
+    hosts = {"db1": DatabaseHost("db1", rig.old), "db2": DatabaseHost("db2", rig.new)}
     ends = Ends(End("db1", "127.0.0.1", rig.ports["old"]), End("db2", "127.0.0.1", rig.ports["new"]), "nova")
     journal = Journal.create(tmp_path / "journal.sqlite", "d" * 64)
     worlds: list[World] = []

@@ -266,7 +266,7 @@ def test_resumed_after_every_kill(tmp_path: Path) -> None:
 def test_undone_after_a_kill_at_every_step(tmp_path: Path, first: int) -> None:
     """Killed once at every step, each at the moment after the last one's, and undone each time.
 
-    Without users: this is about the end state, and four times as quick.
+    Without users: this is about the end state.
     """
     steps = _anew(tmp_path)
     before = picture()

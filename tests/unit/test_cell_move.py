@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pymysql
 import pytest
 
-from recell.adapters.ports import Finished
 from recell.errors import Denied, Locked, StepFailed, Unknowable
 from recell.model.moving import End, Ends, Login, Standing
 from recell.model.relay import Side
 from recell.mover.cell import CellMove
 from recell_bench.schemas import TODAY, ddl, load
-from tests.private_server import PrivateServer
+from tests.private_server import DatabaseHost, PrivateServer
 
 ENDS = Ends(End("db1", "db1", 3306, ("10.0.0.1",)), End("db2", "db2", 3306, ("10.0.0.2",)), "nova")
 OURS = Login("recell_0123abcd", "of its own making")
 NOVA = Login("nova", "n'pw\\%")
-
-
-class Host:
-    """A database server's host, whose forwards all lead to its one server."""
-
-    def __init__(self, name: str, server: PrivateServer) -> None:
-        self.name = name
-        self.server = server
-
-    def read(self, path: str) -> bytes | None:
-        return None
-
-    def query(self, argv: Sequence[str]) -> Finished:
-        done = subprocess.run(argv, capture_output=True, check=False)
-        return Finished(done.returncode, done.stdout, done.stderr)
-
-    def glob(self, pattern: str) -> tuple[str, ...]:
-        return (pattern,)
-
-    def forward(self, host: str, port: int) -> Path:
-        return self.server.socket
-
-    def forward_socket(self, path: str) -> Path:
-        return self.server.socket
-
-    def unforward(self, local: Path, host: str, port: int) -> None:
-        return None
-
-    def unforward_socket(self, local: Path, path: str) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +70,7 @@ def ids(server: PrivateServer) -> list[int]:
 def moves(servers: dict[Side, PrivateServer]) -> Iterator[Any]:
     """Makes movers, each as a process of its own would have it."""
     made: list[CellMove] = []
-    hosts = {side: Host(f"db-{side}", server) for side, server in servers.items()}
+    hosts = {side: DatabaseHost(f"db-{side}", server) for side, server in servers.items()}
 
     def make() -> CellMove:
         made.append(CellMove(hosts, ENDS, OURS, NOVA))
@@ -260,7 +227,7 @@ def test_a_run_that_was_fenced_changes_nothing(servers: dict[Side, PrivateServer
     def refuse() -> None:
         raise Locked("another machine took the journal over")
 
-    hosts = {side: Host(f"db-{side}", server) for side, server in servers.items()}
+    hosts = {side: DatabaseHost(f"db-{side}", server) for side, server in servers.items()}
     move = CellMove(hosts, ENDS, OURS, NOVA, refuse)
     for act in (
         lambda: move.make("old", "recell"), lambda: move.drop("new", "database"), lambda: move.follow(print),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ class Start:
     identity: dict[str, str]
 
 
-class _BinlogThread:
+class _BinlogThread(ABC):
     """Reads one server's binlog from ``start`` on, through lost connections, until stopped."""
 
     name = "binlog"
@@ -107,9 +108,9 @@ class _BinlogThread:
         self.check()
         return True
 
+    @abstractmethod
     def _take(self, rows: list[Rows], position: Position, gtid: str) -> None:
         """A transaction of ``rows`` ended."""
-        raise NotImplementedError
 
     def _run(self) -> None:
         lost_at: float | None = None

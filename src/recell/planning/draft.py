@@ -8,7 +8,7 @@ from typing import Any
 from recell.errors import Unsupported
 from recell.model.deployment import Broker, CellMapping, Deployment, NovaService
 from recell.model.layout import Layout
-from recell.model.plan import Acts, PlanStep
+from recell.model.plan import Acts, Fingerprint, PlanStep
 
 NOTHING = "nothing"
 CELL0 = "00000000-0000-0000-0000-000000000000"
@@ -49,6 +49,18 @@ class Draft:
     ) -> None:
         self.new_files.append((where, path))
         self.add(id, kind, where, title, undone=undone, path=path, **params)
+
+    def fingerprints(self, deployment: Deployment) -> tuple[Fingerprint, ...]:
+        """Of all known files on the hosts that the steps touch, and of those that must not be there yet."""
+        touched = {s.where for s in self.steps}
+        known = [
+            Fingerprint(h.name, f.path, f.sha256)
+            for h in deployment.hosts
+            if h.name in touched
+            for f in h.config_files
+        ]
+        absent = [Fingerprint(host, path, "") for host, path in self.new_files]
+        return tuple(dict.fromkeys([*known, *absent]))
 
 
 @dataclass(frozen=True)

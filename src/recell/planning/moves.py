@@ -8,7 +8,7 @@ from typing import Any
 from recell.errors import BadInput, Unsupported
 from recell.model.deployment import CONSOLES, CellMapping, Deployment, NovaService
 from recell.model.layout import CellDatabase, Layout
-from recell.model.plan import Fingerprint, Plan
+from recell.model.plan import Plan
 from recell.model.urls import parse_url
 from recell.planning import commands, contained, database, topology
 from recell.planning.database import DatabaseMove, Member
@@ -83,7 +83,6 @@ def after_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
     draft = Draft()
     database.epilogue(move, draft)
     changes = database.add_phase(move, draft)
-    touched = {s.where for s in draft.steps}
     return Plan(
         format=1,
         kind=KIND,
@@ -91,12 +90,7 @@ def after_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         state=deployment.state_digest(),
         layout=layout.digest(),
         steps=with_safe_points(draft.steps),
-        fingerprints=tuple(
-            Fingerprint(h.name, f.path, f.sha256)
-            for h in deployment.hosts
-            if h.name in touched
-            for f in h.config_files
-        ),
+        fingerprints=draft.fingerprints(deployment),
         expected_changes=changes,
         remarks=(*database.remarks(move), "Undo stays open until: recell finish."),
         topology_before=topology.of_split(deployment, name),

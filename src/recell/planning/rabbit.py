@@ -10,7 +10,7 @@ from typing import Any
 
 from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout
-from recell.model.plan import Acts, Fingerprint, Plan
+from recell.model.plan import Acts, Plan
 from recell.model.rabbit import RabbitClient, RabbitNode
 from recell.planning.changes import describe
 from recell.planning.draft import Draft
@@ -32,14 +32,6 @@ def plan_rabbit(deployment: Deployment, layout: BrokerLayout, made_at: float) ->
         _move(facts, draft, group)
     _part(facts, draft)
     _conclude(facts, draft)
-    touched = {s.where for s in draft.steps}
-    known = [
-        Fingerprint(h.name, f.path, f.sha256)
-        for h in deployment.hosts
-        if h.name in touched
-        for f in h.config_files
-    ]
-    absent = [Fingerprint(host, path, "") for host, path in draft.new_files]
     return Plan(
         format=1,
         kind=KIND,
@@ -47,7 +39,7 @@ def plan_rabbit(deployment: Deployment, layout: BrokerLayout, made_at: float) ->
         state=deployment.state_digest(),
         layout=layout.digest(),
         steps=with_safe_points(draft.steps),
-        fingerprints=tuple(dict.fromkeys([*known, *absent])),
+        fingerprints=draft.fingerprints(deployment),
         remarks=_remarks(facts),
         topology_before=_picture([("RabbitMQ", facts.keep, (*facts.moving, *facts.staying))]),
         topology_after=_picture([("kept", facts.keep, facts.staying), ("new", facts.new, facts.moving)]),

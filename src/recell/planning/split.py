@@ -14,7 +14,7 @@ from __future__ import annotations
 from recell.errors import BadInput, Unsupported
 from recell.model.deployment import Deployment, NovaService
 from recell.model.layout import Layout
-from recell.model.plan import ExpectedChange, Fingerprint, Plan
+from recell.model.plan import ExpectedChange, Plan
 from recell.model.urls import parse_url
 from recell.planning import contained, database, moves, phases, topology, upcalls
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
@@ -54,14 +54,6 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         moved = database.add_phase(move, draft)
         remarks = (*remarks[:-1], *database.remarks(move), remarks[-1])
         picture = moves.moved_topology(picture, move)
-    touched = {s.where for s in draft.steps}
-    known = [
-        Fingerprint(h.name, f.path, f.sha256)
-        for h in deployment.hosts
-        if h.name in touched
-        for f in h.config_files
-    ]
-    absent = [Fingerprint(host, path, "") for host, path in draft.new_files]
     changes = [
         *(
             ExpectedChange("api", "cell_mappings", f"uuid={m.uuid}", "its URLs become literal")
@@ -79,7 +71,7 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         state=deployment.state_digest(),
         layout=layout.digest(),
         steps=with_safe_points(draft.steps),
-        fingerprints=tuple(dict.fromkeys([*known, *absent])),
+        fingerprints=draft.fingerprints(deployment),
         expected_changes=tuple(changes),
         remarks=remarks,
         topology_before=topology.before(deployment),

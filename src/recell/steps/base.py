@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ class Context:
     lost: frozenset[str] = frozenset()
 
 
-class BaseStep:
+class BaseStep(ABC):
     """Subclasses write ``look``, ``act`` and ``prove`` for both directions.
 
     A step that acts one way only is done, by definition, the other way.
@@ -120,14 +121,17 @@ class BaseStep:
     def finish(self) -> None:
         """The way back is closed: take away what only served it. Can be repeated. Mostly nothing: old
         values are removed with their directory."""
+        return
 
     # -- what a step writes -----------------------------------------------------------------------
 
+    @abstractmethod
     def look(self, toward: Direction) -> Finding:
-        raise NotImplementedError  # pragma: no cover
+        """How far the world is from where this direction leads."""
 
+    @abstractmethod
     def act(self, toward: Direction) -> None:
-        raise NotImplementedError  # pragma: no cover
+        """Lead it there. Can be repeated after a kill at any point inside."""
 
     def prove(self, toward: Direction) -> str:
         """By default: looking again finds it done."""

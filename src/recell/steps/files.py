@@ -6,6 +6,7 @@ The old content stays on its own host, root-only, named by its hash; the journal
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from typing import ClassVar
 
 from recell.adapters.ports import FileStat
@@ -26,9 +27,9 @@ class FileStep(BaseStep):
     def path(self) -> str:
         return str(self.param("path"))
 
+    @abstractmethod
     def content(self, before: bytes) -> tuple[bytes, int, str, str]:
         """The new content with mode, owner and group."""
-        raise NotImplementedError  # pragma: no cover
 
     def look(self, toward: Direction) -> Finding:
         stat = self.host.stat(self.path())

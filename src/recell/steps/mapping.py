@@ -4,6 +4,7 @@ its database at another address."""
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
@@ -23,9 +24,9 @@ class _MappingStep(BaseStep):
     """Both URLs at once, compare-and-set, read back: nova-manage with one URL would take the other
     from nova.conf."""
 
+    @abstractmethod
     def changed(self, now: RawMapping) -> RawMapping:
         """The row that the way forward writes."""
-        raise NotImplementedError  # pragma: no cover
 
     def look(self, toward: Direction) -> Finding:
         old, new = self._both()
