@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -189,6 +190,10 @@ class PrivateServer(Server):
         self.start()
 
     def stop(self) -> None:
+        if self._process is not None and (ended := self._process.poll()) is not None:
+            # By itself: what the test says of it is a lost connection, what MariaDB says is worth more.
+            print(f"mariadbd had ended with {ended}:\n"
+                  + (self.directory / "log").read_text(errors="replace")[-6000:], file=sys.stderr)
         self.halt(signal.SIGKILL)
         shutil.rmtree(self.directory, ignore_errors=True)
 

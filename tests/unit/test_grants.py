@@ -84,7 +84,8 @@ def look(source: PrivateServer, target: PrivateServer) -> None:
     with closing(Session(endpoint)) as session:
         schema = read_schema(session.connection, "nova")
         source.sql("USE nova", "CREATE OR REPLACE TRIGGER t BEFORE DELETE ON tags FOR EACH ROW SET @a = 1",
-                   "CREATE OR REPLACE EVENT e ON SCHEDULE EVERY 1 DAY DO SET @a = 1")
+                   "CREATE OR REPLACE EVENT e ON SCHEDULE EVERY 1 DAY STARTS NOW() + INTERVAL 1 DAY"
+                   " DO SET @a = 1")
         found = read_server(session, schema)
         assert found.triggers and found.events and found.binlog_bytes
     scope = hosts_scope(schema, ["cmp1"])
