@@ -21,9 +21,15 @@ from recell.discovery.rabbit import look_at_rabbit
 from recell.errors import BadInput, StepFailed, Unreachable, Unsupported
 from recell.model.deployment import Address, Deployment, dump_deployment, load_deployment
 from recell.model.layout import RABBIT_EXAMPLE, BrokerLayout, load_any_layout, load_layout
+from recell.model.measure import Measurement, UserRequest, Window
+from recell.model.plan import dump_plan
 from recell.model.rabbit import QueueHome
 from recell.planning import rabbit_conf
-from tests.sim.test_rabbit import TEXT, build, scan
+from recell.planning.rabbit import plan_rabbit
+from recell.probe.record import Recorder
+from recell.report.write import document
+from tests.sim.test_rabbit import TEXT, build, layout, scan
+from tests.sim.test_split import Desk
 
 # -- layout and commands ---------------------------------------------------------------------------
 
@@ -73,6 +79,39 @@ def test_check_names_every_reason_at_once(tmp_path: Path) -> None:
     assert len([v for v in found if "container" in v["what"]]) == 6
     assert len([v for v in found if v["id"].startswith("firewall:mq")]) == 6
     assert CliRunner().invoke(main, ["plan", "--dir", top]).exit_code == Unsupported.exit_code
+
+
+def test_the_report_has_the_same_keys_and_null_for_what_is_nova_s(tmp_path: Path) -> None:
+    world = build()
+    top = _desk(tmp_path, scan(world))
+    desk = Desk(world, tmp_path, plan_rabbit(scan(world), layout(), 0.0))
+    (top / "plan.json").write_bytes(dump_plan(desk.plan))
+    for direction in ("forward", "backward", "forward"):
+        desk.go(direction)
+    said = CliRunner().invoke(main, ["report", "--json", "--dir", str(top)])
+    assert said.exit_code == 0, said.output
+    told = json.loads((top / "report.json").read_text())
+    assert json.loads(said.stdout) == told
+    nothing = Measurement("", "", Window(0.0, 0.0), 0.0)
+    assert told.keys() == document(nothing).keys()
+    assert told["outcome"] == "succeeded" and told["kind"] == "split-rabbitmq"
+    assert [told[k] for k in ("api", "operations", "guests", "rows")] == [None] * 4
+    forward = [s.id for s in desk.plan.steps if s.acts != "backward"]
+    assert [s["name"] for s in told["steps"]] == forward and all(s["verified"] for s in told["steps"])
+    # One cut of two that the journal knows: only the last turn's runs are the report's.
+    assert sum(s["attempts"] for s in told["steps"] if s["name"] == "rabbitmq/part") == 1
+    assert told["freeze_s"] == 0.5 and "s3cret" not in (top / "report.html").read_text()
+    asked = tmp_path / "requests.jsonl"
+    with Recorder(asked) as log:
+        log.request(UserRequest(told["window"]["start"], 0.1, "show", "GET", "i", 200, "req-1", True))
+        log.request(UserRequest(told["window"]["start"], 0.3, "show", "GET", "i", 500, "req-2", False))
+    said = CliRunner().invoke(main, ["report", "--requests", str(asked), "--dir", str(top)])
+    told = json.loads((top / "report.json").read_text())
+    assert said.exit_code == 0 and (told["api"]["requests"], told["api"]["failed"]) == (2, 1)
+    assert told["operations"] is None
+    said = CliRunner().invoke(main, ["report", "--of", "undo", "--dir", str(top)])
+    told = json.loads((top / "undo" / "report.json").read_text())
+    assert said.exit_code == 0 and told["outcome"] == "undone"
 
 
 # -- rabbitmq.conf ---------------------------------------------------------------------------------

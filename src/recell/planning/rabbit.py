@@ -18,6 +18,8 @@ from recell.planning.rabbit_reasons import RabbitFacts, decide
 from recell.planning.safety import with_safe_points
 
 KIND = "split-rabbitmq"
+KINDS = (KIND,)
+"""Of plans about RabbitMQ alone."""
 PART = "rabbitmq/part"
 
 
