@@ -83,7 +83,7 @@ class Story:
                     "--rate", str(self.rate), "--log", str(host.home / "log" / f"{name}.log"),
                 ])  # fmt: skip
                 host.systemctl("start", name)
-                self._wait_for(host.home / "log" / f"{name}.log", " UP ")
+                self._wait_for(host.home / "log" / f"{name}.log", " UP " if role == "server" else " ok ")
 
     def _wait_for(self, path: Path, word: str) -> None:
         deadline = time.monotonic() + 600
