@@ -107,7 +107,7 @@ class Story:
 
     def layout(self) -> BrokerLayout:
         text = (
-            f"rabbitmq:\n  keep: {{hosts: [{', '.join(self.cluster.old)}]}}\n"
+            f"rabbitmq:\n  method: {'fresh' if self.cluster.fresh else 'split'}\n  keep: {{hosts: [{', '.join(self.cluster.old)}]}}\n"
             f"  new:\n    hosts: [{', '.join(self.cluster.new)}]\n    clients: ['b*@rqb']\n"
         )
         found = load_any_layout(text, "layout.yaml")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import (
     BrokerPort,
@@ -540,6 +541,11 @@ class DryWorld:
                 real = self._real.rabbit(host)
                 self._rabbits[host] = DryRabbit(real, self.record, self._joined)
             return self._rabbits[host]
+
+    def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
+        from recell.adapters.dry_bridge import DryBridgeEnd
+
+        return DryBridgeEnd(self._real.bridge_end(hosts), self.record)
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
         for one in nodes:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.mover_port import MoverPort
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
@@ -564,6 +565,10 @@ class World(Protocol):
 
     def rabbit(self, host: str) -> RabbitNodePort:
         """The RabbitMQ node on this host."""
+        ...
+
+    def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
+        """The RabbitMQ cluster on these hosts."""
         ...
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:

@@ -15,7 +15,8 @@ from recell.steps.mapping import LiteralMapping, MoveMapping
 from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
 from recell.steps.quiet import Quiet
-from recell.steps.rabbit import Conf, Handling, Join, Policies, Rehome
+from recell.steps.rabbit import Blank, Conf, Handling, Join, Policies, Rehome
+from recell.steps.rabbit_bridge import BridgedRepoint, Definitions, Span
 from recell.steps.rabbit_part import OldCookie, Part
 from recell.steps.records import RetireRecords
 from recell.steps.repoint import Repoint
@@ -25,10 +26,13 @@ from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, Res
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
     for step in (
+        Blank,
+        BridgedRepoint,
         BrokerAccount,
         Conf,
         CopyConfig,
         DatabaseThings,
+        Definitions,
         DropIn,
         EditConfig,
         FollowDatabase,
@@ -56,6 +60,7 @@ KINDS: dict[str, type[BaseStep]] = {
         RetireRecords,
         SiblingContainer,
         SiblingUnit,
+        Span,
         StartUnit,
         SwitchDatabase,
     )
