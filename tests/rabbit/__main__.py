@@ -1,4 +1,4 @@
-"""python -m tests.rabbit TOP KIND HANDLING NODES RATE [fresh] [undo]: one split under load, told as it goes."""
+"""python -m tests.rabbit TOP KIND HANDLING NODES RATE [fresh] [undo]: one run under load, as it goes."""
 
 from __future__ import annotations
 

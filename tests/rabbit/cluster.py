@@ -16,8 +16,8 @@ _ARGS = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
 
 
 class Cluster:
-    """``handling``: cluster_partition_handling of all nodes, as an operator had it set. ``fresh``: the new nodes
-    have a cookie of their own."""
+    """``handling``: cluster_partition_handling of all nodes, as an operator had it set. ``fresh``: the new
+    nodes have a cookie of their own."""
 
     def __init__(self, top: Path, handling: str = "ignore", nodes: int = 3, *, fresh: bool = False) -> None:
         self.top = top

@@ -106,8 +106,10 @@ class Story:
     # recell
 
     def layout(self) -> BrokerLayout:
+        method = "fresh" if self.cluster.fresh else "split"
         text = (
-            f"rabbitmq:\n  method: {'fresh' if self.cluster.fresh else 'split'}\n  keep: {{hosts: [{', '.join(self.cluster.old)}]}}\n"
+            f"rabbitmq:\n  method: {method}\n"
+            f"  keep: {{hosts: [{', '.join(self.cluster.old)}]}}\n"
             f"  new:\n    hosts: [{', '.join(self.cluster.new)}]\n    clients: ['b*@rqb']\n"
         )
         found = load_any_layout(text, "layout.yaml")

@@ -151,7 +151,13 @@ class Copied:
         return {name: [json.loads(row) for row in rows] for name, rows in self.parts}
 
 
-_PARTS = ("vhosts", "users", "permissions", "topic_permissions", "policies")
+_PARTS = {
+    "vhosts": "vhost",
+    "users": "user",
+    "permissions": "permission of",
+    "topic_permissions": "topic permission of",
+    "policies": "policy",
+}
 
 
 def copied(definitions: Mapping[str, Any], version: str) -> Copied:
@@ -181,5 +187,5 @@ def lacking(wanted: Copied, there: Copied) -> tuple[str, ...]:
     out = []
     for part, rows in wanted.parts:
         missing = [json.loads(row) for row in rows if row not in have.get(part, set())]
-        out += [f"{part[:-1].replace('_', ' ')} {row.get('name', row.get('user', ''))}" for row in missing]
+        out += [f"{_PARTS[part]} {row.get('name', row.get('user', ''))}" for row in missing]
     return tuple(out)

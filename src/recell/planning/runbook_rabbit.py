@@ -169,8 +169,8 @@ def _span(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequenc
         enable = "rabbitmq-plugins enable rabbitmq_shovel"
         out += [(host, "On every new node.", (enable,)) for host in new]
         words = (
-            "Every queue that clients of one cluster alone take from gets a namesake on the other one, bound as"
-            " it is, and a shovel from there to it, with an account of its own on both. Again after each"
+            "Every queue that clients of one cluster alone take from gets a namesake on the other one, bound"
+            " as it is, and a shovel from there to it, with an account of its own on both. Again after each"
             " client that moved."
         )
         out.append((new[0], words, ("rabbitmqctl list_consumers", "rabbitmqctl shovel_status")))
