@@ -16,6 +16,7 @@ from recell.adapters.ports import ConnectionInfo, Consumer, CutNode, QueueInfo, 
 from recell.errors import StepFailed, Unreachable
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.urls import parse_url
+from recell.planning.apart import unit_name
 from recell.planning.ini import get
 from tests.sim.bridge import SimEnd, Traffic, cluster, lasting, tick
 from tests.sim.world import SimHost, SimUnit, SimWorld
@@ -353,6 +354,10 @@ class SimRabbit:
     def wall(self, kind: str, addresses: Sequence[str], ports: Sequence[int]) -> None:
         self.node.wall = kind
         self._point(f"wall {kind}")
+
+    def apart(self, other: str) -> bool:
+        unit = self.world.hosts[self.host].units_.get(unit_name(other))
+        return unit is not None and unit.active
 
     def unwall(self) -> None:
         self.node.wall = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from recell.model.layout import RABBIT_EXAMPLE, BrokerLayout, load_any_layout, l
 from recell.model.measure import Measurement, UserRequest, Window
 from recell.model.plan import dump_plan
 from recell.model.rabbit import QueueHome
-from recell.planning import rabbit_conf
+from recell.planning import apart, rabbit_conf
 from recell.planning.rabbit import plan_rabbit
 from recell.probe.record import Recorder
 from recell.report.write import document
@@ -225,6 +226,34 @@ def test_a_wall_covers_both_ends_and_both_directions() -> None:
 
 
 # -- the cut ---------------------------------------------------------------------------------------
+
+
+def _in_a_network(lines: Sequence[str]) -> str:
+    """Run a unit's lines in a network namespace of their own; what nft or iptables-save says then."""
+    script = "".join(
+        f"{line[1:]} 2>/dev/null || true\n" if line.startswith("-") else f"{line}\n" for line in lines
+    )
+    show = "nft list ruleset 2>/dev/null; iptables-save 2>/dev/null; ip6tables-save 2>/dev/null; true"
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-e"], input=f"{script}{show}\n", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("which", ["nft", "iptables"])
+def test_the_lasting_rules_come_twice_and_go(which: str) -> None:
+    text = apart.unit_text(which, "mq-4.example", ["10.0.0.4", "fd00::4"], [25672, 4369])
+    up = [ln.partition("=")[2] for ln in text.splitlines() if ln.startswith("ExecStart=")]
+    down = [ln.partition("=")[2] for ln in text.splitlines() if ln.startswith("ExecStop=")]
+    once, twice = _in_a_network(up), _in_a_network([*up, *up])
+    for address in ("10.0.0.4", "fd00::4"):
+        assert address in once
+    rules = [[ln for ln in said.splitlines() if "reset" in ln] for said in (once, twice)]
+    assert rules[0] == rules[1] and all("4369" in "".join(r) and "25672" in "".join(r) for r in rules)
+    gone = _in_a_network([*up, *down])
+    assert "reset" not in gone and "recell" not in gone.lower()
+    assert "WantedBy=multi-user.target" in text and len(apart.chain_name("a" * 40)) <= 28
 
 
 class Armed:

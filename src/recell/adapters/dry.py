@@ -472,6 +472,9 @@ class DryRabbit:
     def unwall(self) -> None:
         self._record.add(self.host, "take the wall down")
 
+    def apart(self, other: str) -> bool:
+        return self._real.apart(other)
+
 
 class DryWorld:
     """:class:`~recell.adapters.ports.World` in which nothing is changed; see :attr:`record`."""

@@ -296,6 +296,9 @@ class RabbitNode:
     def unwall(self) -> None:
         walls.down(self._host)
 
+    def apart(self, other: str) -> bool:
+        return walls.apart(self._host, other)
+
     # The cut
 
     def arm(self, opposite: Sequence[str], word: str) -> tuple[str, ...]:

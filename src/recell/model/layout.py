@@ -114,13 +114,15 @@ class RabbitSplit(_Strict):
     ``split``: new nodes join, clients and queues move to them, and the cluster is cut between its sides:
     RabbitMQ 3.8 to 3.12 with Mnesia. ``fresh``: the new nodes are a cluster of their own from the beginning,
     and shovels bridge the two while clients move: 3.8 and newer. ``settle_s``: how long the sides stay
-    walled off after the cut, at least.
+    walled off after the cut, at least. ``firewall``: after a cut, rules on every node's host that last over
+    reboots, or none of recell's.
     """
 
     method: Literal["split", "fresh"] = "split"
     keep: KeptSide
     new: RabbitSide
     settle_s: Annotated[float, Field(ge=10)] = 10
+    firewall: Literal["permanent", "none"] = "permanent"
 
 
 class BrokerLayout(_Strict):

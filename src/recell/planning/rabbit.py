@@ -12,6 +12,7 @@ from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout
 from recell.model.plan import Plan
 from recell.model.rabbit import RabbitNode
+from recell.planning.apart import EPMD, unit_name, unit_text
 from recell.planning.draft import Draft
 from recell.planning.rabbit_fresh import KIND as FRESH
 from recell.planning.rabbit_fresh import fresh_steps
@@ -195,6 +196,8 @@ def _conclude(facts: RabbitFacts, draft: Draft) -> None:
                 f"{node.config}: its own cluster's nodes, and cluster_partition_handling ="
                 f" {_final(facts, node)}",
             )
+    if facts.layout.rabbitmq.firewall == "permanent":
+        _apart(facts, draft)
     draft.add(
         "rabbitmq/handling",
         "rabbit-handling",
@@ -205,6 +208,25 @@ def _conclude(facts: RabbitFacts, draft: Draft) -> None:
         lasting=True,
         words={n.host: [_final(facts, n), "ignore"] for n in facts.nodes},
     )
+
+
+def _apart(facts: RabbitFacts, draft: Draft) -> None:
+    ports = sorted({EPMD, *(n.dist_port for n in facts.nodes)})
+    for side, opposite in ((facts.keep, facts.new), (facts.new, facts.keep)):
+        other = opposite[0].host
+        addresses = [a for n in opposite for a in _addresses(facts, n)]
+        for node in side:
+            draft.add_file(
+                f"{node.host}/apart",
+                "rabbit-apart",
+                node.host,
+                f"at every boot a unit closes ports {', '.join(map(str, ports))} to the cluster of {other}",
+                f"/etc/systemd/system/{unit_name(other)}.service",
+                undone="rules and unit are taken away",
+                unit=unit_name(other),
+                other=other,
+                text=unit_text(facts.deployment.host(node.host).firewall, other, addresses, ports),
+            )
 
 
 def _final(facts: RabbitFacts, node: RabbitNode) -> str:
@@ -232,6 +254,8 @@ def _remarks(facts: RabbitFacts) -> tuple[str, ...]:
         " its end; undo then opens a bridge of shovels between the two clusters and leads the moved clients"
         " back over it.",
         "The cut gives the new nodes another Erlang cookie. Never give both clusters one cookie again, and"
-        f" keep ports 4369 and {facts.keep[0].dist_port} closed between them: a single ping would join them.",
+        f" keep ports 4369 and {facts.keep[0].dist_port} closed between them"
+        + (" (a unit of recell's does)" if facts.layout.rabbitmq.firewall == "permanent" else "")
+        + ": a single ping would join them.",
         "Ansible, Puppet or kolla must learn both node lists, the clients' transport_url and the new cookie.",
     )

@@ -183,6 +183,16 @@ def _span(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequenc
     return [*out, (new[0], words, listed)]
 
 
+def _apart(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
+    unit, target = str(step.params["unit"]), str(step.params["path"])
+    if undo:
+        off = _sh("systemctl", "disable", "--now", unit)
+        gone = (off, _sh("rm", "-f", target), "systemctl daemon-reload")
+        return [(step.where, "Its rules go with it.", gone)]
+    force = ("systemctl daemon-reload", _sh("systemctl", "enable", "--now", unit))
+    return [(step.where, f"Write {target} as the plan has it (params.text of this step).", force)]
+
+
 KINDS: dict[str, Told] = {
     "rabbit-join": _join,
     "rabbit-handling": _handling,
@@ -196,4 +206,5 @@ KINDS: dict[str, Told] = {
     "rabbit-blank": _blank,
     "rabbit-definitions": _definitions,
     "rabbit-bridge": _span,
+    "rabbit-apart": _apart,
 }

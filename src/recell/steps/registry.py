@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recell.errors import BadInput
 from recell.model.plan import Plan
+from recell.steps.apart import Apart
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
 from recell.steps.compute import RecycleCompute
@@ -26,6 +27,7 @@ from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, Res
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
     for step in (
+        Apart,
         Blank,
         BridgedRepoint,
         BrokerAccount,
