@@ -337,7 +337,7 @@ def test_a_node_that_joined_behind_recells_back_stops_the_cut(desks: Any) -> Non
     _until_the_cut(desk, world)
     for host in HOSTS:
         world.nodes[host].db.add("rabbit@mq9")
-    with pytest.raises(Unknowable, match="mq1 knows .*rabbit@mq9"):
+    with pytest.raises(Unknowable, match=r"mq1 knows .*rabbit@mq9"):
         desk.go("forward")
     assert world.cuts == 0 and all(n.wall == "" for n in world.nodes.values())
     for host in HOSTS:
