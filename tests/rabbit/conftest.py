@@ -23,8 +23,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def clusters() -> Iterator[Callable[..., Cluster]]:
-    """Makes a cluster of three nodes beside three blank ones, that have its cookie or (``fresh``) one of their
-    own; they go with the test."""
+    """Makes a cluster of three nodes beside three blank ones, that have its cookie or (``fresh``) one of
+    their own; they go with the test."""
     assert os.getuid() == 0, "namespaces need root"
     top = tempfile.mkdtemp(prefix="recell-rabbit-", dir="/dev/shm")
     Path(top).chmod(0o755)

@@ -65,7 +65,11 @@ def test_nothing_is_lost(clusters: Clusters, kind: str, handling: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "back"),
-    [("classic", True), *(pytest.param(k, False, marks=pytest.mark.thorough) for k in ("mirrored", "quorum"))],
+    [
+        ("classic", True),
+        pytest.param("mirrored", False, marks=pytest.mark.thorough),
+        pytest.param("quorum", False, marks=pytest.mark.thorough),
+    ],
 )
 def test_over_a_bridge(clusters: Clusters, kind: str, back: bool) -> None:
     cluster = clusters("autoheal", fresh=True)
