@@ -117,10 +117,11 @@ class SimEnd:
             self.node.shovels.pop(name, None)
         self._point("clear shovels")
 
-    def drop_queues(self, names: Iterable[tuple[str, str]]) -> None:
+    def drop_queues(self, names: Iterable[tuple[str, str]], *, full: bool = False) -> None:
         for _, name in list(names):
-            if not takers(self.world, self.node, name) and not self._waiting(name):
+            if not takers(self.world, self.node, name) and (full or not self._waiting(name)):
                 self.node.queues.pop(name, None)
+                self.world.traffic.waiting.pop((cluster(self.world, self.node), name), None)
         self._point("drop queues")
 
     def plugged(self) -> tuple[str, ...]:
@@ -199,6 +200,9 @@ def tick(world: RabbitWorld) -> None:
                 world._complain(f"{caller}'s message for {topic} finds no queue on {home.name}")
             else:
                 traffic.waiting.setdefault((cluster(world, home), topic), []).append(now)
+            for queue in home.queues:
+                if queue.startswith(f"{topic}_fanout_"):
+                    traffic.waiting.setdefault((cluster(world, home), queue), []).append(now)
         for other, there in homes:
             reply, *fanout = own_queues(world, other)
             if other in old and reply not in home.queues:

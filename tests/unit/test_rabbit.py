@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from recell.adapters import cutting, walls
 from recell.adapters.ports import CutNode, FileStat, Finished, ProcessInfo, UnitState
 from recell.adapters.rabbit_node import RabbitNode, handling_word
+from recell.cli.desk import hosts_of
 from recell.cli.main import main
 from recell.discovery.rabbit import look_at_rabbit
 from recell.errors import BadInput, StepFailed, Unreachable, Unsupported
@@ -29,6 +30,7 @@ from recell.planning import apart, rabbit_conf
 from recell.planning.rabbit import plan_rabbit
 from recell.probe.record import Recorder
 from recell.report.write import document
+from tests.sim.test_bridge import FRESH, build_fresh, scan_fresh
 from tests.sim.test_rabbit import TEXT, build, layout, scan
 from tests.sim.test_split import Desk
 
@@ -64,6 +66,14 @@ def test_the_commands_plan_and_check_it_without_a_nova(tmp_path: Path) -> None:
     assert said.exit_code == 0 and "Nothing stands in the way" in said.stdout
     said = CliRunner().invoke(main, ["plan", "--example", "--rabbitmq"])
     assert said.stdout == RABBIT_EXAMPLE
+
+
+@pytest.mark.parametrize("method", ["split", "fresh"])
+def test_every_host_that_is_changed_is_claimed(method: str) -> None:
+    """The bridge's account is made on the old cluster, whichever of its hosts answers."""
+    found = scan_fresh(build_fresh()) if method == "fresh" else scan(build())
+    plan = plan_rabbit(found, layout(FRESH if method == "fresh" else TEXT), 0.0)
+    assert set(hosts_of(plan)) == {"mq1", "mq2", "mq3", "mq4", "mq5", "mq6", "net1", "net2", "tel1"}
 
 
 def test_check_names_every_reason_at_once(tmp_path: Path) -> None:

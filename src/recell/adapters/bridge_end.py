@@ -92,12 +92,13 @@ class RabbitEnd(RabbitCluster):
                 f" || {{V, N}} <- {_pairs(part)}].",
             )
 
-    def drop_queues(self, names: Iterable[tuple[str, str]]) -> None:
+    def drop_queues(self, names: Iterable[tuple[str, str]], *, full: bool = False) -> None:
+        empty = "false" if full else "true"
         for part in _parts(names):
             self._do(
                 "eval",
                 "[case rabbit_amqqueue:lookup(rabbit_misc:r(V, queue, N)) of"
-                ' {ok, Q} -> catch rabbit_amqqueue:delete(Q, true, true, <<"recell">>); _ -> gone end'
+                f' {{ok, Q}} -> catch rabbit_amqqueue:delete(Q, true, {empty}, <<"recell">>); _ -> gone end'
                 f" || {{V, N}} <- {_pairs(part)}], ok.",
             )
 

@@ -34,8 +34,8 @@ class BridgeEnd(Protocol):
         ...
 
     def clear_shovels(self, names: Iterable[tuple[str, str]]) -> None: ...
-    def drop_queues(self, names: Iterable[tuple[str, str]]) -> None:
-        """Those that are empty and unused by then; others stay."""
+    def drop_queues(self, names: Iterable[tuple[str, str]], *, full: bool = False) -> None:
+        """Those that are unused by then, and empty unless ``full`` ones may go too; others stay."""
         ...
 
     def plugged(self) -> tuple[str, ...]:

@@ -40,8 +40,8 @@ class DryBridgeEnd:
     def clear_shovels(self, names: Iterable[tuple[str, str]]) -> None:
         self._record.add(self.name, f"take {len(list(names))} shovels away")
 
-    def drop_queues(self, names: Iterable[tuple[str, str]]) -> None:
-        self._record.add(self.name, f"drop {len(list(names))} queues of recell's that are empty and unused")
+    def drop_queues(self, names: Iterable[tuple[str, str]], *, full: bool = False) -> None:
+        self._record.add(self.name, f"drop {len(list(names))} queues of recell's that nobody uses")
 
     def plug(self, host: str, on: bool) -> None:
         self._record.add(host, f"{'enable' if on else 'disable'} the shovel plugin")

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from recell.adapters.bridge_port import BridgeEnd
 from recell.errors import StepFailed, VerifyFailed
+from recell.model.rabbit import NO_HOME_OF_ITS_OWN
 from recell.model.step import Direction, Finding
 from recell.planning import bridge
 from recell.planning.bridge import PREFIX, Lane, Side, Taken, other
@@ -103,25 +104,35 @@ class Bridge:
         gone = [key for key in have if key not in names]
         if gone:
             self.end("new").clear_shovels(gone)
-        made = [self._namesakes(side, taken[side], want) for side in SIDES]
-        fresh = [lane for key, lane in names.items() if key not in have]
+        there = {side: {(t.vhost, t.name) for t in taken[side]} for side in SIDES}
+        made = {side: self._namesakes(side, there[side], want) for side in SIDES}
+        # A shovel declares what it doesn't find, otherwise than clients do: one whose ends are not both
+        # there by now waits for the next look.
+        fresh = [
+            lane
+            for key, lane in names.items()
+            if key not in have
+            and (lane.vhost, lane.queue) in there[lane.toward]
+            and (lane.vhost, lane.source) in there[other(lane.toward)] | made[other(lane.toward)]
+        ]
         if fresh:
             self.end("new").load({"parameters": bridge.shovels(fresh, self._uris())})
-        return bool(gone or fresh or any(made))
+        return bool(gone or fresh or any(made.values()))
 
-    def _namesakes(self, side: Side, taken: Iterable[Taken], want: Iterable[Lane]) -> bool:
-        there = {(t.vhost, t.name) for t in taken}
+    def _namesakes(
+        self, side: Side, there: set[tuple[str, str]], want: Iterable[Lane]
+    ) -> set[tuple[str, str]]:
         missing = [n for n in want if other(n.toward) == side and (n.vhost, n.source) not in there]
         if not missing:
-            return False
+            return set()
         made = bridge.namesakes(missing, there, self.end(other(side)).definitions())
         if not made["queues"]:
-            return False  # they went meanwhile
+            return set()  # they went meanwhile
         known = [tuple(q) for q in self._recall(f"made-{side}") or []]
         names = [(str(q["vhost"]), str(q["name"])) for q in made["queues"]]
         self._remember(f"made-{side}", [list(q) for q in sorted({*known, *names})])
         self.end(side).load(made)
-        return True
+        return set(names)
 
     def settle(self, limit: float) -> None:
         """Until nothing has to change any more, and every shovel runs.
@@ -174,7 +185,11 @@ class Bridge:
             self.reconcile()  # one came in the last moment
         while idle := self.unused():
             for side in SIDES:
-                self.end(side).drop_queues([(v, q) for s, v, q in idle if s == side])
+                mine = [(v, q) for s, v, q in idle if s == side]
+                self.end(side).drop_queues([n for n in mine if not NO_HOME_OF_ITS_OWN.match(n[1])])
+                # What waits for a process that is gone is nobody's: fanouts go to its queue for ever.
+                gone = [n for n in mine if NO_HOME_OF_ITS_OWN.match(n[1])]
+                self.end(side).drop_queues(gone, full=True)
             idle = self.unused()
             if idle:  # the shovels' consumers take a moment to go
                 self._in_time(began, limit, f"recell's queues stay: {', '.join(q for _, _, q in idle[:5])}")
