@@ -1,4 +1,4 @@
-"""python -m tests.rabbit TOP KIND HANDLING [NODES] [undo]: one split under load, told as it goes."""
+"""python -m tests.rabbit TOP KIND HANDLING NODES RATE [fresh] [undo]: one run under load, as it goes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from tests.rabbit.story import Story
 
 def main(words: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    nodes = int(words[3]) if len(words) > 3 else 3
-    cluster = Cluster(Path(words[0]), words[2], nodes)
-    story = Story(cluster, words[1], rate=float(words[4]) if len(words) > 4 else 10.0)
+    cluster = Cluster(Path(words[0]), words[2], int(words[3]), fresh="fresh" in words)
+    story = Story(cluster, words[1], rate=float(words[4]))
     began = time.time()
     try:
         cluster.up()

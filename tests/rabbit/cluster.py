@@ -16,12 +16,14 @@ _ARGS = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
 
 
 class Cluster:
-    """``handling``: cluster_partition_handling of all nodes, as an operator had it set."""
+    """``handling``: cluster_partition_handling of all nodes, as an operator had it set. ``fresh``: the new
+    nodes have a cookie of their own."""
 
-    def __init__(self, top: Path, handling: str = "ignore", nodes: int = 3) -> None:
+    def __init__(self, top: Path, handling: str = "ignore", nodes: int = 3, *, fresh: bool = False) -> None:
         self.top = top
         self.old, self.new = OLD[:nodes], NEW[:nodes]
         self.handling = handling
+        self.fresh = fresh
         names = (*self.old, *self.new, *CLIENTS)
         self.hosts = {name: Host(name, PEERS[name], top, PEERS) for name in names}
 
@@ -38,7 +40,8 @@ class Cluster:
             host.write(
                 "etc/rabbitmq-env.conf", f'NODENAME=rabbit@{name}\nSERVER_ADDITIONAL_ERL_ARGS="{_ARGS}"\n'
             )
-            host.write("data/.erlang.cookie", COOKIE, mode=0o400, owner="rabbitmq")
+            cookie = COOKIE[::-1] if self.fresh and name in self.new else COOKIE
+            host.write("data/.erlang.cookie", cookie, mode=0o400, owner="rabbitmq")
             host.unit("rabbitmq-server", ["/usr/sbin/rabbitmq-server"], "rabbitmq")
             host.systemctl("start", "rabbitmq-server")
         for name in (*self.old, *self.new):

@@ -22,15 +22,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def clusters() -> Iterator[Callable[[str], Cluster]]:
-    """Makes a cluster of three nodes beside three blank ones; they go with the test."""
+def clusters() -> Iterator[Callable[..., Cluster]]:
+    """Makes a cluster of three nodes beside three blank ones, that have its cookie or (``fresh``) one of
+    their own; they go with the test."""
     assert os.getuid() == 0, "namespaces need root"
     top = tempfile.mkdtemp(prefix="recell-rabbit-", dir="/dev/shm")
     Path(top).chmod(0o755)
     made: list[Cluster] = []
 
-    def make(handling: str) -> Cluster:
-        made.append(Cluster(Path(top) / str(len(made)), handling))
+    def make(handling: str, *, fresh: bool = False) -> Cluster:
+        made.append(Cluster(Path(top) / str(len(made)), handling, fresh=fresh))
         made[-1].up()
         return made[-1]
 

@@ -30,7 +30,7 @@ def count(logs: Iterable[Path], side: str) -> Count:
     for path in logs:
         for line in path.read_text(errors="replace").splitlines():
             fields = line.split()
-            if len(fields) < 3 or not (fields[2].startswith(side) or fields[-1].startswith(side)):
+            if len(fields) < 3 or not fields[2].startswith(side):
                 continue
             kind = fields[1]
             if kind in sent and len(fields) >= 5:

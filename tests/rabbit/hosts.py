@@ -41,6 +41,7 @@ mount -t tmpfs -o mode=700 tmpfs /var/lib/private 2>/dev/null || true
 mkdir -p /var/lib/recell
 mount --bind "$1/recell" /var/lib/recell
 mount --bind "$1/systemctl" /usr/bin/systemctl
+mount --bind "$1/system" /etc/systemd/system
 mkdir -p /run/rabbitmq /run/units
 chown rabbitmq /run/rabbitmq
 mount --bind "$1/units" /run/units
@@ -66,7 +67,7 @@ class Host:
         return CGROUP / f"rq-{self.name}"
 
     def up(self) -> None:
-        for part in ("etc", "data", "log", "recell", "units"):
+        for part in ("etc", "data", "log", "recell", "units", "system"):
             (self.home / part).mkdir(parents=True, exist_ok=True)
         lines = ["127.0.0.1 localhost", *(f"{NET}.{last} {name}" for name, last in self.peers.items())]
         (self.home / "hosts").write_text("".join(f"{line}\n" for line in lines))

@@ -22,7 +22,7 @@ def main() -> None:
         words.add_argument(name)
     words.add_argument("--rate", type=float, default=10.0)
     told = words.parse_args()
-    conf = cfg.ConfigOpts()
+    conf = cfg.CONF  # oslo.messaging's metrics look nowhere else
     conf([], project="load", default_config_files=[told.config_file], default_config_dirs=[])
     transport = oslo_messaging.get_rpc_transport(conf)
     log = open(told.log, "a", buffering=1)  # noqa: SIM115, PTH123 -- until the process ends
@@ -79,7 +79,8 @@ def call(told: Any, transport: Any, note: Any, over: threading.Event) -> None:
             sends[kind](seq)
             note(kind, seq, "ok", f"{time.time() - began:.3f}")
         except Exception as error:
-            note(kind, seq, "ERR", f"{time.time() - began:.3f}", type(error).__name__)
+            words = " ".join(str(error).split())[:120]
+            note(kind, seq, "ERR", f"{time.time() - began:.3f}", type(error).__name__, words)
         left.discard(seq)
 
     note("UP", told.name)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pwd
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ CGROUP = Path("/sys/fs/cgroup/unified/rq-@NAME@")
 class Unit:
     def __init__(self, name: str) -> None:
         self.name = name.removesuffix(".service")
-        self.file = HOME / f"{self.name}.service"
+        written = Path("/etc/systemd/system") / f"{self.name}.service"
+        self.file = written if written.exists() else HOME / f"{self.name}.service"
         self.kept = HOME / f"{self.name}.state"
         self.group = CGROUP / f"{self.name}.service"
 
@@ -34,10 +36,23 @@ class Unit:
         self.kept.write_text(json.dumps({**self.known, **changed}))
 
     def said(self, key: str) -> str:
-        lines = [ln for ln in self.file.read_text().splitlines() if ln.startswith(f"{key}=")]
+        text = self.file.read_text() if self.file.exists() else ""
+        lines = [ln for ln in text.splitlines() if ln.startswith(f"{key}=")]
         return lines[-1].partition("=")[2] if lines else ""
 
+    def oneshot(self) -> bool:
+        return self.said("Type") == "oneshot"
+
+    def run_lines(self, key: str) -> None:
+        """As systemd does with a oneshot's: one after the other, a dash forgives a failure."""
+        for line in self.file.read_text().splitlines():
+            if line.startswith(f"{key}="):
+                argv = shlex.split(line.partition("=")[2].removeprefix("-"))
+                subprocess.run(argv, check=not line.startswith(f"{key}=-"), capture_output=True)
+
     def alive(self) -> bool:
+        if self.oneshot():
+            return bool(self.known["main"])
         pid = self.known["main"]
         try:
             return bool(pid) and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -52,6 +67,10 @@ class Unit:
 
     def start(self) -> None:
         if self.active() in ("active", "deactivating"):
+            return
+        if self.oneshot():
+            self.run_lines("ExecStart")
+            self.keep(main=1, asked=False, began=time.monotonic() * 1e6)
             return
         self.group.mkdir(parents=True, exist_ok=True)
 
@@ -77,6 +96,10 @@ class Unit:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.active() in ("active", "deactivating"):
+            if self.oneshot():
+                self.run_lines("ExecStop")
+                self.keep(main=0)
+                return
             self.keep(asked=True)
             os.kill(self.known["main"], number)
 

@@ -19,7 +19,7 @@ from tests.rabbit.story import Story
 
 pytestmark = pytest.mark.real
 
-Clusters = Callable[[str], Cluster]
+Clusters = Callable[..., Cluster]
 
 
 def _members(cluster: Cluster, name: str) -> list[str]:
@@ -59,7 +59,37 @@ def test_nothing_is_lost(clusters: Clusters, kind: str, handling: str) -> None:
             assert _members(cluster, name) == [f"rabbit@{n}" for n in group]
             conf = (cluster.hosts[name].home / "etc/rabbitmq.conf").read_text()
             assert f"cluster_partition_handling = {handling}" in conf and "log.file.level = info" in conf
-            assert "recell" not in cluster.hosts[name].run(["nft", "list", "ruleset"])
+            rules = cluster.hosts[name].run(["nft", "list", "ruleset"])
+            assert "recell_split" not in rules and "table inet recell_apart_rq" in rules
+
+
+@pytest.mark.parametrize(
+    ("kind", "back"),
+    [
+        ("classic", True),
+        pytest.param("mirrored", False, marks=pytest.mark.thorough),
+        pytest.param("quorum", False, marks=pytest.mark.thorough),
+    ],
+)
+def test_over_a_bridge(clusters: Clusters, kind: str, back: bool) -> None:
+    cluster = clusters("autoheal", fresh=True)
+    story = Story(cluster, kind)
+    story.clients_up()
+    plan = story.scan_and_plan()
+    assert plan.kind == "fresh-rabbitmq"
+    story.go("forward")
+    for group in (cluster.old, cluster.new):
+        for name in group:
+            assert _members(cluster, name) == [f"rabbit@{n}" for n in group]
+            assert "recell-bridge" not in cluster.hosts[name].ctl("list_users")
+    if back:
+        story.go("backward")
+        assert all(_members(cluster, name) == [f"rabbit@{name}"] for name in cluster.new)
+    time.sleep(5)
+    counts = story.clients_down()
+    for side, told in counts.items():
+        assert told.casts > 50 and (told.lost, told.doubled) == (0, 0), (side, told)
+        assert told.failed == told.fanouts_missed == 0, (side, told)
 
 
 @pytest.mark.parametrize("after_the_cut", [False, pytest.param(True, marks=pytest.mark.thorough)])

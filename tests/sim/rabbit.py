@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.ports import ConnectionInfo, Consumer, CutNode, QueueInfo, RabbitNodePort
 from recell.errors import StepFailed, Unreachable
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.urls import parse_url
+from recell.planning.apart import unit_name
 from recell.planning.ini import get
+from tests.sim.bridge import SimEnd, Traffic, cluster, lasting, tick
 from tests.sim.world import SimHost, SimUnit, SimWorld
 
 HOSTS = {"mq1": "keep", "mq2": "keep", "mq3": "keep", "mq4": "new", "mq5": "new", "mq6": "new"}
@@ -45,6 +48,14 @@ class Node:
     wall: str = ""
     queues: dict[str, Queue] = field(default_factory=dict)  # its cluster's, the same object for members
     policies: dict[str, Policy] = field(default_factory=dict)
+    accounts: dict[str, str] = field(default_factory=dict)
+    shovels: dict[str, tuple[str, str, bool]] = field(default_factory=dict)  # (source, target, from keep)
+    plugged: bool = False
+
+    def takes_part(self, other: Node) -> None:
+        """In the other's cluster."""
+        self.queues, self.policies = other.queues, other.policies
+        self.accounts, self.shovels = other.accounts, other.shovels
 
 
 class RabbitWorld(SimWorld):
@@ -60,9 +71,12 @@ class RabbitWorld(SimWorld):
             node.db = {n.name for n in old}
             node.links = node.db - {node.name}
             node.queues, node.policies = first, policies
+            node.takes_part(old[0])
+        old[0].accounts["os"] = "a hash"
         self.users: dict[str, tuple[str, str]] = {}  # unit's host -> (unit, topic)
         self.cuts = 0
         self.waiting: dict[str, int] = {}  # messages that nobody has taken
+        self.traffic = Traffic()
 
     def at(self, name: str) -> Node:
         return self.nodes[name.partition("@")[2]]
@@ -71,6 +85,9 @@ class RabbitWorld(SimWorld):
 
     def rabbit(self, host: str) -> RabbitNodePort:
         return SimRabbit(self, self.nodes[host])
+
+    def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
+        return SimEnd(self, hosts)
 
     def broker(self, name: str) -> Any:
         return SimClients(self, self.nodes[name])
@@ -123,6 +140,7 @@ class RabbitWorld(SimWorld):
         self.observe()
 
     def observe(self) -> None:
+        tick(self)
         for a in self.nodes.values():
             for b in self.nodes.values():
                 if a.app and b.app:
@@ -155,8 +173,11 @@ class RabbitWorld(SimWorld):
                 n.handling,
                 n.cookie == OLD_COOKIE,
                 n.wall,
-                {q.name: (q.leader, q.members) for q in n.queues.values()},
+                lasting(n),
                 sorted(n.policies),
+                sorted(n.accounts),
+                sorted(n.shovels),
+                n.plugged,
             )
             for n in self.nodes.values()
         }
@@ -180,7 +201,8 @@ class SimRabbit:
     def view(self) -> NodeView:
         n = self.node
         members = tuple(sorted(n.db))
-        used = (f"{len(n.queues)} queues",) if n.queues else ()
+        used: tuple[str, ...] = (f"{len(n.queues)} queues",) if n.queues else ()
+        used += (f"{len(n.accounts)} users",) if n.accounts else ()
         return NodeView(
             n.name,
             members,
@@ -241,7 +263,7 @@ class SimRabbit:
             mate.db = set(n.db)
             mate.links.add(n.name)
             n.links.add(name)
-        n.queues, n.policies = other.queues, other.policies
+        n.takes_part(other)
         self._point("join_cluster")
         self.start()
 
@@ -259,7 +281,8 @@ class SimRabbit:
             self.world.unlink(n, mate)
         if any(n.name in q.members for q in n.queues.values()) and len(n.db) > 1 and n.db & {"rabbit@mq1"}:
             self.world._complain(f"{n.name} left with a queue on it")
-        n.db, n.queues, n.policies = {n.name}, {}, {}
+        n.db = {n.name}
+        n.takes_part(Node("", "", set()))
         self._point("reset")
         self.start()
 
@@ -305,9 +328,10 @@ class SimRabbit:
         others = [n for n in self.world.nodes.values() if n not in mates and n.queues is self.node.queues]
         if others:
             mine = {k: replace(q) for k, q in self.node.queues.items()}
-            policies = dict(self.node.policies)
+            own = Node("", "", set(), queues=mine, policies=dict(self.node.policies))
+            own.accounts, own.shovels = dict(self.node.accounts), dict(self.node.shovels)
             for mate in mates:
-                mate.queues, mate.policies = mine, policies
+                mate.takes_part(own)
 
     def forget(self, node: str) -> None:
         if node in self.node.links:
@@ -330,6 +354,10 @@ class SimRabbit:
     def wall(self, kind: str, addresses: Sequence[str], ports: Sequence[int]) -> None:
         self.node.wall = kind
         self._point(f"wall {kind}")
+
+    def apart(self, other: str) -> bool:
+        unit = self.world.hosts[self.host].units_.get(unit_name(other))
+        return unit is not None and unit.active
 
     def unwall(self) -> None:
         self.node.wall = ""
@@ -378,7 +406,11 @@ class SimClients:
 
     def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
         waiting = self.world.waiting
-        return tuple(QueueInfo(q, waiting.get(q, 0), 0, 0, True) for q in sorted(self.node.queues))
+        here = cluster(self.world, self.node)
+        sent = {q: len(at) for (first, q), at in self.world.traffic.waiting.items() if first == here}
+        return tuple(
+            QueueInfo(q, waiting.get(q, 0) + sent.get(q, 0), 0, 0, True) for q in sorted(self.node.queues)
+        )
 
     def connections(self) -> tuple[ConnectionInfo, ...]:
         return tuple(c for c, _ in self._all())

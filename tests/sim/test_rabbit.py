@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from recell.adapters.dry import DryWorld
 from recell.engine import Engine
-from recell.errors import StepFailed, Unknowable
+from recell.errors import StepFailed, Unknowable, VerifyFailed
 from recell.journal import Journal
 from recell.model.deployment import Address, ConfigFile, Deployment, HostFacts
 from recell.model.layout import BrokerLayout, load_any_layout
@@ -92,7 +92,10 @@ def scan(world: RabbitWorld) -> Deployment:
         generation="none",
         made_at=0.0,
         nova_version="",
-        hosts=tuple(HostFacts(n, Address(n), (n,), n, "Debian 12", "nft", files(n)) for n in world.hosts),
+        hosts=tuple(
+            HostFacts(n, Address(n), (f"10.0.0.{i}",), n, "Debian 12", "nft", files(n))
+            for i, n in enumerate(world.hosts, 1)
+        ),
         services=(),
         brokers=(),
         clients=(),
@@ -187,6 +190,8 @@ def test_there_and_back(desks: Any, kind: str) -> None:
         assert "cluster_partition_handling = autoheal" in text and text.startswith("# ours\n")
         assert f"classic_config.nodes.1 = rabbit@{'mq1' if side == 'keep' else 'mq4'}" in text
         assert not node.policies
+        unit = world.hosts[host].unit(f"recell-apart-{'mq4' if side == 'keep' else 'mq1'}")
+        assert unit.running and unit.enabled and not unit.needs_reload
     assert set(world.nodes["mq1"].queues) == {"conductor", "versioned"}
     assert set(world.nodes["mq4"].queues) == {"q-plugin"}
     changes = list(world.changes)
@@ -324,6 +329,88 @@ def test_a_partition_that_is_there_stops_it_for_a_human(desks: Any) -> None:
         desk.go("forward")
 
 
+def test_a_node_that_joined_behind_recells_back_stops_the_cut(desks: Any) -> None:
+    world = build()
+    desk = desks(world)
+    _until_the_cut(desk, world)
+    for host in HOSTS:
+        world.nodes[host].db.add("rabbit@mq9")
+    with pytest.raises(Unknowable, match=r"mq1 knows .*rabbit@mq9"):
+        desk.go("forward")
+    assert world.cuts == 0 and all(n.wall == "" for n in world.nodes.values())
+    for host in HOSTS:
+        world.nodes[host].db.discard("rabbit@mq9")
+    desk.go("forward")
+    assert world.complaints == [] and world.cuts == 1
+
+
+def _after_the_cut(world: RabbitWorld, happens: Callable[[], None]) -> None:
+    """Let something happen right after the cut, once."""
+    original = world.cut_rabbit
+
+    def cut(*words: Any) -> float:
+        spent = original(*words)
+        world.cut_rabbit = original  # type: ignore[method-assign]
+        happens()
+        return spent
+
+    world.cut_rabbit = cut  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize("then", ["forward", "backward"])
+def test_a_node_that_restarts_in_the_middle_stops_it_until_it_is_back(desks: Any, then: str) -> None:
+    world = build()
+    desk = desks(world)
+    node = world.nodes["mq5"]
+    _after_the_cut(world, lambda: setattr(node, "app", False))
+    with pytest.raises(StepFailed, match=r"the new side is not whole: .*mq5 sees nobody running"):
+        desk.go("forward")
+    assert all(n.wall for n in world.nodes.values()), "the walls stand until each side forgot the other"
+    node.app = True
+    desk.go(then)
+    assert world.complaints == [] and world.cuts == 1
+    assert node.db == ({"rabbit@mq4", "rabbit@mq5", "rabbit@mq6"} if then == "forward" else {"rabbit@mq5"})
+
+
+def test_a_partition_inside_a_side_is_named_and_not_forgotten_away(desks: Any) -> None:
+    world = build()
+    desk = desks(world)
+    five, six = world.nodes["mq5"], world.nodes["mq6"]
+    _after_the_cut(world, lambda: world.unlink(five, six))
+    with pytest.raises(StepFailed, match="mq5 sees rabbit@mq4, rabbit@mq5 running"):
+        desk.go("forward")
+    five.links.add(six.name)
+    six.links.add(five.name)
+    desk.go("forward")
+    assert world.complaints == [] and len(five.db) == 3
+
+
+def test_a_host_that_reboots_in_the_middle_has_its_wall_again(desks: Any) -> None:
+    """Its rules went with the reboot, and it still knows the other side."""
+    world = build()
+    desk = desks(world)
+
+    def reboot() -> None:
+        world.nodes["mq4"].wall = ""
+        raise StepFailed("the machine that recell runs on loses its way")
+
+    _after_the_cut(world, reboot)
+    with pytest.raises(StepFailed):
+        desk.go("forward")
+    desk.go("forward")
+    assert world.complaints == [] and world.cuts == 2
+    assert all(n.wall == "" for n in world.nodes.values())
+
+
+def test_clusters_that_met_again_are_found(desks: Any) -> None:
+    world = build()
+    desk = desks(world)
+    desk.go("forward")
+    world.nodes["mq1"].links.add("rabbit@mq4")
+    with pytest.raises(VerifyFailed, match="mq1 is linked to the other side again"):
+        desk.go("forward")
+
+
 def test_an_observation_asks_everything_and_writes_nothing(tmp_path: Path) -> None:
     world = build()
     before, plan = world.picture(), planned(world)
@@ -351,7 +438,7 @@ def _refused(deployment: Deployment, text: str = TEXT) -> str:
     return str(refused.value)
 
 
-def _with(deployment: Deployment, host: str, **changed: Any) -> Deployment:
+def changed_node(deployment: Deployment, host: str, **changed: Any) -> Deployment:
     nodes = tuple(replace(n, **changed) if n.host == host else n for n in deployment.rabbit)
     return replace(deployment, rabbit=nodes)
 
@@ -376,7 +463,7 @@ def _with(deployment: Deployment, host: str, **changed: Any) -> Deployment:
     ],
 )
 def test_refused_with_the_reason(host: str, changed: dict[str, Any], words: str) -> None:
-    assert words in _refused(_with(scan(build()), host, **changed))
+    assert words in _refused(changed_node(scan(build()), host, **changed))
 
 
 def test_refused_for_queues_and_clients() -> None:

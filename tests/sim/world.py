@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.ports import (
     ConnectionInfo,
     Consumer,
@@ -118,6 +119,9 @@ class SimWorld:
         return self.database
 
     def rabbit(self, host: str) -> RabbitNodePort:
+        raise AssertionError("no RabbitMQ is split here")
+
+    def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
         raise AssertionError("no RabbitMQ is split here")
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,22 @@ from click.testing import CliRunner
 from recell.adapters import cutting, walls
 from recell.adapters.ports import CutNode, FileStat, Finished, ProcessInfo, UnitState
 from recell.adapters.rabbit_node import RabbitNode, handling_word
+from recell.cli.desk import hosts_of
 from recell.cli.main import main
 from recell.discovery.rabbit import look_at_rabbit
 from recell.errors import BadInput, StepFailed, Unreachable, Unsupported
 from recell.model.deployment import Address, Deployment, dump_deployment, load_deployment
 from recell.model.layout import RABBIT_EXAMPLE, BrokerLayout, load_any_layout, load_layout
+from recell.model.measure import Measurement, UserRequest, Window
+from recell.model.plan import dump_plan
 from recell.model.rabbit import QueueHome
-from recell.planning import rabbit_conf
-from tests.sim.test_rabbit import TEXT, build, scan
+from recell.planning import apart, rabbit_conf
+from recell.planning.rabbit import plan_rabbit
+from recell.probe.record import Recorder
+from recell.report.write import document
+from tests.sim.test_bridge import FRESH, build_fresh, scan_fresh
+from tests.sim.test_rabbit import TEXT, build, layout, scan
+from tests.sim.test_split import Desk
 
 # -- layout and commands ---------------------------------------------------------------------------
 
@@ -59,6 +68,14 @@ def test_the_commands_plan_and_check_it_without_a_nova(tmp_path: Path) -> None:
     assert said.stdout == RABBIT_EXAMPLE
 
 
+@pytest.mark.parametrize("method", ["split", "fresh"])
+def test_every_host_that_is_changed_is_claimed(method: str) -> None:
+    """The bridge's account is made on the old cluster, whichever of its hosts answers."""
+    found = scan_fresh(build_fresh()) if method == "fresh" else scan(build())
+    plan = plan_rabbit(found, layout(FRESH if method == "fresh" else TEXT), 0.0)
+    assert set(hosts_of(plan)) == {"mq1", "mq2", "mq3", "mq4", "mq5", "mq6", "net1", "net2", "tel1"}
+
+
 def test_check_names_every_reason_at_once(tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -73,6 +90,39 @@ def test_check_names_every_reason_at_once(tmp_path: Path) -> None:
     assert len([v for v in found if "container" in v["what"]]) == 6
     assert len([v for v in found if v["id"].startswith("firewall:mq")]) == 6
     assert CliRunner().invoke(main, ["plan", "--dir", top]).exit_code == Unsupported.exit_code
+
+
+def test_the_report_has_the_same_keys_and_null_for_what_is_nova_s(tmp_path: Path) -> None:
+    world = build()
+    top = _desk(tmp_path, scan(world))
+    desk = Desk(world, tmp_path, plan_rabbit(scan(world), layout(), 0.0))
+    (top / "plan.json").write_bytes(dump_plan(desk.plan))
+    for direction in ("forward", "backward", "forward"):
+        desk.go(direction)
+    said = CliRunner().invoke(main, ["report", "--json", "--dir", str(top)])
+    assert said.exit_code == 0, said.output
+    told = json.loads((top / "report.json").read_text())
+    assert json.loads(said.stdout) == told
+    nothing = Measurement("", "", Window(0.0, 0.0), 0.0)
+    assert told.keys() == document(nothing).keys()
+    assert told["outcome"] == "succeeded" and told["kind"] == "split-rabbitmq"
+    assert [told[k] for k in ("api", "operations", "guests", "rows")] == [None] * 4
+    forward = [s.id for s in desk.plan.steps if s.acts != "backward"]
+    assert [s["name"] for s in told["steps"]] == forward and all(s["verified"] for s in told["steps"])
+    # One cut of two that the journal knows: only the last turn's runs are the report's.
+    assert sum(s["attempts"] for s in told["steps"] if s["name"] == "rabbitmq/part") == 1
+    assert told["freeze_s"] == 0.5 and "s3cret" not in (top / "report.html").read_text()
+    asked = tmp_path / "requests.jsonl"
+    with Recorder(asked) as log:
+        log.request(UserRequest(told["window"]["start"], 0.1, "show", "GET", "i", 200, "req-1", True))
+        log.request(UserRequest(told["window"]["start"], 0.3, "show", "GET", "i", 500, "req-2", False))
+    said = CliRunner().invoke(main, ["report", "--requests", str(asked), "--dir", str(top)])
+    told = json.loads((top / "report.json").read_text())
+    assert said.exit_code == 0 and (told["api"]["requests"], told["api"]["failed"]) == (2, 1)
+    assert told["operations"] is None
+    said = CliRunner().invoke(main, ["report", "--of", "undo", "--dir", str(top)])
+    told = json.loads((top / "undo" / "report.json").read_text())
+    assert said.exit_code == 0 and told["outcome"] == "undone"
 
 
 # -- rabbitmq.conf ---------------------------------------------------------------------------------
@@ -186,6 +236,34 @@ def test_a_wall_covers_both_ends_and_both_directions() -> None:
 
 
 # -- the cut ---------------------------------------------------------------------------------------
+
+
+def _in_a_network(lines: Sequence[str]) -> str:
+    """Run a unit's lines in a network namespace of their own; what nft or iptables-save says then."""
+    script = "".join(
+        f"{line[1:]} 2>/dev/null || true\n" if line.startswith("-") else f"{line}\n" for line in lines
+    )
+    show = "nft list ruleset 2>/dev/null; iptables-save 2>/dev/null; ip6tables-save 2>/dev/null; true"
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-e"], input=f"{script}{show}\n", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("which", ["nft", "iptables"])
+def test_the_lasting_rules_come_twice_and_go(which: str) -> None:
+    text = apart.unit_text(which, "mq-4.example", ["10.0.0.4", "fd00::4"], [25672, 4369])
+    up = [ln.partition("=")[2] for ln in text.splitlines() if ln.startswith("ExecStart=")]
+    down = [ln.partition("=")[2] for ln in text.splitlines() if ln.startswith("ExecStop=")]
+    once, twice = _in_a_network(up), _in_a_network([*up, *up])
+    for address in ("10.0.0.4", "fd00::4"):
+        assert address in once
+    rules = [[ln for ln in said.splitlines() if "reset" in ln] for said in (once, twice)]
+    assert rules[0] == rules[1] and all("4369" in "".join(r) and "25672" in "".join(r) for r in rules)
+    gone = _in_a_network([*up, *down])
+    assert "reset" not in gone and "recell" not in gone.lower()
+    assert "WantedBy=multi-user.target" in text and len(apart.chain_name("a" * 40)) <= 28
 
 
 class Armed:

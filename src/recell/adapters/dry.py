@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import (
     BrokerPort,
@@ -471,6 +472,9 @@ class DryRabbit:
     def unwall(self) -> None:
         self._record.add(self.host, "take the wall down")
 
+    def apart(self, other: str) -> bool:
+        return self._real.apart(other)
+
 
 class DryWorld:
     """:class:`~recell.adapters.ports.World` in which nothing is changed; see :attr:`record`."""
@@ -540,6 +544,11 @@ class DryWorld:
                 real = self._real.rabbit(host)
                 self._rabbits[host] = DryRabbit(real, self.record, self._joined)
             return self._rabbits[host]
+
+    def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
+        from recell.adapters.dry_bridge import DryBridgeEnd
+
+        return DryBridgeEnd(self._real.bridge_end(hosts), self.record)
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
         for one in nodes:

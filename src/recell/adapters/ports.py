@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.mover_port import MoverPort
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
@@ -510,6 +511,9 @@ class RabbitNodePort(Protocol):
     def kept_cookie(self, plan: str, sha256: str) -> bytes: ...
     def wall(self, kind: str, addresses: Sequence[str], ports: Sequence[int]) -> None: ...
     def unwall(self) -> None: ...
+    def apart(self, other: str) -> bool:
+        """Whether the lasting rules against the cluster of the host ``other`` are in force."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -564,6 +568,10 @@ class World(Protocol):
 
     def rabbit(self, host: str) -> RabbitNodePort:
         """The RabbitMQ node on this host."""
+        ...
+
+    def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
+        """The RabbitMQ cluster on these hosts."""
         ...
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:

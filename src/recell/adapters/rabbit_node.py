@@ -36,16 +36,19 @@ _VIEW = """
 L = fun(X) -> [atom_to_binary(N, utf8) || N <- X] end,
 T = fun(X) -> iolist_to_binary(io_lib:format("~w", [X])) end,
 G = fun(F, D) -> try F() catch _:_ -> D end end,
+K = G(fun() -> rabbit_khepri:is_enabled() end, false) == true,
 H = G(fun() -> {ok, V} = application:get_env(rabbit, cluster_partition_handling), V end, unknown),
 io:put_chars([rabbit_json:encode(#{
  name => atom_to_binary(node(), utf8),
  version => G(fun() -> list_to_binary(rabbit_misc:version()) end, <<>>),
  erlang => list_to_binary(erlang:system_info(otp_release)),
- khepri => G(fun() -> rabbit_khepri:is_enabled() end, false) == true,
- members => G(fun() -> L(mnesia:system_info(db_nodes)) end, []),
+ khepri => K,
+ members => case K of true -> G(fun() -> L(rabbit_nodes:list_members()) end, []);
+   _ -> G(fun() -> L(mnesia:system_info(db_nodes)) end, []) end,
  on_disk => G(fun() -> {ok, [{A, _}]} = file:consult(
    filename:join(rabbit_mnesia:dir(), "cluster_nodes.config")), L(A) end, []),
- running => G(fun() -> L(rabbit_mnesia:cluster_nodes(running)) end, []),
+ running => case K of true -> G(fun() -> L(rabbit_nodes:list_running()) end, []);
+   _ -> G(fun() -> L(rabbit_mnesia:cluster_nodes(running)) end, []) end,
  up => G(fun() -> rabbit:is_running() end, false),
  linked => L(nodes()),
  partitions => G(fun() -> L(rabbit_node_monitor:partitions()) end, []),
@@ -53,9 +56,11 @@ io:put_chars([rabbit_json:encode(#{
  ticktime => G(fun() -> case net_kernel:get_net_ticktime() of
    {_, N} -> N; N when is_integer(N) -> N end end, 0),
  alarms => G(fun() -> [T(element(1, A)) || A <- rabbit_alarm:get_alarms()] end, []),
- queues => G(fun() -> mnesia:table_info(rabbit_queue, size) end, 0),
+ queues => case K of true -> G(fun() -> length(rabbit_amqqueue:list()) end, 0);
+   _ -> G(fun() -> mnesia:table_info(rabbit_queue, size) end, 0) end,
  vhosts => G(fun() -> length(rabbit_vhost:list_names()) end, 0),
- users => G(fun() -> mnesia:table_info(rabbit_user, size) end, 0),
+ users => case K of true -> G(fun() -> length(rabbit_auth_backend_internal:list_users()) end, 0);
+   _ -> G(fun() -> mnesia:table_info(rabbit_user, size) end, 0) end,
  policies => G(fun() -> length(rabbit_policy:list()) end, 0),
  home => G(fun() -> {ok, [[D]]} = init:get_argument(home), list_to_binary(D) end, <<>>),
  config => G(fun() -> [list_to_binary(F) || F <- rabbit_config:config_files()] end, []),
@@ -290,6 +295,9 @@ class RabbitNode:
 
     def unwall(self) -> None:
         walls.down(self._host)
+
+    def apart(self, other: str) -> bool:
+        return walls.apart(self._host, other)
 
     # The cut
 

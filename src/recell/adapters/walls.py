@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from recell.adapters import firewall
 from recell.adapters.ports import HostPort
 from recell.errors import StepFailed, Unsupported
+from recell.planning.apart import chain_name, table_name
 
 _TABLE = "recell_split"
 _IN, _OUT = "RECELL-SPLIT-IN", "RECELL-SPLIT-OUT"
@@ -75,6 +76,18 @@ def state(host: HostPort) -> str:
     if "reject" in text.lower():
         return "reject"
     return "drop" if "drop" in text.lower().replace("policy drop", "") else ""
+
+
+def apart(host: HostPort, other: str) -> bool:
+    """Whether the lasting rules of :mod:`recell.planning.apart` are in force."""
+    if firewall.kind(host) == "nft":
+        done = host.query(["nft", "list", "table", "inet", table_name(other)], timeout=20)
+        return done.returncode == 0 and b"reject" in done.stdout
+    chain = chain_name(other)
+    return any(
+        host.query([tool, "-w", "-C", "OUTPUT", "-j", chain], timeout=20).returncode == 0
+        for tool in ("iptables", "ip6tables")
+    )
 
 
 def nft_script(kind: str, addresses: Sequence[str], ports: Sequence[int]) -> str:

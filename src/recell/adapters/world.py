@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from recell.adapters import cutting
+from recell.adapters.bridge_end import RabbitEnd
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
@@ -177,6 +178,9 @@ class RealWorld:
 
     def rabbit(self, host: str) -> RabbitNode:
         return RabbitNode(self.host(host))
+
+    def bridge_end(self, hosts: Sequence[str]) -> RabbitEnd:
+        return RabbitEnd([self.host(name) for name in hosts])
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
         pairs = [(self.rabbit(one.host), one) for one in nodes]

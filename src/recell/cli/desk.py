@@ -179,7 +179,13 @@ def hosts_of(plan: Plan, lost: frozenset[str] = frozenset()) -> list[str]:
     return sorted(
         {s.where for s in plan.steps if s.kind != "broker-account" or s.params["broker"] not in lost}
         | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", [])}
-        | {str(h) for s in plan.steps if s.kind == "rabbit-part" for h in s.params["addresses"]}
+        | {
+            str(host)
+            for s in plan.steps
+            if s.kind.startswith("rabbit-")
+            for side in ("keep", "new")
+            for host, _ in s.params.get(side, [])
+        }
     )
 
 

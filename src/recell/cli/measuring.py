@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from recell.adapters.ports import HostPort
 from recell.adapters.world import RealWorld
 from recell.cli.desk import Desk, world_of
 from recell.drawing.groups import topology_groups
 from recell.engine.run import records
-from recell.errors import BadInput
 from recell.journal import BESIDE, Journal, Run, position
 from recell.model.deployment import Deployment
 from recell.model.measure import Measurement, StepRecord, UserRequest, Window
 from recell.model.plan import Plan
 from recell.model.step import Direction
-from recell.planning.rabbit import KIND as RABBIT
+from recell.planning.rabbit import KINDS as RABBIT
+from recell.report.figures import api_figures, in_window
 from recell.report.measure import load_baseline, take_baseline, take_figures
 
 
@@ -29,7 +31,7 @@ def before(desk: Desk, plan: Plan, journal: Journal, direction: Direction) -> No
     where = position(plan, journal)
     if where not in (("new", "undone") if direction == "forward" else ("applied", "applying")):
         return
-    if plan.kind == RABBIT:
+    if plan.kind in RABBIT:
         return  # there is no Nova whose guests and rows could be counted
     target = folder(desk, direction)
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -46,28 +48,33 @@ def measure(
     requests: tuple[UserRequest, ...] | None,
 ) -> Measurement:
     """Look again and count. ``requests`` None: no users were measured."""
-    if plan.kind == RABBIT:
-        raise BadInput("the report counts Nova's guests and rows, and this split RabbitMQ alone",
-                       "recell verify proves it, recell status tells each step's time and proof")
-    baseline = load_baseline(folder(desk, direction))
-    runs = [
-        r
-        for r in journal.runs()
-        if r.direction == direction and r.verb not in BESIDE and r.began >= baseline.taken - 5
-    ]
-    window = Window(runs[0].began if runs else baseline.taken, _end(runs))
     deployment = desk.deployment()
-    with world_of(deployment) as world:
-        figures = take_figures(
-            baseline,
-            requests or (),
-            world.nova(),
-            _computes(world, deployment),
-            window,
-            expected=plan.expected_changes,
-            nova_names=_nova_names(deployment),
-            users=requests is not None,
-        )
+    if plan.kind in RABBIT:
+        runs = _last_runs(journal, direction)
+        window = Window(runs[0].began if runs else time.time(), _end(runs))
+        # No Nova has to be there; what users got of whatever stands on the brokers can still be counted.
+        api = None if requests is None else api_figures(in_window(requests, window))
+        found: dict[str, Any] = {"api": api, "operations": None, "guests": None, "rows": None}
+    else:
+        baseline = load_baseline(folder(desk, direction))
+        runs = [
+            r
+            for r in journal.runs()
+            if r.direction == direction and r.verb not in BESIDE and r.began >= baseline.taken - 5
+        ]
+        window = Window(runs[0].began if runs else baseline.taken, _end(runs))
+        with world_of(deployment) as world:
+            figures = take_figures(
+                baseline,
+                requests or (),
+                world.nova(),
+                _computes(world, deployment),
+                window,
+                expected=plan.expected_changes,
+                nova_names=_nova_names(deployment),
+                users=requests is not None,
+            )
+        found = {k: getattr(figures, k) for k in ("api", "operations", "guests", "rows")}
     first_run = runs[0].id if runs else 0
     titles = {s.id: s.title for s in plan.steps}
     where = position(plan, journal)
@@ -78,10 +85,7 @@ def measure(
         outcome=_outcome(where, runs, direction),
         window=window,
         duration_s=window.end - window.start,
-        api=figures.api,
-        operations=figures.operations,
-        guests=figures.guests,
-        rows=figures.rows,
+        **found,
         freeze_s=max(
             (v for (_, key), v in journal.facts().items() if key == f"held-{direction}"), default=None
         ),
@@ -94,11 +98,18 @@ def measure(
         topology_before=topology_groups(start),
         topology_after=topology_groups(goal),
         versions={
-            "nova": deployment.nova_version,
+            **({"nova": deployment.nova_version} if deployment.nova_version else {}),
             **{f"RabbitMQ on {b.name}": b.version for b in deployment.brokers},
         },
         remarks=plan.remarks,
     )
+
+
+def _last_runs(journal: Journal, direction: Direction) -> list[Run]:
+    """The last runs of this direction that none of the other one came between."""
+    every = (r for r in journal.runs() if r.verb not in BESIDE)
+    turns = [list(found) for way, found in groupby(every, key=lambda r: r.direction) if way == direction]
+    return turns[-1] if turns else []
 
 
 def _end(runs: list[Run]) -> float:

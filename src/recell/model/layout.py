@@ -111,13 +111,18 @@ class KeptSide(RabbitSide):
 class RabbitSplit(_Strict):
     """One RabbitMQ cluster becomes two.
 
-    New nodes join, clients and queues move to them, and the cluster is cut between its sides: RabbitMQ 3.8
-    to 3.12 with Mnesia. ``settle_s``: how long the sides stay walled off after the cut, at least.
+    ``split``: new nodes join, clients and queues move to them, and the cluster is cut between its sides:
+    RabbitMQ 3.8 to 3.12 with Mnesia. ``fresh``: the new nodes are a cluster of their own from the beginning,
+    and shovels bridge the two while clients move: 3.8 and newer. ``settle_s``: how long the sides stay
+    walled off after the cut, at least. ``firewall``: after a cut, rules on every node's host that last over
+    reboots, or none of recell's.
     """
 
+    method: Literal["split", "fresh"] = "split"
     keep: KeptSide
     new: RabbitSide
     settle_s: Annotated[float, Field(ge=10)] = 10
+    firewall: Literal["permanent", "none"] = "permanent"
 
 
 class BrokerLayout(_Strict):
@@ -220,10 +225,11 @@ services:
 RABBIT_EXAMPLE = """\
 # One RabbitMQ cluster becomes two, while its clients work. recell scan --rabbitmq lists who is there.
 rabbitmq:
+  method: split                 # or fresh: a cluster of its own, and shovels while clients move
   keep:
     hosts: [mq1, mq2, mq3]      # the cluster as it is today
   new:
-    hosts: [mq4, mq5, mq6]      # blank nodes with the same Erlang cookie
+    hosts: [mq4, mq5, mq6]      # blank nodes; split: with the same Erlang cookie, fresh: with another
     clients:                    # who moves to them: unit@host; everybody else stays
       - "neutron-*@*"
       - "ceilometer-*@*"

@@ -10,58 +10,68 @@ from typing import Any
 
 from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout
-from recell.model.plan import Acts, Plan
-from recell.model.rabbit import RabbitClient, RabbitNode
-from recell.planning.changes import describe
+from recell.model.plan import Plan
+from recell.model.rabbit import RabbitNode
+from recell.planning.apart import EPMD, unit_name, unit_text
 from recell.planning.draft import Draft
+from recell.planning.rabbit_fresh import KIND as FRESH
+from recell.planning.rabbit_fresh import fresh_steps
+from recell.planning.rabbit_moves import conf, ends, groups_of, move, picture, span
 from recell.planning.rabbit_reasons import RabbitFacts, decide
 from recell.planning.safety import with_safe_points
 
 KIND = "split-rabbitmq"
+KINDS = (KIND, FRESH)
+"""Of plans about RabbitMQ alone."""
 PART = "rabbitmq/part"
 
 
 def plan_rabbit(deployment: Deployment, layout: BrokerLayout, made_at: float) -> Plan:
     """:raises BadInput: the layout contradicts what is there. :raises Unsupported: it isn't safe."""
     facts = decide(deployment, layout)
+    fresh = layout.rabbitmq.method == "fresh"
     draft = Draft()
-    _undo_last(facts, draft)
-    _join(facts, draft)
-    _ignore(facts, draft)
-    for group in groups_of(facts.moving):
-        _move(facts, draft, group)
-    _part(facts, draft)
-    _conclude(facts, draft)
+    remarks = fresh_steps(facts, draft) if fresh else _split_steps(facts, draft)
     return Plan(
         format=1,
-        kind=KIND,
+        kind=FRESH if fresh else KIND,
         made_at=made_at,
         state=deployment.state_digest(),
         layout=layout.digest(),
         steps=with_safe_points(draft.steps),
         fingerprints=draft.fingerprints(deployment),
-        remarks=_remarks(facts),
-        topology_before=_picture([("RabbitMQ", facts.keep, (*facts.moving, *facts.staying))]),
-        topology_after=_picture([("kept", facts.keep, facts.staying), ("new", facts.new, facts.moving)]),
+        remarks=(*_common_remarks(facts), *remarks),
+        topology_before=picture([("RabbitMQ", facts.keep, (*facts.moving, *facts.staying))]),
+        topology_after=picture([("kept", facts.keep, facts.staying), ("new", facts.new, facts.moving)]),
     ).sealed()
-
-
-def in_order(clients: tuple[RabbitClient, ...]) -> tuple[RabbitClient, ...]:
-    """Servers before those that only call; of each service's hosts one after the other."""
-    return tuple(sorted(clients, key=lambda c: (not c.queues, c.unit, c.host)))
 
 
 # The steps
 
 
-def _ends(nodes: tuple[RabbitNode, ...]) -> list[list[str]]:
-    return [[n.host, n.name] for n in nodes]
-
+def _split_steps(facts: RabbitFacts, draft: Draft) -> tuple[str, ...]:
+    _undo_last(facts, draft)
+    _join(facts, draft)
+    _ignore(facts, draft)
+    span(
+        facts,
+        draft,
+        "undo/bridge-away",
+        "for an undo that finds two clusters: the bridge between them is closed when nothing waits",
+        opens="forward",
+        parted=True,
+        acts="backward",
+    )
+    for group in groups_of(facts.moving):
+        move(facts, draft, group, bridged=("backward",))
+    _part(facts, draft)
+    _conclude(facts, draft)
+    return _remarks(facts)
 
 def _both(facts: RabbitFacts) -> dict[str, Any]:
     return {
-        "keep": _ends(facts.keep),
-        "new": _ends(facts.new),
+        "keep": ends(facts.keep),
+        "new": ends(facts.new),
         "queues": list(facts.layout.rabbitmq.new.queues),
     }
 
@@ -92,15 +102,15 @@ def _join(facts: RabbitFacts, draft: Draft) -> None:
             undone="it leaves and is blank again",
             estimate=20,
             name=node.name,
-            keep=_ends((*facts.keep, *in_already)),
-            new=_ends((node,)),
+            keep=ends((*facts.keep, *in_already)),
+            new=ends((node,)),
         )
         in_already.append(node)
 
 
 def _ignore(facts: RabbitFacts, draft: Draft) -> None:
     for node in facts.nodes:
-        _conf(
+        conf(
             facts,
             draft,
             node,
@@ -120,95 +130,6 @@ def _ignore(facts: RabbitFacts, draft: Draft) -> None:
     )
 
 
-def _conf(
-    facts: RabbitFacts, draft: Draft, node: RabbitNode, name: str, settings: dict[str, str | None], title: str
-) -> None:
-    there = any(f.path == node.config for f in facts.deployment.host(node.host).config_files)
-    if not there and (node.host, node.config) not in draft.new_files:
-        draft.new_files.append((node.host, node.config))
-    draft.add(
-        f"{node.host}/{name}",
-        "rabbit-conf",
-        node.host,
-        title,
-        undone="the old file is put back",
-        path=node.config,
-        settings=settings,
-    )
-
-
-def groups_of(clients: tuple[RabbitClient, ...]) -> tuple[tuple[RabbitClient, ...], ...]:
-    """Clients that read one file together: it is edited once, before any of them, and undo puts it back
-    before any of them restarts."""
-    groups: dict[tuple[str, str], list[RabbitClient]] = {}
-    for client in in_order(clients):
-        groups.setdefault((client.host, client.file), []).append(client)
-    return tuple(tuple(g) for g in groups.values())
-
-
-def _move(facts: RabbitFacts, draft: Draft, group: tuple[RabbitClient, ...]) -> None:
-    first = group[0]
-    units = {c.unit: c for c in reversed(group)}  # a unit with connections to several vhosts restarts once
-    for unit, client in units.items():
-        _restart(
-            facts,
-            draft,
-            client,
-            f"{client.host}/{unit}-back",
-            "backward",
-            f"{unit} goes back to {facts.keep[0].name}'s side",
-        )
-    shown = first.shown.rpartition("@")[2]
-    by_name = not shown.split(":")[0].replace(".", "").isdigit()
-    port = shown.split("/")[0].split(",")[0].rpartition(":")[2]
-    hosts = [facts.deployment.host(n.host) for n in facts.new]
-    nodes = [
-        [h.hostname if by_name else h.address.host, int(port) if port.isdigit() else 5672] for h in hosts
-    ]
-    change: Any = {"section": "DEFAULT", "option": "transport_url", "op": "nodes", "nodes": nodes}
-    draft.add(
-        f"{first.host}/{first.unit}-url",
-        "edit-config",
-        first.host,
-        f"{first.file}: {describe(change)}",
-        undone="the old file is put back",
-        path=first.file,
-        changes=[change],
-    )
-    for unit, client in reversed(units.items()):
-        _restart(
-            facts,
-            draft,
-            client,
-            f"{client.host}/{unit}",
-            "forward",
-            f"{unit} moves to the new nodes"
-            + (f"; serves {', '.join(client.queues[:3])}" if client.queues else ""),
-        )
-
-
-def _restart(facts: RabbitFacts, draft: Draft, client: RabbitClient, id: str, acts: Acts, title: str) -> None:
-    host = facts.deployment.host(client.host)
-    draft.add(
-        id,
-        "repoint",
-        client.host,
-        title,
-        notice=f"what is sent to {', '.join(client.queues[:3])} waits some seconds"
-        if client.queues
-        else "what this service is at is cut short while it restarts",
-        undone="moved back the same way",
-        acts=acts,
-        estimate=15,
-        unit=client.unit,
-        vhost=client.vhost,
-        queues=list(client.queues),
-        reads=list(client.files),
-        sides={"keep": _ends(facts.keep), "new": _ends(facts.new)},
-        addresses=list(dict.fromkeys([host.address.host, *host.ips, client.peer])),
-    )
-
-
 def _part(facts: RabbitFacts, draft: Draft) -> None:
     draft.add(
         "rabbitmq/rehome",
@@ -219,6 +140,15 @@ def _part(facts: RabbitFacts, draft: Draft) -> None:
         undone="queues go back to the old nodes; recell's policies are removed",
         estimate=30,
         **_both(facts),
+    )
+    span(
+        facts,
+        draft,
+        "undo/bridge",
+        "for an undo that finds two clusters: shovels bring over what is sent to the other one's clients",
+        opens="backward",
+        parted=True,
+        acts="backward",
     )
     draft.add(
         PART,
@@ -257,7 +187,7 @@ def _conclude(facts: RabbitFacts, draft: Draft) -> None:
             settings: dict[str, str | None] = {"cluster_formation.classic_config.nodes.*": None}
             settings |= {f"cluster_formation.classic_config.nodes.{i}": n.name for i, n in enumerate(side, 1)}
             settings["cluster_partition_handling"] = _final(facts, node)
-            _conf(
+            conf(
                 facts,
                 draft,
                 node,
@@ -266,6 +196,8 @@ def _conclude(facts: RabbitFacts, draft: Draft) -> None:
                 f"{node.config}: its own cluster's nodes, and cluster_partition_handling ="
                 f" {_final(facts, node)}",
             )
+    if facts.layout.rabbitmq.firewall == "permanent":
+        _apart(facts, draft)
     draft.add(
         "rabbitmq/handling",
         "rabbit-handling",
@@ -278,11 +210,30 @@ def _conclude(facts: RabbitFacts, draft: Draft) -> None:
     )
 
 
+def _apart(facts: RabbitFacts, draft: Draft) -> None:
+    ports = sorted({EPMD, *(n.dist_port for n in facts.nodes)})
+    for side, opposite in ((facts.keep, facts.new), (facts.new, facts.keep)):
+        other = opposite[0].host
+        addresses = [a for n in opposite for a in _addresses(facts, n)]
+        for node in side:
+            draft.add_file(
+                f"{node.host}/apart",
+                "rabbit-apart",
+                node.host,
+                f"at every boot a unit closes ports {', '.join(map(str, ports))} to the cluster of {other}",
+                f"/etc/systemd/system/{unit_name(other)}.service",
+                undone="rules and unit are taken away",
+                unit=unit_name(other),
+                other=other,
+                text=unit_text(facts.deployment.host(node.host).firewall, other, addresses, ports),
+            )
+
+
 def _final(facts: RabbitFacts, node: RabbitNode) -> str:
     return facts.keep[0].handling if node in facts.new else node.handling
 
 
-def _remarks(facts: RabbitFacts) -> tuple[str, ...]:
+def _common_remarks(facts: RabbitFacts) -> tuple[str, ...]:
     names = ", ".join(sorted({c.label for c in facts.moving})) or "nobody"
     stay = ", ".join(sorted({c.label for c in facts.staying})) or "nobody"
     unknown = sorted({c.label for c in facts.staying if not c.unit})
@@ -291,30 +242,20 @@ def _remarks(facts: RabbitFacts) -> tuple[str, ...]:
         f"With the old nodes stay: {stay}.",
         "Who publishes where can't be seen in RabbitMQ. A client that stays and publishes to a service that"
         " moves (notifications, too) would fill a queue that nobody empties: name both for one side.",
-        "Until the cut (rabbitmq/part) undo takes the new nodes out again. Once it has begun it is carried to"
-        " its end, and undo then leads the moved clients back: what they have sent through the new cluster"
-        " and was not taken from it yet stays there, so stop their callers first.",
-        "The cut gives the new nodes another Erlang cookie. Never give both clusters one cookie again, and"
-        f" keep ports 4369 and {facts.keep[0].dist_port} closed between them: a single ping would join them.",
-        "Ansible, Puppet or kolla must learn both node lists, the clients' transport_url and the new cookie.",
     ]
     if unknown:
         out.append(f"recell can't tell which services these are: {', '.join(unknown)}.")
     return tuple(out)
 
 
-def _picture(groups: list[tuple[str, tuple[RabbitNode, ...], tuple[RabbitClient, ...]]]) -> dict[str, Any]:
-    out = []
-    for name, nodes, clients in groups:
-        services: dict[str, list[str]] = {}
-        for c in clients:
-            services.setdefault(c.unit or c.program or "unknown", []).append(c.host or c.peer)
-        out.append(
-            {
-                "name": name,
-                "broker": ", ".join(n.host for n in nodes),
-                "database": "",
-                "services": {k: sorted(set(v)) for k, v in services.items()},
-            }
-        )
-    return {"groups": out}
+def _remarks(facts: RabbitFacts) -> tuple[str, ...]:
+    return (
+        "Until the cut (rabbitmq/part) undo takes the new nodes out again. Once it has begun it is carried to"
+        " its end; undo then opens a bridge of shovels between the two clusters and leads the moved clients"
+        " back over it.",
+        "The cut gives the new nodes another Erlang cookie. Never give both clusters one cookie again, and"
+        f" keep ports 4369 and {facts.keep[0].dist_port} closed between them"
+        + (" (a unit of recell's does)" if facts.layout.rabbitmq.firewall == "permanent" else "")
+        + ": a single ping would join them.",
+        "Ansible, Puppet or kolla must learn both node lists, the clients' transport_url and the new cookie.",
+    )

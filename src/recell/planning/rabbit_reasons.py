@@ -27,6 +27,10 @@ class RabbitFacts:
     staying: tuple[RabbitClient, ...]
 
     @property
+    def fresh(self) -> bool:
+        return self.layout.rabbitmq.method == "fresh"
+
+    @property
     def nodes(self) -> tuple[RabbitNode, ...]:
         return (*self.keep, *self.new)
 
@@ -97,7 +101,15 @@ Reason = tuple[str, str, str]
 
 
 def reasons(facts: RabbitFacts) -> list[Reason]:
-    """Everything that forbids this split, most general first."""
+    """Everything that forbids this conversion, most general first."""
+    if facts.fresh:
+        return [
+            *_of_layout(facts),
+            *_of_fresh(facts),
+            *_of_new_nodes(facts),
+            *_of_clients(facts),
+            *_taken_by_both(facts),
+        ]
     return [
         *_of_layout(facts),
         *_of_method(facts),
@@ -137,9 +149,7 @@ def _of_layout(facts: RabbitFacts) -> list[Reason]:
 
 def _of_method(facts: RabbitFacts) -> list[Reason]:
     out: list[Reason] = []
-    fresh = (
-        "Make the new nodes a cluster of their own with its own cookie, and move the clients to it by hand"
-    )
+    fresh = "Say method: fresh in the layout, and give the new nodes an Erlang cookie of their own"
     for node in facts.nodes:
         version = tuple(int(p) for p in node.version.split(".")[:2] if p.isdigit())
         if node.khepri or not OLDEST <= version <= NEWEST:
@@ -169,7 +179,7 @@ def _of_method(facts: RabbitFacts) -> list[Reason]:
     return out
 
 
-def _of_cluster(facts: RabbitFacts) -> list[Reason]:
+def _running(facts: RabbitFacts) -> list[Reason]:
     out: list[Reason] = []
     for node in facts.keep:
         want = {n.name for n in facts.keep}
@@ -189,21 +199,14 @@ def _of_cluster(facts: RabbitFacts) -> list[Reason]:
                     "Heal it: restart the nodes of the side that you trust less",
                 )
             )
+    return out
+
+
+def _of_cluster(facts: RabbitFacts) -> list[Reason]:
+    out = _running(facts)
     for node in facts.nodes:
         out += [(node.host, f"{node.name} has an alarm: {a}", "Make room first") for a in node.alarms]
-        if node.container:
-            out.append(
-                (node.host, f"{node.name} runs in a container", "recell splits RabbitMQ on hosts only")
-            )
-        if node.old_config:
-            out.append(
-                (
-                    node.host,
-                    f"{node.name} is configured by Erlang terms (rabbitmq.config or"
-                    " advanced.config sets what recell has to set)",
-                    "Move these settings to rabbitmq.conf",
-                )
-            )
+        out += _not_editable(node)
         if node.handling not in HANDLINGS:
             out.append(
                 (
@@ -279,6 +282,44 @@ def _of_clients(facts: RabbitFacts) -> list[Reason]:
     return out
 
 
+def _of_fresh(facts: RabbitFacts) -> list[Reason]:
+    out = _running(facts)
+    for node in facts.nodes:
+        version = tuple(int(p) for p in node.version.split(".")[:2] if p.isdigit())
+        if version < OLDEST:
+            told = f"{node.name} runs RabbitMQ {node.version or 'unknown'}; recell bridges 3.8 and newer"
+            out.append((node.host, told, "Bring it to a newer release first"))
+        out += [(node.host, f"{node.name} has an alarm: {a}", "Make room first") for a in node.alarms]
+    for node in facts.new:
+        out += _not_editable(node)
+    versions = {(n.version, n.erlang) for n in facts.new}
+    if len(versions) > 1:
+        told = ", ".join(sorted(f"{v} on Erlang {e}" for v, e in versions))
+        what = f"the new nodes run different releases: {told}"
+        out.append((facts.new[0].host, what, "Install one release on all"))
+    old, new = ({n.cookie for n in side} for side in (facts.keep, facts.new))
+    if len(new) > 1:
+        what = "the new nodes have different Erlang cookies"
+        out.append((facts.new[0].host, what, "Give them one, and restart them"))
+    if old & new:
+        what = "the new nodes have the old cluster's Erlang cookie: one ping would join the two"
+        out.append((facts.new[0].host, what, "Give them one of their own, and restart them"))
+    return out
+
+
+def _not_editable(node: RabbitNode) -> list[Reason]:
+    out: list[Reason] = []
+    if node.container:
+        out.append((node.host, f"{node.name} runs in a container", "recell splits RabbitMQ on hosts only"))
+    if node.old_config:
+        what = (
+            f"{node.name} is configured by Erlang terms (rabbitmq.config or advanced.config sets what"
+            " recell has to set)"
+        )
+        out.append((node.host, what, "Move these settings to rabbitmq.conf"))
+    return out
+
+
 def _of_queues(facts: RabbitFacts) -> list[Reason]:
     out: list[Reason] = []
     for queue in facts.deployment.rabbit_queues:
@@ -290,6 +331,11 @@ def _of_queues(facts: RabbitFacts) -> list[Reason]:
                     f"rabbitmqctl sync_queue {queue.name}",
                 )
             )
+    return out + _taken_by_both(facts)
+
+
+def _taken_by_both(facts: RabbitFacts) -> list[Reason]:
+    out: list[Reason] = []
     moving = {q for c in facts.moving for q in c.queues}
     staying = {q: c for c in facts.staying for q in c.queues}
     for name in sorted(moving & set(staying)):

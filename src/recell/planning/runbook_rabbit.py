@@ -147,6 +147,52 @@ def _repoint(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequ
     ]
 
 
+def _blank(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
+    return _join(step, True, path)
+
+
+def _definitions(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
+    old, new = (_hosts(step, side)[0] for side in ("keep", "new"))
+    words = "Of the old cluster's definitions the new one gets vhosts, users, permissions and policies."
+    return [
+        (old, words + " The file holds password hashes.", ("rabbitmqctl export_definitions FILE",)),
+        (new, "Leave out queues, exchanges, bindings, parameters.", ("rabbitmqctl import_definitions FILE",)),
+    ]
+
+
+def _span(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
+    out: list[tuple[str, str, Sequence[str]]] = []
+    new = _hosts(step, "new")
+    if step.params["parted"]:
+        out.append((new[0], "Only when the two are clusters of their own by now.", ()))
+    if step.params["backward" if undo else "forward"] == "open":
+        enable = "rabbitmq-plugins enable rabbitmq_shovel"
+        out += [(host, "On every new node.", (enable,)) for host in new]
+        words = (
+            "Every queue that clients of one cluster alone take from gets a namesake on the other one, bound"
+            " as it is, and a shovel from there to it, with an account of its own on both. Again after each"
+            " client that moved."
+        )
+        out.append((new[0], words, ("rabbitmqctl list_consumers", "rabbitmqctl shovel_status")))
+        return out
+    words = (
+        "When no shovel's queue holds a message: clear the shovels recell-bridge-*, drop the namesakes that"
+        " nobody takes from, and the account recell-bridge on both clusters."
+    )
+    listed = ("rabbitmqctl list_queues name messages consumers", "rabbitmqctl list_parameters")
+    return [*out, (new[0], words, listed)]
+
+
+def _apart(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
+    unit, target = str(step.params["unit"]), str(step.params["path"])
+    if undo:
+        off = _sh("systemctl", "disable", "--now", unit)
+        gone = (off, _sh("rm", "-f", target), "systemctl daemon-reload")
+        return [(step.where, "Its rules go with it.", gone)]
+    force = ("systemctl daemon-reload", _sh("systemctl", "enable", "--now", unit))
+    return [(step.where, f"Write {target} as the plan has it (params.text of this step).", force)]
+
+
 KINDS: dict[str, Told] = {
     "rabbit-join": _join,
     "rabbit-handling": _handling,
@@ -156,4 +202,9 @@ KINDS: dict[str, Told] = {
     "rabbit-policies": _policies,
     "rabbit-cookie": _cookie,
     "repoint": _repoint,
+    "repoint-bridged": _repoint,
+    "rabbit-blank": _blank,
+    "rabbit-definitions": _definitions,
+    "rabbit-bridge": _span,
+    "rabbit-apart": _apart,
 }

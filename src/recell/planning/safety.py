@@ -14,7 +14,8 @@ from recell.model.plan import PlanStep
 
 BEGINNING = "the beginning"
 RESTARTS = (
-    "restart-api", "restart-rpc", "recycle-compute", "repoint", "renew-api", "renew-rpc", "renew-console"
+    "restart-api", "restart-rpc", "recycle-compute", "repoint", "repoint-bridged",
+    "renew-api", "renew-rpc", "renew-console",
 )  # fmt: skip
 
 

@@ -69,7 +69,8 @@ def at_once(hosts: list[str], ask: Callable[[str], T]) -> dict[str, T]:
 class Join(RabbitStep):
     """A blank node becomes a member of the cluster; undo makes it blank again. ``name``: the node's.
 
-    ``keep`` and ``new`` name those that are in the cluster once this one has joined.
+    ``keep`` and ``new`` name those that are in the cluster once this one has joined. ``fresh``: it is a
+    cluster of new nodes alone, all of which undo makes blank.
     """
 
     kind: ClassVar[str] = "rabbit-join"
@@ -119,7 +120,7 @@ class Join(RabbitStep):
     def _nothing_lives_here(self, node: RabbitNodePort, name: str) -> None:
         """What was declared since the queues went home may have a member here again."""
         peers = [n for n in self.names("keep") if n in node.view().members]
-        if self.names("keep")[0] not in peers:
+        if self.param("fresh") or self.names("keep")[0] not in peers:
             self._nothing_waits_here()
             return
         for queue in node.queues():
@@ -166,6 +167,18 @@ class Join(RabbitStep):
         if wrong:
             raise VerifyFailed(f"{self.id}: {'; '.join(wrong)}", REMEDY)
         return f"{len(members)} nodes each see {len(members)} running, no partition"
+
+
+class Blank(Join):
+    """The first node of a fresh cluster joins nobody; undo makes it blank as the others."""
+
+    kind: ClassVar[str] = "rabbit-blank"
+
+    def look(self, toward: Direction) -> Finding:
+        here = self.node(self.spec.where).view()
+        if here.used:
+            return Finding.not_done(f"{here.name} holds {', '.join(here.used)}")
+        return Finding.done(f"{here.name} is blank") if here.running else Finding.partial("it is stopped")
 
 
 class Handling(RabbitStep):

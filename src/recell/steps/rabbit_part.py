@@ -42,6 +42,11 @@ class Part(RabbitStep):
             return Finding.unknown("; ".join(wrong)) if wrong else Finding.not_done("the cluster is one")
         if walled or len(apart) < len(views) or not self._cookies_apart():
             return Finding.partial(f"begun: walls on {', '.join(walled) or 'no host'}")
+        met = [h for h, v in views.items() if set(v.linked) & set(self.names(self._opposite(h)))]
+        if met:
+            return Finding.unknown(
+                f"{', '.join(met)} is linked to the other side again: see whose .erlang.cookie was copied"
+            )
         return Finding.done("the clusters are two")
 
     def _cookies_apart(self) -> bool:

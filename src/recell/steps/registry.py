@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recell.errors import BadInput
 from recell.model.plan import Plan
+from recell.steps.apart import Apart
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
 from recell.steps.compute import RecycleCompute
@@ -15,7 +16,8 @@ from recell.steps.mapping import LiteralMapping, MoveMapping
 from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
 from recell.steps.quiet import Quiet
-from recell.steps.rabbit import Conf, Handling, Join, Policies, Rehome
+from recell.steps.rabbit import Blank, Conf, Handling, Join, Policies, Rehome
+from recell.steps.rabbit_bridge import BridgedRepoint, Definitions, Span
 from recell.steps.rabbit_part import OldCookie, Part
 from recell.steps.records import RetireRecords
 from recell.steps.repoint import Repoint
@@ -25,10 +27,14 @@ from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, Res
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
     for step in (
+        Apart,
+        Blank,
+        BridgedRepoint,
         BrokerAccount,
         Conf,
         CopyConfig,
         DatabaseThings,
+        Definitions,
         DropIn,
         EditConfig,
         FollowDatabase,
@@ -56,6 +62,7 @@ KINDS: dict[str, type[BaseStep]] = {
         RetireRecords,
         SiblingContainer,
         SiblingUnit,
+        Span,
         StartUnit,
         SwitchDatabase,
     )

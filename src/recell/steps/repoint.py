@@ -76,6 +76,7 @@ class Repoint(UnitStep):
                     self._end(toward, asked)
             if self.unit().active not in ("inactive", "failed"):
                 self._end(toward, str(self.param("sides")["keep"][0][0]))
+        self.between(toward)
         self.host.systemctl("start", name)
         began = self.world.clock()
         while self.look(toward).truth.value != "done":
@@ -85,6 +86,10 @@ class Repoint(UnitStep):
                     f"See journalctl -u {name} there, then: recell resume, or recell undo",
                 )
             self.world.wait(POLL_S)
+
+    def between(self, toward: Direction) -> None:
+        """It has ended on one side and not begun on the other."""
+        return
 
     def _end(self, toward: Direction, asked: str) -> None:
         host = asked or str(self.param("sides")["keep"][0][0])

@@ -1,0 +1,142 @@
+"""A RabbitMQ cluster as an end of a bridge, through ``rabbitmqctl``: queues, definitions, shovels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from recell.adapters.broker import RABBIT_UNIT, CommandHost, RabbitCluster
+from recell.adapters.containers import Inside
+from recell.adapters.ports import HostPort
+from recell.errors import StepFailed
+from recell.planning.bridge import PREFIX, Taken
+
+_PLUGIN = "rabbitmq_shovel"
+_AT_ONCE = 100
+"""Names in one expression at most: it is an argument, whose length is limited."""
+_SHOVELS = (
+    "io:put_chars([rabbit_json:encode([#{vhost => proplists:get_value(vhost, P), name =>"
+    ' proplists:get_value(name, P)} || P <- rabbit_runtime_parameters:list_component(<<"shovel">>)]), 10]).'
+)
+
+
+class RabbitEnd(RabbitCluster):
+    """:class:`~recell.adapters.bridge_port.BridgeEnd` on real hosts."""
+
+    def __init__(self, hosts: Sequence[HostPort]) -> None:
+        self._nodes: dict[str, CommandHost] = {h.name: Inside(h, RABBIT_UNIT) for h in hosts}
+        super().__init__(hosts[0].name, list(self._nodes.values()))
+
+    # Questions
+
+    def definitions(self) -> dict[str, Any]:
+        text = self._ask("export_definitions", "-")
+        found: dict[str, Any] = json.loads(text[text.index("{") :])
+        return found
+
+    def taken(self, vhosts: Sequence[str], account: str) -> tuple[Taken, ...]:
+        columns = ["name", "type", "messages_ready", "messages_unacknowledged", "owner_pid"]
+        with ThreadPoolExecutor(1 + 2 * len(vhosts)) as pool:
+            channels = pool.submit(self._list, "list_channels", ["pid", "user"])
+            queues = [pool.submit(self._rows, "list_queues", "name\t", "-p", v, *columns) for v in vhosts]
+            consumers = [
+                pool.submit(self._rows, "list_consumers", "queue_name\t", "-p", v) for v in vhosts
+            ]
+        # A consumer whose channel is not listed came or went meanwhile; the next look tells.
+        users = {row[0]: row[1] for row in channels.result()}
+        out = []
+        for vhost, listed, taking in zip(vhosts, queues, consumers, strict=True):
+            takers: dict[str, int] = {}
+            for row in taking.result():
+                if len(row) > 1 and users.get(row[1], account) != account:
+                    takers[row[0]] = takers.get(row[0], 0) + 1
+            for row in listed.result():
+                if len(row) >= 4 and not (len(row) > 4 and row[4]):
+                    number = sum(int(n) for n in row[2:4] if n.isdigit())
+                    out.append(Taken(vhost, row[0], row[1], takers.get(row[0], 0), number))
+        return tuple(out)
+
+    def shovels(self) -> dict[tuple[str, str], bool]:
+        listed = self._json(self._ask("eval", _SHOVELS))
+        mine = [(str(s["vhost"]), str(s["name"])) for s in listed if str(s["name"]).startswith(PREFIX)]
+        if not mine:
+            return {}
+        try:
+            states = self._json(self._ask("shovel_status", "--formatter", "json"))
+        except StepFailed:
+            states = []  # the command comes with the plugin, of which a busy node tells too late
+        running = {(s.get("vhost"), s.get("name")) for s in states if s.get("state") == "running"}
+        return {key: key in running for key in mine}
+
+    def plugged(self) -> tuple[str, ...]:
+        return tuple(name for name in self._nodes if self._has_plugin(name))
+
+    def _has_plugin(self, host: str) -> bool:
+        done = self._nodes[host].query(["rabbitmq-plugins", "-q", "list", "-m", "-E"], timeout=120)
+        if done.returncode != 0:
+            raise StepFailed(f"rabbitmq-plugins list failed on {host}", "Look at it there by hand")
+        return _PLUGIN in done.stdout.decode("utf-8", "replace").split()
+
+    # Changes
+
+    def load(self, definitions: Mapping[str, Any]) -> None:
+        self._do("import_definitions", "--format", "json", text=json.dumps(definitions))
+
+    def clear_shovels(self, names: Iterable[tuple[str, str]]) -> None:
+        for part in _parts(names):
+            self._do(
+                "eval",
+                '[catch rabbit_runtime_parameters:clear(V, <<"shovel">>, N, <<"recell">>)'
+                f" || {{V, N}} <- {_pairs(part)}].",
+            )
+
+    def drop_queues(self, names: Iterable[tuple[str, str]], *, full: bool = False) -> None:
+        empty = "false" if full else "true"
+        for part in _parts(names):
+            self._do(
+                "eval",
+                "[case rabbit_amqqueue:lookup(rabbit_misc:r(V, queue, N)) of"
+                f' {{ok, Q}} -> catch rabbit_amqqueue:delete(Q, true, {empty}, <<"recell">>); _ -> gone end'
+                f" || {{V, N}} <- {_pairs(part)}], ok.",
+            )
+
+    def plug(self, host: str, on: bool) -> None:
+        words = ["rabbitmq-plugins", "-q", "enable" if on else "disable", _PLUGIN]
+        done = self._nodes[host].run(words, timeout=300)
+        if done.returncode != 0:
+            reason = " ".join((done.stderr + done.stdout).decode("utf-8", "replace").split())[:200]
+            raise StepFailed(f"{' '.join(words)} failed on {host} ({reason})", "Look at it there by hand")
+
+    def set_account(self, name: str, password: str, vhosts: Sequence[str]) -> None:
+        if name in self.users() and not self.password_works(name, password):
+            self.delete_user(name)
+        if name not in self.users():
+            self.add_user(name, password)
+        for vhost in vhosts:
+            self.permit(vhost, name)
+
+    def drop_account(self, name: str) -> None:
+        if name in self.users():
+            self.delete_user(name)
+
+    def _json(self, text: str) -> Any:
+        start = min((i for i in (text.find("["), text.find("{")) if i >= 0), default=-1)
+        if start < 0:
+            raise StepFailed(f"RabbitMQ on {self.name} answers {text.strip()[:150]}", "See the broker's log")
+        return json.JSONDecoder().raw_decode(text[start:])[0]
+
+
+def _parts(names: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    listed = sorted(names)
+    return [listed[i : i + _AT_ONCE] for i in range(0, len(listed), _AT_ONCE)]
+
+
+def _pairs(names: Sequence[tuple[str, str]]) -> str:
+    """Any text as Erlang binaries, by its bytes."""
+    return "[" + ",".join("{" + ",".join(_binary(word) for word in pair) + "}" for pair in names) + "]"
+
+
+def _binary(text: str) -> str:
+    return "<<" + ",".join(str(b) for b in text.encode()) + ">>"
