@@ -6,11 +6,13 @@ from recell.errors import BadInput
 from recell.model.plan import Plan
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
+from recell.steps.cell import CellSchema, CellThings, NewMapping, StartConsole
 from recell.steps.compute import RecycleCompute
 from recell.steps.containers import SiblingContainer
 from recell.steps.database import DatabaseThings, FollowDatabase, Relayed, RelayStep
 from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
+from recell.steps.hosts import FlipHosts, FollowHosts, HostsComputes, HostsOpen
 from recell.steps.mapping import LiteralMapping, MoveMapping
 from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
@@ -26,17 +28,24 @@ KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
     for step in (
         BrokerAccount,
+        CellSchema,
+        CellThings,
         Conf,
         CopyConfig,
         DatabaseThings,
         DropIn,
         EditConfig,
+        FlipHosts,
         FollowDatabase,
+        FollowHosts,
         Handling,
+        HostsComputes,
+        HostsOpen,
         Join,
         KeepExchange,
         LiteralMapping,
         MoveMapping,
+        NewMapping,
         OldCookie,
         Part,
         Policies,
@@ -56,6 +65,7 @@ KINDS: dict[str, type[BaseStep]] = {
         RetireRecords,
         SiblingContainer,
         SiblingUnit,
+        StartConsole,
         StartUnit,
         SwitchDatabase,
     )
