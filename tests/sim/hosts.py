@@ -1,8 +1,8 @@
 """Two cells, their databases, brokers and computes, and users who never stop, simulated.
 
-An instance's row lives in a cell; a request reads the mapping, writes the row's task there and leaves a message
-at that cell's broker. nova-compute takes messages of its broker and finds the task in its cell's row, or the
-request is lost. At its start it does what Nova does: it forgets what was asked for meanwhile.
+An instance's row lives in a cell; a request reads the mapping, writes the row's task there and leaves a
+message at that cell's broker. nova-compute takes messages of its broker and finds the task in its cell's row,
+or the request is lost. At its start it does what Nova does: it forgets what was asked for meanwhile.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Cell:
     rows: dict[str, Row] = field(default_factory=dict)
     services: dict[str, bool] = field(default_factory=dict)
     locked: bool = False
+    aside: dict[str, str] = field(default_factory=dict)
 
 
 class Users:
@@ -72,7 +73,7 @@ class Users:
 
 
 class CellsWorld(SimWorld):
-    """A split Nova with a broker (mq5) and a database server (db2) to spare. Cells by their database's name."""
+    """A split Nova with a broker (mq5) and a database server (db2) to spare. Cells by their database."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +87,7 @@ class CellsWorld(SimWorld):
         self.users = Users()
         self.things: dict[str, set[str]] = {"db1": {"nova", "database"}, "db2": set()}
         self.journal = Following("none")
+        self.parked: dict[tuple[str, str], list[tuple[int, str]]] = {}
         self.mappings_held = False
         self.stale: list[tuple[str, str]] = []
         self.dead_in: set[str] = set()  # brokers on which no nova-compute comes up
@@ -115,8 +117,12 @@ class CellsWorld(SimWorld):
         """Of the conductor that a nova-compute on this broker speaks to."""
         for host in self.hosts.values():
             for unit in host.units_.values():
-                if unit.active and unit.role == "conductor" and "/nova_cell0" not in unit.config["connection"] \
-                        and self.broker_named(unit.config["transport_url"]) == broker:
+                if (
+                    unit.active
+                    and unit.role == "conductor"
+                    and "/nova_cell0" not in unit.config["connection"]
+                    and self.broker_named(unit.config["transport_url"]) == broker
+                ):
                     return self.cells[parse_url(unit.config["connection"]).path]
         return None
 
@@ -199,9 +205,11 @@ class CellsWorld(SimWorld):
 
     def lost(self) -> set[int]:
         """Requests that were acknowledged and wait nowhere; values that went back."""
-        waiting = {n for queue in self.queues.values() for n, _ in queue}
+        waiting = {n for queue in (*self.queues.values(), *self.parked.values()) for n, _ in queue}
         gone = set(self.users.asked) - set(self.users.done) - waiting
-        return gone | {v for i, v in self.users.values.items() if self.cell(self.mapped[i]).rows[i].value != v}
+        return gone | {
+            v for i, v in self.users.values.items() if self.cell(self.mapped[i]).rows[i].value != v
+        }
 
     def started(self, name: str, unit: SimUnit) -> None:
         """nova-compute begins: it needs its record, and forgets what was asked for meanwhile."""
@@ -217,7 +225,11 @@ class CellsWorld(SimWorld):
             self._complain(f"nova-compute on {name} has guests and no service record")
             return
         for instance, host in self.guest_of.items():
-            if host == name and (row := cell.rows.get(instance)) is not None and row.task.startswith("reboot"):
+            if (
+                host == name
+                and (row := cell.rows.get(instance)) is not None
+                and row.task.startswith("reboot")
+            ):
                 row.task = ""
 
     def picture(self) -> dict[str, Any]:
@@ -230,6 +242,7 @@ class CellsWorld(SimWorld):
             "things": {k: sorted(v) for k, v in self.things.items()},
             "following": self.journal,
             "held": self.mappings_held,
+            "aside": [c.aside for c in self.cells.values()] + [q for q in self.parked.values() if q],
         }
 
 
@@ -429,7 +442,9 @@ class SimCells:
         for host in self.move.hosts:
             assert self.world.homes[host] != self.move.at(side).cell, "rows that are in use"
             unit, broker = self.world.compute_of(host)
-            assert not unit.active or self.world.cell_on(broker) is not self._cell(side), "a compute reads them"
+            assert not unit.active or self.world.cell_on(broker) is not self._cell(side), (
+                "a compute reads them"
+            )
         cell = self._cell(side)
         for instance in list(self._mine(cell)):
             del cell.rows[instance]
@@ -488,6 +503,35 @@ class SimCells:
             row.hidden, row.task = True, FENCE
         self._change("hidden")
         return len(mine)
+
+    def set_aside(self, side: Side) -> None:
+        self.world.point("before tasks are set aside")
+        cell = self._cell(side)
+        for instance, row in self._mine(cell).items():
+            if row.task != FENCE:
+                cell.aside[instance], row.task = row.task, FENCE
+        self.world.point("tasks are set aside")
+        for host in self.move.hosts:
+            key = (self.move.at(side).broker, host)
+            self.world.parked.setdefault(key, []).extend(self.world.queues.pop(key, []))
+        self._change("set aside")
+
+    def put_back(self, side: Side) -> int:
+        self.world.point("before tasks are put back")
+        cell, count = self._cell(side), 0
+        for instance, task in cell.aside.items():
+            if cell.rows[instance].task == FENCE:
+                cell.rows[instance].task = task
+        cell.aside = {}
+        self.world.point("tasks are put back")
+        for host in self.move.hosts:
+            key = (self.move.at(side).broker, host)
+            parked = self.world.parked.pop(key, [])
+            self.world.queues.setdefault(key, []).extend(parked)
+            count += len(parked)
+        self._change("put back")
+        self.world.observe()
+        return count
 
     # messages
 

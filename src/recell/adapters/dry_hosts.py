@@ -138,6 +138,13 @@ class DryHosts:
         self._note(side, f"hide the instances of {self._names}")
         return 0
 
+    def set_aside(self, side: Side) -> None:
+        self._note(side, "set requests that wait aside")
+
+    def put_back(self, side: Side) -> int:
+        self._note(side, "put requests back that were set aside")
+        return 0
+
     def waiting(self, side: Side) -> int:
         return 0
 
@@ -152,5 +159,7 @@ class DryHosts:
 
 
 _NAMES: dict[Thing, str] = {
-    "recell": "recell's account", "database": "the empty database", "nova": "Nova's account",
+    "recell": "recell's account",
+    "database": "the empty database",
+    "nova": "Nova's account",
 }

@@ -84,8 +84,8 @@ class HostsPort(Protocol):
         ...
 
     def bring_hosts(self, toward: Side) -> None:
-        """The hosts' own rows (service, node, devices) there are as at the other side. While nova-compute runs
-        in neither cell."""
+        """The hosts' own rows (service, node, devices) there are as at the other side. While nova-compute
+        runs in neither cell."""
         ...
 
     def alive(self, side: Side) -> None:
@@ -148,6 +148,18 @@ class HostsPort(Protocol):
     def hide(self, side: Side) -> int:
         """Users see nothing any more of what is left there, and a late writer gets a conflict. Can be
         repeated, and be done while the writers are held. How many instances."""
+        ...
+
+    # -- a start in the cell to which the hosts belong ---------------------------------------------
+
+    def set_aside(self, side: Side) -> None:
+        """Tasks of the hosts' instances and the requests that wait are kept apart, so that a nova-compute
+        that starts there tidies nothing up. Until :meth:`put_back` their instances refuse what would begin a
+        task, with a conflict. Can be repeated."""
+        ...
+
+    def put_back(self, side: Side) -> int:
+        """Tasks first, then the requests, in their order. How many. Can be repeated."""
         ...
 
     # -- messages ----------------------------------------------------------------------------------

@@ -94,6 +94,4 @@ class Carried:
     answers: int = 0
 
     def __add__(self, other: Carried) -> Carried:
-        return Carried(
-            self.requests + other.requests, self.calls + other.calls, self.answers + other.answers
-        )
+        return Carried(self.requests + other.requests, self.calls + other.calls, self.answers + other.answers)

@@ -83,13 +83,17 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
     :raises BadInput: the layout contradicts the deployment or itself.
     :raises Unsupported: the deployment is of a shape in which hosts can't be moved."""
     if deployment.generation != "v2":
-        raise Unsupported("this deployment runs cells v1, and its hosts can't move between cells yet",
-                          "Upgrade it to cells v2 first")
+        raise Unsupported(
+            "this deployment runs cells v1, and its hosts can't move between cells yet",
+            "Upgrade it to cells v2 first",
+        )
     mappings = {m.name: m for m in deployment.mappings if m.uuid != CELL0}
     apis = [s for s in deployment.role("api") if s.active]
     if not apis:
-        raise Unsupported("no running nova-api was found on the hosts of the inventory",
-                          "Add its host to the inventory and scan again")
+        raise Unsupported(
+            "no running nova-api was found on the hosts of the inventory",
+            "Add its host to the inventory and scan again",
+        )
     _refuse_other_jobs(layout, mappings)
     ends = {name: _end(deployment, m) for name, m in mappings.items()}
     _must_be_split(deployment, apis, ends)
@@ -105,8 +109,10 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
             made.append(new)
             ends[name] = new.end
     if not moving:
-        raise Unsupported("every host is in the cell that the layout wants it in",
-                          "There is nothing to plan; recell verify looks whether all is well")
+        raise Unsupported(
+            "every host is in the cell that the layout wants it in",
+            "There is nothing to plan; recell verify looks whether all is well",
+        )
     computes = [(_compute(deployment, s, ends[name], layout.cells[name]), name) for s, name in moving]
     contained.refuse_what_is_beyond_control(c.service for c, _ in computes)
     if made:
@@ -114,7 +120,7 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
         if any(s.container for n in made for s in (*n.conductors, *n.consoles)):
             raise Unsupported(
                 "recell doesn't make a further cell's conductor in a container yet",
-                "Let kolla-ansible make the cell (nova_cell_name), scan again, and name its hosts in the layout",
+                "Let kolla-ansible make the cell (nova_cell_name), scan again, and name its hosts",
             )
     first = apis[0].host
     return Facts(
@@ -135,23 +141,21 @@ def _refuse_other_jobs(layout: Layout, mappings: dict[str, CellMapping]) -> None
             raise BadInput("cell0 has no hosts", "Leave it out of the layout")
         if name in mappings and (cell.database != "keep" or cell.broker != "keep" or cell.conductors):
             raise BadInput(
-                f"{name} is there, and the layout gives it a database, a broker or conductors while hosts move",
+                f"{name} is there, and the layout gives it a database, a broker or conductors",
                 f"Write {name}: with hosts: only; its database moves in a plan of its own",
             )
         if cell.api_database == "remove":
             raise BadInput(f"{name} says api_database: remove while hosts move", "Write api_database: keep")
 
 
-def _must_be_split(
-    deployment: Deployment, apis: Sequence[NovaService], ends: dict[str, CellEnd]
-) -> None:
+def _must_be_split(deployment: Deployment, apis: Sequence[NovaService], ends: dict[str, CellEnd]) -> None:
     for api in apis:
         broker = deployment.broker_of(api.transport_url)
         vhost = _vhost(parse_url(api.transport_url).path)
         for end in ends.values():
             if broker is not None and (broker.name, vhost) == (end.broker, end.vhost):
                 raise Unsupported(
-                    f"{api.unit} on {api.host} is on the broker of {end.name}: the API level is not split off",
+                    f"{api.unit} on {api.host} is on {end.name}'s broker: the API level is not split off",
                     "Split it first: a layout without hosts:, then recell plan and recell apply",
                 )
 
@@ -169,11 +173,21 @@ def _end(deployment: Deployment, mapping: CellMapping) -> CellEnd:
     server = database.host_of(deployment, at.host, "")
     broker = deployment.broker_of(mapping.transport_resolved)
     if broker is None:
-        raise Unsupported(f"no host of the broker of {name} is in the inventory",
-                          "Add the RabbitMQ hosts to the inventory and scan again")
+        raise Unsupported(
+            f"no host of the broker of {name} is in the inventory",
+            "Add the RabbitMQ hosts to the inventory and scan again",
+        )
     return CellEnd(
-        mapping.uuid, name, server.name, at.host, at.port or database.MYSQL_PORT, url.path, broker.name,
-        broker.hosts[0], _vhost(parse_url(mapping.transport_resolved).path), database.addresses(server),
+        mapping.uuid,
+        name,
+        server.name,
+        at.host,
+        at.port or database.MYSQL_PORT,
+        url.path,
+        broker.name,
+        broker.hosts[0],
+        _vhost(parse_url(mapping.transport_resolved).path),
+        database.addresses(server),
     )
 
 
@@ -197,8 +211,10 @@ def _assigned(
         for pattern in cell.hosts:
             found = fnmatch.filter(computes, pattern)
             if not found:
-                raise BadInput(f"{pattern} under {name} is no compute host of this deployment",
-                               "Name hosts of the inventory that run nova-compute")
+                raise BadInput(
+                    f"{pattern} under {name} is no compute host of this deployment",
+                    "Name hosts of the inventory that run nova-compute",
+                )
             for host in found:
                 if goal.setdefault(host, name) != name:
                     raise BadInput(f"{host} belongs to {goal[host]} and to {name}", "Name it once")
@@ -244,7 +260,7 @@ def _compute(deployment: Deployment, s: NovaService, new: CellEnd, cell: Cell) -
     file = s.origins.get("DEFAULT/transport_url", "")
     if file not in s.config_files:
         raise Unsupported(
-            f"{s.unit} on {s.host} takes its transport_url from {file or 'nowhere'}, not from a file of its own",
+            f"{s.unit} on {s.host} takes transport_url from {file or 'nowhere'}, not from a file of its own",
             "Set it in nova.conf there, restart nova-compute, and scan again",
         )
     others = [o for o in deployment.services if o.host == s.host and o != s and file in o.config_files]
@@ -308,11 +324,12 @@ def _new_cell(
     others: list[CellEnd],
 ) -> NewCell:
     cell = layout.cells[name]
-    for word, given in (("database", cell.database), ("broker", cell.broker)):
-        if given == "keep":
-            raise BadInput(f"the deployment has no cell {name}, and the layout gives it no {word}",
-                           f"Write {word}: under {name}, or name a cell of nova-manage cell_v2 list_cells")
-    assert not isinstance(cell.database, str) and not isinstance(cell.broker, str)
+    if cell.database == "keep" or cell.broker == "keep":
+        word = "database" if cell.database == "keep" else "broker"
+        raise BadInput(
+            f"the deployment has no cell {name}, and the layout gives it no {word}",
+            f"Write {word}: under {name}, or name a cell of nova-manage cell_v2 list_cells",
+        )
     if not cell.conductors:
         raise BadInput(f"{name} has no conductors", f"Name hosts of nova-conductor under {name}: conductors:")
     old_db, old_mq = parse_url(like.database_resolved), parse_url(like.transport_resolved)
@@ -335,17 +352,24 @@ def _new_cell(
         if (end.server, end.port, end.database) == (other.server, other.port, other.database):
             raise BadInput(f"{name}'s database is {other.name}'s", "Choose another name or another server")
         if (end.server, end.port) == (other.server, other.port):
-            raise Unsupported(f"{name}'s database would be on {other.name}'s server, {end.server}",
-                              "Give it a MariaDB server of its own")
+            raise Unsupported(
+                f"{name}'s database would be on {other.name}'s server, {end.server}",
+                "Give it a MariaDB server of its own",
+            )
         if (end.broker, end.vhost) == (other.broker, other.vhost):
             raise BadInput(f"{name}'s broker and vhost are {other.name}'s", "Choose other nodes or a vhost")
     conductors = []
     for host in cell.conductors:
-        found = [s for s in deployment.role("conductor") if s.host == host and s.active
-                 and database.same_database(s, like)]
+        found = [
+            s
+            for s in deployment.role("conductor")
+            if s.host == host and s.active and database.same_database(s, like)
+        ]
         if not found:
-            raise BadInput(f"{host} has no nova-conductor of {model.name} to model {name}'s on",
-                           f"Name hosts of {model.name}'s conductors")
+            raise BadInput(
+                f"{host} has no nova-conductor of {model.name} to model {name}'s on",
+                f"Name hosts of {model.name}'s conductors",
+            )
         conductors.append(found[0])
     consoles = []
     for host in cell.consoles.hosts if cell.consoles else ():
@@ -362,11 +386,15 @@ def _broker(deployment: Deployment, wanted: CellBroker) -> Broker:
         deployment.host(node)
     found = next((b for b in deployment.brokers if set(wanted.nodes) & set(b.hosts)), None)
     if found is None:
-        raise BadInput(f"no running RabbitMQ was found on {', '.join(wanted.nodes)}",
-                       "Install and start it there, then scan again")
+        raise BadInput(
+            f"no running RabbitMQ was found on {', '.join(wanted.nodes)}",
+            "Install and start it there, then scan again",
+        )
     if not set(wanted.nodes) <= set(found.hosts):
-        raise BadInput(f"{', '.join(wanted.nodes)} are not nodes of one RabbitMQ cluster",
-                       "Join them first, or name the nodes of one cluster")
+        raise BadInput(
+            f"{', '.join(wanted.nodes)} are not nodes of one RabbitMQ cluster",
+            "Join them first, or name the nodes of one cluster",
+        )
     return found
 
 
@@ -387,9 +415,18 @@ def _api_level(
                 continue
             broker = deployment.broker_of(s.transport_url)
             if broker is not None and broker in names:
-                members.append(Member(
-                    s.host, s.unit, s.role, s.nova_host, s.config_files, broker=broker.name,
-                    vhost=_vhost(parse_url(s.transport_url).path), topics=(s.role,)))
+                members.append(
+                    Member(
+                        s.host,
+                        s.unit,
+                        s.role,
+                        s.nova_host,
+                        s.config_files,
+                        broker=broker.name,
+                        vhost=_vhost(parse_url(s.transport_url).path),
+                        topics=(s.role,),
+                    )
+                )
     contained.refuse_what_is_beyond_control(
         s for s in deployment.services if any((s.host, s.unit) == (m.host, m.unit) for m in members)
     )

@@ -24,9 +24,7 @@ NOTICE = "its instances' requests wait until nova-compute serves in the new cell
 MOMENT = "all requests to the API wait, up to 2 s"
 
 
-def make_hosts_plan(
-    deployment: Deployment, layout: Layout, made_at: float, only: Sequence[str] = ()
-) -> Plan:
+def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only: Sequence[str] = ()) -> Plan:
     """:raises BadInput, Unsupported: as :func:`recell.planning.hosts.decide`."""
     facts = hosts.decide(deployment, layout, only)
     draft = Draft()
@@ -47,8 +45,8 @@ def make_hosts_plan(
         ),
         ExpectedChange("api", "host_mappings", "*", "hosts belong to another cell"),
         ExpectedChange("api", "instance_mappings", "*", "their instances do"),
-        *(ExpectedChange(name, "*", "*", "rows of the hosts leave") for name in sorted({w.old.name for w in facts.waves})),
-        *(ExpectedChange(name, "*", "*", "rows of the hosts arrive") for name in sorted({w.new.name for w in facts.waves})),
+        *(ExpectedChange(n, "*", "*", "rows of hosts leave") for n in {w.old.name: 0 for w in facts.waves}),
+        *(ExpectedChange(n, "*", "*", "rows of hosts come") for n in {w.new.name: 0 for w in facts.waves}),
     ]
     moved = {c.service.host: w.new for w in facts.waves for c in w.computes}
     return Plan(
@@ -70,7 +68,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
     mark = f"wave{number}"
     names = ", ".join(c.service.host for c in wave.computes)
     move = HostsMove(wave.old, wave.new, tuple(c.service.nova_host for c in wave.computes))
-    shared = {"move": move.to_json(), "wave": mark}
+    shared: dict[str, Any] = {"move": move.to_json(), "wave": mark}
     old, new = wave.old, wave.new
 
     def add(word: str, kind: str, where: str, title: str, **more: Any) -> None:
@@ -121,7 +119,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         computes=computes,
     )
     for compute in wave.computes:
-        _file(wave, compute, draft)
+        _file(wave, compute, draft, mark)
     add(
         "enter",
         "hosts-computes",
@@ -170,7 +168,7 @@ def _unit(compute: Compute) -> dict[str, Any]:
     return {"host": s.host, "unit": s.unit, "nova_host": s.nova_host, "reads": list(s.config_files)}
 
 
-def _file(wave: Wave, compute: Compute, draft: Draft) -> None:
+def _file(wave: Wave, compute: Compute, draft: Draft, mark: str) -> None:
     vhost = "" if wave.new.vhost == "/" else wave.new.vhost
     changes: list[Change] = [
         {"section": "DEFAULT", "option": "transport_url", "op": "nodes",
@@ -188,6 +186,7 @@ def _file(wave: Wave, compute: Compute, draft: Draft) -> None:
         undone="the old file is put back",
         path=compute.file,
         changes=changes,
+        wave=mark,
     )
 
 
@@ -215,8 +214,9 @@ def _prove(facts: Facts, draft: Draft, id: str, acts: Acts) -> None:
 
 def _remarks(facts: Facts) -> tuple[str, ...]:
     out = [
-        f"{sum(len(w.computes) for w in facts.waves)} hosts move in {len(facts.waves)} waves. In each wave all of"
-        " the API waits for up to 2 s, and the hosts' instances can't be managed while nova-compute restarts.",
+        f"{sum(len(w.computes) for w in facts.waves)} hosts move in {len(facts.waves)} waves. In each wave"
+        " all of the API waits for up to 2 s, and the hosts' instances can't be managed while nova-compute"
+        " restarts.",
         "A host on which something doesn't end in time stops the run before it is touched"
         if not facts.layout.moving.max_failures
         else f"Up to {facts.layout.moving.max_failures} hosts are left out, and named, when something on them"
@@ -226,8 +226,10 @@ def _remarks(facts: Facts) -> tuple[str, ...]:
         "Undo moves the hosts back in the same way, with all that was born there, until: recell finish.",
     ]
     if any(w.consoles is None for w in facts.waves) and facts.deployment.role("novncproxy"):
-        out.append("The layout gives the new cell no consoles: new ones of the moved instances find no token"
-                   " at today's proxies until its computes name a proxy that reads its database.")
+        out.append(
+            "The layout gives the new cell no consoles: new ones of the moved instances find no token"
+            " at today's proxies until its computes name a proxy that reads its database."
+        )
     out += [
         f"{n.end.name}: nova-manage needs --config-file {new_cell.config_path(n, n.conductors[0])} there, and"
         f" the unit {new_cell.conductor_unit(n)} is new: teach Puppet, Ansible or kolla both."

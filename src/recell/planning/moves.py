@@ -47,7 +47,8 @@ def with_split(facts: Facts, wanted: CellDatabase) -> DatabaseMove:
         members.append(member)
     webs = (*facts.apis, *facts.metadata) if facts.layout.services.metadata == "api" else facts.apis
     members += [
-        web_member(facts.deployment, s, Member(s.host, s.unit, s.role, s.nova_host, s.config_files)) for s in webs
+        web_member(facts.deployment, s, Member(s.host, s.unit, s.role, s.nova_host, s.config_files))
+        for s in webs
     ]
     return _move(facts.deployment, facts.cell, wanted, facts.cell_level, members)
 

@@ -83,8 +83,15 @@ def make_cell(facts: Facts, new: NewCell, draft: Draft) -> None:
         config=edited_file(first),
     )
     _files(new, draft)
-    argv = [*facts.deployment.host(first.host).nova_prefix, facts.deployment.host(first.host).nova_manage,
-            "--config-file", config_path(new, first), "db", "sync", "--local_cell"]
+    argv = [
+        *facts.deployment.host(first.host).nova_prefix,
+        facts.deployment.host(first.host).nova_manage,
+        "--config-file",
+        config_path(new, first),
+        "db",
+        "sync",
+        "--local_cell",
+    ]
     draft.add(
         f"{end.name}/schema",
         "cell-schema",

@@ -76,13 +76,17 @@ def with_database(picture: dict[str, Any], cell: str, database: str) -> dict[str
     }
 
 
-def of_cells(deployment: Deployment, cells: Sequence[CellEnd], moved: Mapping[str, CellEnd]) -> dict[str, Any]:
-    """The same shape, of an API level and any number of cells. ``moved``: hosts of computes that go elsewhere."""
+def of_cells(
+    deployment: Deployment, cells: Sequence[CellEnd], moved: Mapping[str, CellEnd]
+) -> dict[str, Any]:
+    """The same shape, of an API level and any number of cells. ``moved``: hosts that go elsewhere."""
     names = {(e.broker, e.vhost): e for e in cells}
     groups: dict[str, dict[str, Any]] = {}
 
     def group(name: str, broker: str, database: str) -> dict[str, list[str]]:
-        found = groups.setdefault(name, {"name": name, "broker": broker, "database": database, "services": {}})
+        found = groups.setdefault(
+            name, {"name": name, "broker": broker, "database": database, "services": {}}
+        )
         services: dict[str, list[str]] = found["services"]
         return services
 
@@ -90,7 +94,9 @@ def of_cells(deployment: Deployment, cells: Sequence[CellEnd], moved: Mapping[st
         if not service.active:
             continue
         broker = deployment.broker_of(service.transport_url)
-        vhost = parse_url(service.transport_url).path.removeprefix("/") or "/" if service.transport_url else "/"
+        vhost = (
+            parse_url(service.transport_url).path.removeprefix("/") or "/" if service.transport_url else "/"
+        )
         end = names.get((broker.name if broker else "", vhost))
         if service.role == "compute":
             end = moved.get(service.host, end)

@@ -30,7 +30,9 @@ class CellThings(HostsStep):
         made: list[str] | None = self.recall("made")
         if toward == "forward":
             if made is None and "tables" in there and "database" in self._wanted():
-                return Finding.unknown(f"{self.move().at(self._side()).where} has tables that recell did not make")
+                return Finding.unknown(
+                    f"{self.move().at(self._side()).where} has tables of somebody else's"
+                )
             missing = [t for t in self._wanted() if t not in there]
             if not missing and made is not None:
                 return Finding.done(f"{', '.join(self._wanted())} there")
@@ -88,7 +90,7 @@ class CellSchema(HostsStep):
             raise VerifyFailed(
                 f"nova-manage on {self.spec.where} made other tables than the other cell has:"
                 f" {'; '.join(found[:5])}",
-                "Bring the other cell's schema up to date (nova-manage db sync), then: recell undo, and begin again",
+                "Bring the other cell's schema up to date (nova-manage db sync), recell undo, begin again",
             )
         port.part("new")
         self.remember("parted", True)
@@ -107,8 +109,10 @@ class NewMapping(HostsStep):
         text = (self.host.read(str(self.param("config"))) or b"").decode()
         transport, database = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
         if transport is None or database is None:
-            raise Unsupported(f"{self.param('config')} on {self.spec.where} lacks one of both URLs",
-                              "recell undo takes back what was made; then look at the file that it was copied from")
+            raise Unsupported(
+                f"{self.param('config')} on {self.spec.where} lacks one of both URLs",
+                "recell undo takes back what was made; then look at the file it was copied from",
+            )
         return RawMapping(str(self.param("cell")), str(self.param("name")), transport, database, False)
 
     def look(self, toward: Direction) -> Finding:
@@ -161,6 +165,8 @@ class StartConsole(UnitStep):
         began = self.world.clock()
         while not self.unit().running:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
-                raise StepFailed(f"{name} on {self.spec.where} does not start",
-                                 f"See journalctl -u {name} there, then: recell resume, or recell undo")
+                raise StepFailed(
+                    f"{name} on {self.spec.where} does not start",
+                    f"See journalctl -u {name} there, then: recell resume, or recell undo",
+                )
             self.world.wait(POLL_S)

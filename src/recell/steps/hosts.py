@@ -47,6 +47,12 @@ class HostsStep(BaseStep):
         login = recells_login(self.context, move.old.server)
         return self.world.between(move, login)
 
+    @property
+    def retreat(self) -> str:
+        """While the hosts belong where they were, a wave that fails is taken back."""
+        move = self.move()
+        return str(self.param("wave", "")) if move.hosts and self.belong(move) == "old" else ""
+
     def belong(self, move: HostsMove) -> Side:
         """Whose the hosts are, as the API database says.
 
@@ -63,8 +69,8 @@ class HostsStep(BaseStep):
 
 
 class HostsOpen(HostsStep):
-    """``forward``: ``close`` hosts of ``side`` to new builds and wait until nothing long is under way there, or
-    ``open`` them; the way back is the other one."""
+    """``forward``: ``close`` hosts of ``side`` to new builds and wait until nothing long is under way there,
+    or ``open`` them; the way back is the other one."""
 
     kind: ClassVar[str] = "hosts-open"
 
@@ -223,7 +229,7 @@ class HostsComputes(HostsStep):
         return unit.running and unit.started_at > max((s.mtime for s in stats if s), default=0.0)
 
     def _serving(self, computes: list[dict[str, Any]]) -> list[str]:
-        """Hosts of those that take requests at this side's broker, which is asked once: that takes seconds."""
+        """Hosts of those that take requests at this side's broker, which is asked once for all."""
         there = [c for c in computes if self._fresh(c) and self._connected(c)]
         if not there:
             return []
@@ -241,6 +247,8 @@ class HostsComputes(HostsStep):
             up = [c["host"] for c in computes if self._unit(c).active not in ("inactive", "failed")]
             return Finding.not_done(f"{', '.join(up)} run") if up else Finding.done("none runs")
         missing = {c["host"] for c in computes} - set(self._serving(computes))
+        if not missing and self.recall("aside"):
+            return Finding.partial("requests that were set aside are not put back yet")
         if missing:
             return Finding.not_done(f"{', '.join(sorted(missing))} don't serve")
         return Finding.done(f"all serve in {self.move().at(self._side()).name}")
@@ -259,7 +267,11 @@ class HostsComputes(HostsStep):
         self._await_quiet(end.cell, compute)
         since = self._unit(compute).started_at
         held = self.world.stop_rpc_server(
-            compute["host"], compute["unit"], end.broker, end.vhost, self.limit("stop_s"),
+            compute["host"],
+            compute["unit"],
+            end.broker,
+            end.vhost,
+            self.limit("stop_s"),
             idle=lambda: self._begun(end.cell, compute, since),
         )
         self.held(toward, held)
@@ -302,6 +314,10 @@ class HostsComputes(HostsStep):
             if now.toward != side or not now.verified:
                 port.follow(side, lambda figures: self.remember("progress", figures))
             port.bring_hosts(side)
+        elif not away and not any(self._unit(c).running for c in computes):
+            # Here users write tasks, and messages wait: what Nova does at its start would lose them.
+            self.remember("aside", True)
+            port.set_aside(side)
         for compute in computes:
             if not self._fresh(compute):
                 verb = "restart" if self._unit(compute).running else "start"
@@ -316,9 +332,11 @@ class HostsComputes(HostsStep):
                     "Its guests go on, and nobody was told of the new cell. See journalctl -u nova-compute"
                     " there, then: recell resume, or recell undo",
                 )
-            if away:
-                port.alive(other(side))
+            port.alive(other(side) if away else side)
             self.world.wait(POLL_S)
+        if self.recall("aside"):
+            self.remember("put-back", port.put_back(side))
+            self.remember("aside", False)
 
 
 class FlipHosts(HostsStep):
@@ -356,8 +374,10 @@ class FlipHosts(HostsStep):
             port.let_go()
             self.world.nova().let_mappings_go()
         if waiting := port.waiting(other(goal)):
-            raise StepFailed(f"{waiting} requests still wait at the broker of {move.at(other(goal)).name}",
-                             "See that broker, then: recell resume")
+            raise StepFailed(
+                f"{waiting} requests still wait at the broker of {move.at(other(goal)).name}",
+                "See that broker, then: recell resume",
+            )
         self.remember("requests", self.recall("requests", 0) + carried.requests)
         self.remember("calls", self.recall("calls", 0) + carried.calls)
         self.remember("carried", True)
