@@ -25,6 +25,7 @@ REST_S = 0.5
 ATTEMPTS = 8
 PAUSE_S = 5.0
 CATCH_UP_S = 600.0
+SOON_S = 5.0
 CARRY_S = 90.0
 """Longer than a call waits for its answer ([DEFAULT] rpc_response_timeout, 60 s)."""
 
@@ -310,6 +311,9 @@ class HostsComputes(HostsStep):
         port = self.port()
         away = self.belong(move) != side
         if away and not any(self._fresh(c) for c in computes):
+            if port.waiting(side):
+                # Left by a run that died after its flip: it is in the other cell that they make sense.
+                port.carry(other(side), SOON_S)
             now = port.following()
             if now.toward != side or not now.verified:
                 port.follow(side, lambda figures: self.remember("progress", figures))
