@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import copy
 import functools
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recell.errors import StepFailed
+from recell.journal import Journal
+from recell.model.step import Truth
+from recell.planning import runbook
 from tests.sim.database import CELL1
-from tests.sim.hosts import CellsWorld, plan, split
+from tests.sim.hosts import LAYOUT, CellsWorld, plan, split
 from tests.sim.test_split import desks as desks
+from tests.sim.test_trust import rehearsed
 from tests.sim.world import Killed
 
 
@@ -73,6 +79,77 @@ def test_a_compute_that_does_not_come_up_is_taken_back_by_itself(desks: Any) -> 
     desk.go("forward")
     assert well(world)
     assert len(set(world.homes.values())) == 2
+
+
+def test_a_host_that_does_not_come_to_rest_is_left_out_and_named(desks: Any) -> None:
+    text = LAYOUT.replace("[cmp2]", "[cmp1, cmp2]") + "moving: {wave: 2, max_failures: 1}\n"
+    world = fresh()
+    before = world.picture()
+    desk = desks(world, plan(world, text))
+    world.restless.add("cmp1")
+    desk.go("forward")
+    assert well(world)
+    assert len(set(world.homes.values())) == 2 and world.homes["cmp1"] == CELL1
+    assert not world.cells["nova"].services["cmp1"], "builds may go there"
+    journal = Journal.open(desk.path, read_only=True)
+    assert journal.recall("hosts", "left-out") == ["cmp1"]
+    journal.close()
+    desk.go("backward")
+    assert well(world)
+    now = world.picture()
+    assert now["mapped"] == before["mapped"] and now["cells"] == before["cells"]
+
+
+def test_more_hosts_left_out_than_allowed_stop_the_run(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.restless.add("cmp2")
+    with pytest.raises(StepFailed, match="cmp2: a migration"):
+        desk.go("forward")
+    assert well(world)
+    assert world.cells["nova"].services == {"cmp1": False, "cmp2": False}
+
+
+def test_attempts_that_find_no_moment_let_everybody_go(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.busy_moments = 3
+    desk.go("forward")
+    assert well(world) and len(set(world.homes.values())) == 2
+    journal = Journal.open(desk.path, read_only=True)
+    assert 0 < journal.recall("wave1/flip", "held-forward") < 2
+    assert journal.recall("wave1/flip", "requests") > 0
+    journal.close()
+
+
+def test_both_hosts_one_after_the_other_and_together(desks: Any) -> None:
+    for size in (1, 2):
+        world = fresh()
+        before = world.picture()
+        text = LAYOUT.replace("[cmp2]", '["cmp*"]') + f"moving: {{wave: {size}}}\n"
+        desk = desks(world, plan(world, text))
+        desk.go("forward")
+        assert well(world)
+        assert not world.cells["nova"].rows and set(world.homes) == {"cmp1", "cmp2"}
+        desk.go("backward")
+        assert well(world)
+        for key, value in world.picture().items():
+            assert value == before[key], key
+
+
+def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
+    world = fresh()
+    made = plan(world)
+    for hand in (*runbook.back(made, lambda s, k: None), *runbook.forth(made, lambda s, k: None)):
+        for command in hand.commands:
+            ended = subprocess.run(["sh", "-n"], input=command, text=True, capture_output=True, check=False)
+            assert ended.returncode == 0, (command, ended.stderr)
+    before, changes = world.picture(), list(world.changes)
+    seen, pretended = rehearsed(world, made, tmp_path)
+    assert world.picture() == before and world.changes == changes
+    assert not [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]
+    would = [what for _, what in pretended.record.changes]
+    assert {"map the cell cell2", "copy the rows of cmp2 and follow their changes"} <= set(would)
 
 
 def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> None:
