@@ -156,15 +156,17 @@ class CellHosts:
     def part(self, toward: Side) -> None:
         self._permit()
         with self._entered(toward) as mine, self._entered(other(toward)) as theirs:
-            schema = self._schema(mine, toward)
-            rows = any(mine.query(f"SELECT 1 FROM {name(t)} LIMIT 1") for t in ("instances", "services"))
-            mine.rollback()
-            if rows or mine.query("SELECT 1 FROM instances LIMIT 1"):
-                self._apart(mine, theirs, schema)
+            schema, source = self._schema(mine, toward), self._schema(theirs, other(toward))
+            here, there = read_counters(mine, schema), read_counters(theirs, source)
+            if all(number > there.get(table, 0) for table, number in here.items()):
                 return
-            source = self._schema(theirs, other(toward))
-            starts = plan_gap(schema, [read_counters(theirs, source)])
-            raise_counters(mine, schema, starts, SEEDED_BY_SYNC)
+            tables = ("instances", "services", "compute_nodes")
+            used = any(mine.query(f"SELECT 1 FROM {name(t)} LIMIT 1") for t in tables)
+            mine.rollback()
+            if used:
+                self._apart(mine, theirs, schema)
+            else:
+                raise_counters(mine, schema, plan_gap(schema, [there]), SEEDED_BY_SYNC)
 
     def _apart(self, mine: Connection, theirs: Connection, schema: Schema) -> None:
         for attempt in range(10):
@@ -499,8 +501,8 @@ class CellHosts:
         table = name(ASIDE)
         with self._entered(side) as session:
             session.execute(
-                f"CREATE TABLE IF NOT EXISTS {table} (uuid VARCHAR(36) NOT NULL PRIMARY KEY,"
-                " task_state VARCHAR(255)) DEFAULT CHARSET=utf8mb3"
+                f"CREATE TABLE IF NOT EXISTS {table} (PRIMARY KEY (uuid))"
+                " SELECT uuid, task_state FROM instances WHERE FALSE"
             )
             session.query("SELECT id FROM instances WHERE host IN %s FOR UPDATE", (self._hosts(),))
             session.execute(

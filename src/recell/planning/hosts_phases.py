@@ -13,11 +13,13 @@ from recell.model.deployment import Deployment
 from recell.model.hosts import HostsMove
 from recell.model.layout import Layout
 from recell.model.plan import Acts, ExpectedChange, Plan
+from recell.model.scope import ByHost, ByParent
 from recell.planning import hosts, new_cell
 from recell.planning.changes import Change, describe
 from recell.planning.draft import Draft
 from recell.planning.hosts import KIND, Compute, Facts, Wave
 from recell.planning.safety import with_safe_points
+from recell.planning.tables.known import KNOWN
 from recell.planning.topology import of_cells
 
 NOTICE = "its instances' requests wait until nova-compute serves in the new cell, then happen"
@@ -45,8 +47,11 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
         ),
         ExpectedChange("api", "host_mappings", "*", "hosts belong to another cell"),
         ExpectedChange("api", "instance_mappings", "*", "their instances do"),
-        *(ExpectedChange(n, "*", "*", "rows of hosts leave") for n in {w.old.name: 0 for w in facts.waves}),
-        *(ExpectedChange(n, "*", "*", "rows of hosts come") for n in {w.new.name: 0 for w in facts.waves}),
+        *(
+            ExpectedChange(cell, table, "*", "rows of hosts that move")
+            for cell in sorted({end.name for w in facts.waves for end in (w.old, w.new)})
+            for table in rows_of_hosts()
+        ),
     ]
     moved = {c.service.host: w.new for w in facts.waves for c in w.computes}
     return Plan(
@@ -62,6 +67,11 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
         topology_before=of_cells(deployment, list(facts.cells.values()), {}),
         topology_after=of_cells(deployment, list(facts.cells.values()), moved),
     ).sealed()
+
+
+def rows_of_hosts() -> list[str]:
+    """Tables whose rows move with a host."""
+    return sorted(t for t, known in KNOWN.items() if isinstance(known.hosts[0], ByHost | ByParent))
 
 
 def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
