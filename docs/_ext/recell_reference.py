@@ -20,7 +20,10 @@ _TITLES = {
     "ApiBroker": "`api.broker`",
     "Cell": "`cells.<name>`",
     "CellDatabase": "`cells.<name>.database`",
+    "CellBroker": "`cells.<name>.broker`",
+    "CellConsoles": "`cells.<name>.consoles`",
     "Placement": "`services`",
+    "Moving": "`moving`",
     "Limits": "`limits`",
 }
 

@@ -51,8 +51,13 @@ class HostsStep(BaseStep):
     @property
     def retreat(self) -> str:
         """While the hosts belong where they were, a wave that fails is taken back."""
-        move = self.move()
-        return str(self.param("wave", "")) if move.hosts and self.belong(move) == "old" else ""
+        wave, move = str(self.param("wave", "")), self.move()
+        if not wave or not move.hosts:
+            return ""
+        try:
+            return wave if self.belong(move) == "old" else ""
+        except RecellError:
+            return ""  # what stopped the step is said, not this
 
     def belong(self, move: HostsMove) -> Side:
         """Whose the hosts are, as the API database says.
