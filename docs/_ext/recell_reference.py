@@ -112,6 +112,8 @@ def _value(value: dict[str, Any]) -> str:
     if "enum" in value:
         return " or ".join(f"`{v}`" for v in value["enum"])
     kind = value.get("type", "")
+    if kind == "null":
+        return "nothing"
     if kind == "array":
         return "list of words"
     if kind == "object":

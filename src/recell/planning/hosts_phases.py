@@ -32,9 +32,10 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
     draft = Draft()
     _prove(facts, draft, "undo/prove", "backward")
     pairs = {(w.old, w.new): None for w in facts.waves}
+    accounts: set[tuple[str, int, str]] = set()
     for new in facts.made:
         new_cell.make_cell(facts, new, draft)
-    accounts: set[tuple[str, int, str]] = set()
+        accounts.add((new.model.server, new.model.port, new.model.database))
     for old, new_end in pairs:
         new_cell.accounts(facts, HostsMove(old, new_end), draft, accounts)
     for number, wave in enumerate(facts.waves, 1):

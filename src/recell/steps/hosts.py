@@ -26,6 +26,8 @@ ATTEMPTS = 8
 PAUSE_S = 5.0
 CATCH_UP_S = 600.0
 SOON_S = 5.0
+BUILD_S = 60.0
+"""After it a build that was begun before has long found its host."""
 CARRY_S = 90.0
 """Longer than a call waits for its answer ([DEFAULT] rpc_response_timeout, 60 s)."""
 
@@ -116,6 +118,10 @@ class HostsOpen(HostsStep):
         port.shut_out(side, move.hosts)
         self.remember(f"closed-{toward}", True)
         began = self.world.clock()
+        nova, before = self.world.nova(), self.world.nova().now()
+        # A scheduler may have chosen one of them a moment ago. One that is stuck isn't waited for.
+        while nova.busy(move.at(side).cell, before, before - BUILD_S) and self.world.clock() - began < BUILD_S:
+            self.world.wait(POLL_S)
         while busy := port.busy(side):
             if self.world.clock() - began > self.limit("quiet_s"):
                 self._leave_out(busy, toward)
