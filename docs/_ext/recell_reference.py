@@ -20,7 +20,10 @@ _TITLES = {
     "ApiBroker": "`api.broker`",
     "Cell": "`cells.<name>`",
     "CellDatabase": "`cells.<name>.database`",
+    "CellBroker": "`cells.<name>.broker`",
+    "CellConsoles": "`cells.<name>.consoles`",
     "Placement": "`services`",
+    "Moving": "`moving`",
     "Limits": "`limits`",
 }
 
@@ -109,6 +112,8 @@ def _value(value: dict[str, Any]) -> str:
     if "enum" in value:
         return " or ".join(f"`{v}`" for v in value["enum"])
     kind = value.get("type", "")
+    if kind == "null":
+        return "nothing"
     if kind == "array":
         return "list of words"
     if kind == "object":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from recell.adapters.ports import RawMapping
 from recell.model.deployment import (
@@ -73,11 +74,17 @@ def layout(text: str = LAYOUT) -> Layout:
     return load_layout(text, "layout.yaml")
 
 
-def build(controllers: int = 2, *, templated: bool = True) -> SimWorld:
-    world = SimWorld()
+def build(
+    controllers: int = 2,
+    *,
+    templated: bool = True,
+    make: Callable[[], SimWorld] = SimWorld,
+    host_of: Callable[[SimWorld, str], SimHost] = SimHost,
+) -> SimWorld:
+    world = make()
     names = [f"ctl{n}" for n in range(1, controllers + 1)]
     for name in (*names, "cmp1", "cmp2"):
-        host = world.hosts[name] = SimHost(world, name)
+        host = world.hosts[name] = host_of(world, name)
         conf, units = (NOVA_CONF, list(ROLES)[1:]) if name in names else (COMPUTE_CONF, ["nova-compute"])
         host.files["/etc/nova/nova.conf"] = SimFile(conf.encode(), 0o640, "root", "nova", world.time - 1000)
         for unit in units:
@@ -87,7 +94,7 @@ def build(controllers: int = 2, *, templated: bool = True) -> SimWorld:
             )
             host.units_[unit] = SimUnit(unit, enabled=True, loaded=(f"/usr/bin/{unit}",))
     for name in ("db1", "db2"):
-        world.hosts[name] = SimHost(world, name)
+        world.hosts[name] = host_of(world, name)
     old = SimBroker(world, "mq1", ["mq1", "mq2"])
     old.user_map["nova"] = "s3cret"
     old.permits["/", "nova"] = (".*", ".*", ".*")

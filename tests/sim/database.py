@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recell.adapters.ports import RawMapping, ServiceRow
 from recell.errors import Locked, StalePlan
+from recell.model.hosts import Flipped
 from recell.model.urls import Url, parse_url
 
 if TYPE_CHECKING:
@@ -45,6 +46,26 @@ class SimNova:
         self.world.changes.append(f"mapping {new.name}")
         self.rows = tuple(new if m == old else m for m in self.rows)
         self.world.point("the mapping is set")
+
+    def add_mapping(self, new: RawMapping) -> None:
+        raise AssertionError("no cell is made here")
+
+    def remove_mapping(self, old: RawMapping) -> None:
+        raise AssertionError("no cell is made here")
+
+    def host_cells(self, hosts: Sequence[str]) -> dict[str, str]:
+        raise AssertionError("no hosts move here")
+
+    def hold_mappings(self, limit_s: float) -> None:
+        raise AssertionError("no hosts move here")
+
+    def flip(
+        self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str
+    ) -> Flipped:
+        raise AssertionError("no hosts move here")
+
+    def let_mappings_go(self) -> None:
+        raise AssertionError("no hosts move here")
 
     def report(self, cell: str, host: str, binary: str) -> None:
         if not any((r.host, r.binary) == (host, binary) for r in self.records[cell]):

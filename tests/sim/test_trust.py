@@ -16,6 +16,8 @@ from click.testing import CliRunner
 
 from recell.adapters import dry, ports
 from recell.adapters.dry import DryWorld
+from recell.adapters.dry_hosts import DryHosts
+from recell.adapters.hosts_port import HostsPort
 from recell.cli import apply, observe
 from recell.cli.main import main
 from recell.engine import Engine
@@ -84,6 +86,7 @@ def test_nothing_of_a_pretended_world_is_left_to_the_real_one() -> None:
         (dry.DryRabbit, ports.RabbitNodePort),
         (dry.DryRelay, ports.RelayPort),
         (dry.DryWorld, ports.World),
+        (DryHosts, HostsPort),
     ):
         wanted = {n for n, v in vars(port).items() if callable(v) and not n.startswith("_")}
         assert wanted <= set(vars(dry_class)), dry_class

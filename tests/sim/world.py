@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import (
     ConnectionInfo,
     Consumer,
@@ -28,6 +29,7 @@ from recell.adapters.ports import (
     UnitState,
 )
 from recell.errors import StalePlan, Unreachable
+from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.urls import parse_url
 from recell.planning.ini import get
@@ -130,6 +132,9 @@ class SimWorld:
     def relay(self, host: str, name: str) -> SimRelay:
         assert host == "db1"
         return self.databases.relay
+
+    def between(self, move: HostsMove, ours: Login) -> HostsPort:
+        raise AssertionError("no hosts move here")
 
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
         if self.databases.mover is None or self.databases.mover.ours != ours:

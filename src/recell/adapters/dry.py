@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import (
     BrokerPort,
@@ -39,6 +40,7 @@ from recell.adapters.ports import (
     World,
 )
 from recell.errors import StalePlan, WouldWait
+from recell.model.hosts import Flipped, HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
@@ -363,9 +365,37 @@ class DryNova:
         self._record = record
         self._mappings: dict[str, RawMapping] = {}
         self._retired: dict[tuple[str, int], bool] = {}
+        self._unmapped: set[str] = set()
+        self._flipped: dict[str, str] = {}
 
     def mappings(self) -> tuple[RawMapping, ...]:
-        return tuple(self._mappings.get(m.uuid, m) for m in self._real.mappings())
+        found = {m.uuid: m for m in self._real.mappings()} | self._mappings
+        return tuple(m for m in found.values() if m.uuid not in self._unmapped)
+
+    def add_mapping(self, new: RawMapping) -> None:
+        self._record.add("nova_api", f"map the cell {new.name}")
+        self._mappings[new.uuid] = new
+        self._unmapped.discard(new.uuid)
+
+    def remove_mapping(self, old: RawMapping) -> None:
+        self._record.add("nova_api", f"unmap the cell {old.name}")
+        self._unmapped.add(old.uuid)
+
+    def host_cells(self, hosts: Sequence[str]) -> dict[str, str]:
+        return self._real.host_cells(hosts) | {h: c for h, c in self._flipped.items() if h in hosts}
+
+    def hold_mappings(self, limit_s: float) -> None:
+        self._record.add("nova_api", "let lookups of mappings wait")
+
+    def flip(
+        self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str
+    ) -> Flipped:
+        self._record.add("nova_api", f"map {', '.join(hosts)} and {len(instances)} instances to {target}")
+        self._flipped |= dict.fromkeys(hosts, target)
+        return Flipped(len(hosts), len(instances))
+
+    def let_mappings_go(self) -> None:
+        return None
 
     def set_mapping(self, old: RawMapping, new: RawMapping) -> None:
         if old not in self.mappings():
@@ -487,6 +517,7 @@ class DryWorld:
         self._brokers: dict[str, DryBroker] = {}
         self._proxies: dict[str, DryProxy] = {}
         self._movers: dict[Ends, MoverPort] = {}
+        self._moving: dict[HostsMove, HostsPort] = {}
         self._relays: dict[tuple[str, str], DryRelay] = {}
         self._nova: DryNova | None = None
         self._rabbits: dict[str, DryRabbit] = {}
@@ -529,6 +560,16 @@ class DryWorld:
             if ends not in self._movers:
                 self._movers[ends] = DryMover(self._real.mover(ends, ours, nova), ends, self.record)
             return self._movers[ends]
+
+    def between(self, move: HostsMove, ours: Login) -> HostsPort:
+        from recell.adapters.dry_hosts import DryHosts
+
+        nova = self._real.nova()
+        with self._lock:
+            if move not in self._moving:
+                made = all(m.uuid != move.new.cell for m in nova.mappings())
+                self._moving[move] = DryHosts(self._real.between(move, ours), move, self.record, made)
+            return self._moving[move]
 
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
+from recell.model.hosts import Flipped, HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
@@ -443,6 +445,38 @@ class NovaPort(Protocol):
         """Compare-and-set in one transaction; StalePlan when the row is not ``old``."""
         ...
 
+    def add_mapping(self, new: RawMapping) -> None:
+        """A further cell. :raises StalePlan: its uuid or name is taken."""
+        ...
+
+    def remove_mapping(self, old: RawMapping) -> None:
+        """:raises StalePlan: the row is not ``old``. :raises StepFailed: hosts or instances belong to it."""
+        ...
+
+    def host_cells(self, hosts: Sequence[str]) -> dict[str, str]:
+        """Cell uuids by host, of those that are mapped."""
+        ...
+
+    def hold_mappings(self, limit_s: float) -> None:
+        """Lookups of host and instance mappings wait until :meth:`let_mappings_go`, or the session's end.
+
+        :raises StepFailed: a transaction doesn't end within ``limit_s``; nobody waits.
+        """
+        ...
+
+    def flip(
+        self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str
+    ) -> Flipped:
+        """While lookups are held: these hosts and instances belong to cell ``target``, in one transaction.
+
+        :raises StalePlan: a host does not belong to ``source``; nothing was changed.
+        """
+        ...
+
+    def let_mappings_go(self) -> None:
+        """Nothing when none are held. Never raises."""
+        ...
+
     def services(self, cell: str) -> tuple[ServiceRow, ...]: ...
     def retire_service(self, cell: str, row: ServiceRow) -> None:
         """What ``nova-manage`` does when a service is deleted: soft-delete exactly this row."""
@@ -541,6 +575,10 @@ class World(Protocol):
 
         :param ours: recell's own account on both. nova: Nova's.
         """
+        ...
+
+    def between(self, move: HostsMove, ours: Login) -> HostsPort:
+        """Hosts between two cells; the same one at each call. ``ours``: recell's own account on both."""
         ...
 
     def stop_rpc_server(

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from recell.adapters import cutting
+from recell.adapters.amqp import Amqp
 from recell.adapters.bridge_end import RabbitEnd
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
+from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import CutNode, HostPort
@@ -23,8 +25,10 @@ from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
 from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
 from recell.model.deployment import Deployment, NovaService
+from recell.model.hosts import CellEnd, HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.relay import Side
+from recell.model.urls import parse_url
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,26 @@ def secrets_of(config: Config) -> Secrets:
 
 MakeMover = Callable[[Mapping[Side, SshHost], Ends, Login, Login, Callable[[], None]], MoverPort]
 """(hosts, ends, recell's account, Nova's, permit): the mover stands above this layer."""
+MakeHosts = Callable[
+    [Mapping[Side, SshHost], HostsMove, Login, Login, Callable[[Side], Amqp], Callable[[], None]], HostsPort
+]
+"""(hosts of the database servers, move, recell's account, Nova's, a way to each broker, permit)."""
 
 
 class RealWorld:
     """:class:`~recell.adapters.ports.World`. Thread-safe; connects to what is asked for.
 
-    :param make_mover: for plans that move a database.
+    :param make_mover: for plans that move a database. make_hosts: for those that move hosts.
     """
 
-    def __init__(self, deployment: Deployment, make_mover: MakeMover | None = None) -> None:
+    def __init__(
+        self, deployment: Deployment, make_mover: MakeMover | None = None,
+        make_hosts: MakeHosts | None = None,
+    ) -> None:
         self.deployment = deployment
         self._make_mover = make_mover
+        self._make_hosts = make_hosts
+        self._between: dict[tuple[HostsMove, str], HostsPort] = {}
         self._movers: dict[tuple[Ends, str], MoverPort] = {}
         self._lock = threading.RLock()
         self._hosts: dict[str, SshHost] = {}
@@ -136,6 +149,42 @@ class RealWorld:
                 }
                 self._movers[key] = self._make_mover(hosts, ends, ours, nova, self._permit)
             return self._movers[key]
+
+    def between(self, move: HostsMove, ours: Login) -> HostsPort:
+        if self._make_hosts is None:
+            raise Unsupported("this command moves no hosts", "Use recell apply, resume or undo")
+        with self._lock:
+            key = (move, ours.user)
+            if key not in self._between:
+                servers: dict[Side, SshHost] = {
+                    "old": self.host(move.old.server), "new": self.host(move.new.server),
+                }
+                account = parse_url(self._mapping_urls(move.old.cell)[1]).endpoints[0]
+                nova = Login(account.user, account.password)
+                self._between[key] = self._make_hosts(
+                    servers, move, ours, nova, lambda side: self._amqp(move.at(side)), self._permit)
+            return self._between[key]
+
+    def _mapping_urls(self, cell: str) -> tuple[str, str]:
+        """Both URLs of a cell, with their passwords."""
+        nova = self.nova()
+        for mapping in nova.mappings():
+            if mapping.uuid == cell:
+                return nova.resolved(mapping)
+        raise StalePlan(f"there is no cell mapping {cell}", "See nova-manage cell_v2 list_cells")
+
+    def _amqp(self, end: CellEnd) -> Amqp:
+        """As Nova connects: the first node of the cell's URL that answers."""
+        url = parse_url(self._mapping_urls(end.cell)[0])
+        via = self.host(end.broker_node)
+        silent: Unreachable | None = None
+        for node in url.endpoints:
+            door = via.forward(node.host, node.port or 5672)
+            try:
+                return Amqp(door, node.user, node.password, url.path or "/", f"{end.broker} ({node.host})")
+            except Unreachable as error:
+                silent = error
+        raise silent or Unreachable(f"the URL of {end.name}'s broker names no host", "Correct its mapping")
 
     def _open_nova(self) -> NovaDatabases:
         trouble: RecellError | None = None
@@ -242,8 +291,9 @@ class RealWorld:
 
     def close(self) -> None:
         with self._lock:
-            movers = list(self._movers.values())
+            movers: list[MoverPort | HostsPort] = [*self._movers.values(), *self._between.values()]
             self._movers.clear()
+            self._between.clear()
         for mover in movers:
             mover.close()
         with self._lock:

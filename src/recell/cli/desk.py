@@ -21,6 +21,7 @@ from recell.model.deployment import Deployment, load_deployment
 from recell.model.layout import BrokerLayout, Layout, load_any_layout, load_layout
 from recell.model.plan import Plan, load_plan
 from recell.mover.cell import CellMove
+from recell.mover.hosts import CellHosts
 from recell.steps import Context, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,7 +128,7 @@ def scan_again(deployment: Deployment, at: float) -> Deployment:
 @contextlib.contextmanager
 def world_of(deployment: Deployment) -> Iterator[RealWorld]:
     """The real world, closed again at the end."""
-    world = RealWorld(deployment, CellMove)
+    world = RealWorld(deployment, CellMove, CellHosts)
     try:
         yield world
     finally:
@@ -186,6 +187,9 @@ def hosts_of(plan: Plan, lost: frozenset[str] = frozenset()) -> list[str]:
             for side in ("keep", "new")
             for host, _ in s.params.get(side, [])
         }
+        | {str(c["host"]) for s in plan.steps for c in s.params.get("computes", [])}
+        | {str(s.params["move"][side]["server"]) for s in plan.steps if "move" in s.params
+           for side in ("old", "new")}
     )
 
 

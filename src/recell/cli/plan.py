@@ -18,7 +18,13 @@ from recell.planning.split import make_plan
 @options
 @click.option("--example", is_flag=True, help="Print a layout.yaml to begin with, and stop.")
 @click.option("--rabbitmq", is_flag=True, help="With --example: for one RabbitMQ cluster that becomes two.")
-def command(directory: Path, as_json: bool, example: bool, rabbitmq: bool) -> None:
+@click.option(
+    "--hosts", multiple=True, metavar="PATTERN",
+    help="Of the hosts that the layout gives to another cell, plan only these. Can be given again.",
+)
+def command(
+    directory: Path, as_json: bool, example: bool, rabbitmq: bool, hosts: tuple[str, ...]
+) -> None:
     """Make plan.json out of deployment.json and layout.yaml, and print it in words.
 
     For every step: what, where, what users notice, how it is undone, until when. Nothing is touched.
@@ -27,6 +33,7 @@ def command(directory: Path, as_json: bool, example: bool, rabbitmq: bool) -> No
     Examples:
       recell plan --example > layout.yaml     the cells you want; edit it
       recell plan
+      recell plan --hosts cmp3                one host first
     """
     if example:
         click.echo(RABBIT_EXAMPLE if rabbitmq else EXAMPLE, nl=False)
@@ -36,7 +43,7 @@ def command(directory: Path, as_json: bool, example: bool, rabbitmq: bool) -> No
     if isinstance(layout, BrokerLayout):
         plan = plan_rabbit(desk.deployment(), layout, time.time())
     else:
-        plan = make_plan(desk.deployment(), layout, time.time())
+        plan = make_plan(desk.deployment(), layout, time.time(), hosts)
     desk.save(desk.plan_path, dump_plan(plan))
     click.echo(dump_plan(plan).decode() if as_json else text(plan), nl=False)
 

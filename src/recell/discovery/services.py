@@ -36,6 +36,7 @@ PROGRAMS: dict[str, Role] = {
     "nova-network": "network",
 }
 OPTIONS = (
+    ("DEFAULT", "compute_driver"),
     ("DEFAULT", "enabled_apis"),
     ("DEFAULT", "host"),
     ("DEFAULT", "manager_shutdown_timeout"),

@@ -110,8 +110,27 @@ class Engine:
             progress = Progress(index, len(todo), elapsed, left * pace)
             if step.id in self._pause_before:
                 raise Paused(f"paused before {step.id} ({step.title})", "Go on with: recell resume")
-            self._one(step, toward, progress)
+            try:
+                self._one(step, toward, progress)
+            except StepFailed as error:
+                if toward == "forward" and (group := step.retreat):
+                    self._retreat(group, step, progress, error)
+                raise
             planned += step.estimate_s
+
+    def _retreat(self, group: str, failed: Step, progress: Progress, why: StepFailed) -> None:
+        """Undo what was begun of a group, last first, and say so.
+
+        :raises StepFailed: always, when that is done; or whatever stopped it.
+        """
+        begun = [s for s in self._steps if s.group == group and self._journal.last(s.id) is not None]
+        for step in reversed(begun):
+            if not self._settled(step, "backward"):
+                self._one(step, "backward", progress)
+        raise StepFailed(
+            f"{why.sentence}; {group} was taken back, and all of it is as it was before",
+            f"{why.remedy or 'Look there'}. What was done before {group} stays",
+        )
 
     def _one(self, step: Step, toward: Direction, progress: Progress) -> None:
         try:

@@ -40,7 +40,7 @@ class CellDatabase(_Strict):
 
     ``from``: inventory name of today's server, when the URL leads to a virtual address or a proxy.
     ``relay_port``: free on today's server's host; Nova reaches its database through it for the time of
-    the move.
+    the move. ``name``: of a new cell's database; empty: nova_<cell>.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -50,20 +50,52 @@ class CellDatabase(_Strict):
     address: str = ""
     source: Annotated[str, Field(alias="from")] = ""
     relay_port: Annotated[int, Field(ge=1, le=65535)] = 3307
+    name: str = ""
+
+
+class CellBroker(_Strict):
+    """A new cell's own RabbitMQ: inventory names of its hosts, port, vhost (empty: the same as today's)."""
+
+    nodes: Annotated[tuple[str, ...], Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 5672
+    vhost: str = ""
+
+
+class CellConsoles(_Strict):
+    """A new cell's own nova-novncproxy: ``hosts`` that have one to model it on, its ``port``, and the
+    ``url`` that its computes give to users."""
+
+    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    url: Annotated[str, Field(min_length=1)]
 
 
 class Cell(_Strict):
-    """cell1, the deployment that is there today.
+    """cell1, the deployment that is there today; or a further cell.
 
-    ``database``: ``keep``, or the server that it moves to.
+    ``database``: ``keep``, or the server that it moves to; of a new cell, the server that it gets.
     ``api_database``: ``keep`` lets its conductor go on reading the API database (group policy
     upcalls); ``remove`` sets [workarounds] disable_group_policy_check_upcall on every compute first.
+    ``hosts``: computes that belong to it, by inventory name or pattern; those that no cell names stay.
+    ``conductors``, ``consoles``: hosts of a new cell's services; each has one today to model it on.
     """
 
-    broker: Literal["keep"] = "keep"
+    broker: Literal["keep"] | CellBroker = "keep"
     database: Literal["keep"] | CellDatabase = "keep"
     api_database: Literal["keep", "remove"] = "keep"
     config: str = ""  # path of its conductor's own nova.conf; empty: nova-<cell>.conf beside nova.conf
+    hosts: tuple[str, ...] = ()
+    conductors: tuple[str, ...] = ()
+    consoles: CellConsoles | None = None
+
+
+class Moving(_Strict):
+    """How hosts move to other cells. ``wave``: so many at once; ``canary``: this one alone, before all
+    others; ``max_failures``: hosts that may be left out because they don't come to rest."""
+
+    wave: Annotated[int, Field(ge=1, le=100)] = 1
+    canary: str = ""
+    max_failures: Annotated[int, Field(ge=0)] = 0
 
 
 class Placement(_Strict):
@@ -144,6 +176,7 @@ class Layout(_Strict):
     api: ApiLevel
     cells: dict[str, Cell]
     services: Placement = Placement()
+    moving: Moving = Moving()
     limits: Limits = Limits()
     acknowledge: tuple[str, ...] = ()
 
@@ -216,6 +249,11 @@ cells:
     broker: keep
     database: keep        # or {host: db2}: a MariaDB server of its own, moved to under load
     api_database: keep    # or remove: then no compute may need an upcall any more
+#  cell2:                 # a further one: recell makes it, and moves hosts to it with their guests running
+#    database: {host: db2}
+#    broker: {nodes: [mq5]}
+#    conductors: [ctl1, ctl2]
+#    hosts: [cmp3, "cmp4*"]
 services:
   metadata: api           # or cell
   consoles: cell

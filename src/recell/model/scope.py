@@ -132,8 +132,11 @@ Rule = Whole | ByHost | ByParent | Shared | Left
 
 @dataclass(frozen=True)
 class TableScope:
+    """``fixed``: columns that have this SQL literal in the copy, whatever the source says; not compared."""
+
     table: Table
     rule: Rule
+    fixed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,16 @@ class Step(Protocol):
         """Whether its effect stands when the run is over (a drained server does not)."""
         ...
 
+    @property
+    def group(self) -> str:
+        """Steps that belong together have the same one."""
+        ...
+
+    @property
+    def retreat(self) -> str:
+        """Asked when the way forward failed here: a group whose begun steps are to be undone at once."""
+        ...
+
     def guard(self, toward: Direction) -> None:
         """:raises StalePlan: what the step builds on was changed by somebody else."""
         ...

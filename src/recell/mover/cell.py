@@ -36,7 +36,7 @@ from recell.mover.verify import Report
 from recell.planning.ini import get
 from recell.planning.tables import cell_scope
 
-__all__ = ["CellMove", "Host"]
+__all__ = ["SIDES", "CellMove", "Host", "figures"]
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class CellMove:
         return door
 
     @contextmanager
-    def _entered(
+    def entered(
         self, side: Side, *, root: bool = False, database: str | None = None
     ) -> Iterator[Connection]:
         """A session, closed at the end. What a server doesn't answer is Unreachable."""
@@ -138,8 +138,8 @@ class CellMove:
 
     def there(self, side: Side) -> frozenset[str]:
         found: set[str] = set()
-        with self._entered(side, root=True) as root:
-            if servers.has_account(root, self.ours.user) and self._enters(side, root):
+        with self.entered(side, root=True) as root:
+            if servers.has_account(root, self.ours.user) and self.enters(side, root):
                 found.add("recell")
             if servers.account_hosts(root, self.nova.user) and servers.rights_of(
                 root, self.nova.user, self.ends.database
@@ -152,7 +152,7 @@ class CellMove:
                 found.add("database")
         return frozenset(found)
 
-    def _enters(self, side: Side, root: Connection) -> bool:
+    def enters(self, side: Side, root: Connection) -> bool:
         """Whether recell's account leads, by Nova's address, to the server that its root is in.
 
         :raises Unknowable: the address leads to another server.
@@ -179,30 +179,30 @@ class CellMove:
     def _alike(self, side: Side) -> bool:
         if side == "old":
             return True
-        with self._entered("old", root=True) as mine, self._entered("new", root=True) as theirs:
+        with self.entered("old", root=True) as mine, self.entered("new", root=True) as theirs:
             return not compare_schemas(self._schema(mine), self._schema(theirs))
 
     def make(self, side: Side, thing: Thing) -> None:
         self._permit()
         end = self.ends.at(side)
         if thing == "recell":
-            with self._entered(side, root=True) as root:
+            with self.entered(side, root=True) as root:
                 hosts = ("localhost", "127.0.0.1", *end.ips)
                 servers.make_account(root, self.ours, hosts)
                 servers.grant_mover(root, self.ours.user, hosts, self.ends.database)
-                if not self._enters(side, root):
+                if not self.enters(side, root):
                     raise Denied(f"{end.where} refuses recell's own account {self.ours.user}",
                                  "See mysql.user there; from its own host it comes as localhost or"
                                  f" {', '.join(end.ips)}")
         elif thing == "database":
-            with self._entered("old", root=True, database=self.ends.database) as source, \
-                    self._entered(side, root=True) as root:
+            with self.entered("old", root=True, database=self.ends.database) as source, \
+                    self.entered(side, root=True) as root:
                 servers.copy_tables(source, root, self.ends.database, PREFIX)
         else:
             self._make_nova(side)
 
     def _make_nova(self, side: Side) -> None:
-        with self._entered("old", root=True) as old, self._entered(side, root=True) as new:
+        with self.entered("old", root=True) as old, self.entered(side, root=True) as new:
             grants = servers.rights_of(old, self.nova.user, self.ends.database)
             if not grants:
                 raise Denied(f"{self.nova.user} has no rights on {self.ends.database} on"
@@ -224,7 +224,7 @@ class CellMove:
         self._permit()
         if thing == "recell":
             self.close()
-        with self._entered(side, root=True) as root:
+        with self.entered(side, root=True) as root:
             if thing == "recell":
                 servers.drop_account(root, self.ours.user)
             elif thing == "nova":
@@ -233,8 +233,8 @@ class CellMove:
                 servers.drop_database(root, self.ends.database)
 
     def troubles(self, open_s: float) -> tuple[Violation, ...]:
-        with self._entered("old", root=True, database=self.ends.database) as old, \
-                self._entered("new", root=True) as new:
+        with self.entered("old", root=True, database=self.ends.database) as old, \
+                self.entered("new", root=True) as new:
             return troubles(old, new, self.ends, self.nova.user, open_s, self._free("new", new))
 
     def _free(self, side: Side, root: Connection) -> int | None:
@@ -279,7 +279,7 @@ class CellMove:
         if self._move is not None:
             return self._move
         self._permit()
-        with self._entered("old") as session:
+        with self.entered("old") as session:
             scope = cell_scope(self._schema(session))
         old, new = self.endpoint("old"), self.endpoint("new")
         # Made before the first position is taken: in the moment itself there is no time for it.
@@ -372,7 +372,7 @@ class CellMove:
                 journal.close()
 
     def retention(self, side: Side) -> Retention:
-        with self._entered(side) as session:
+        with self.entered(side) as session:
             kept = servers.binlog_kept_s(session)
             files = session.binlogs()
         journal = Journal(self.endpoint("old" if side == "new" else "new"))
@@ -386,7 +386,7 @@ class CellMove:
     # -- the moment ----------------------------------------------------------------------------------
 
     def sessions(self, side: Side) -> tuple[Session, ...]:
-        with self._entered(side, database="") as session:
+        with self.entered(side, database="") as session:
             return servers.sessions(session, self.ends.database, self.ours.user)
 
     def prepare_hold(self, side: Side, limit_s: float) -> None:
@@ -433,18 +433,18 @@ class CellMove:
             hold.end()
 
     def rights(self, side: Side) -> dict[str, Any]:
-        with self._entered(side) as session:
+        with self.entered(side) as session:
             return survey(session, self.ends.database, [self.ours.user]).to_json()
 
     def shut(self, side: Side, rights: Mapping[str, Any]) -> None:
         self._permit()
         grants = Grants.from_json(rights)
-        with self._entered(side) as session:
+        with self.entered(side) as session:
             shut([session], grants)
             prove_shut([session], grants)
 
     def is_shut(self, side: Side, rights: Mapping[str, Any]) -> bool:
-        with self._entered(side) as session:
+        with self.entered(side) as session:
             try:
                 prove_shut([session], Grants.from_json(rights))
             except VerifyFailed:
@@ -453,7 +453,7 @@ class CellMove:
 
     def reopen(self, side: Side, rights: Mapping[str, Any]) -> None:
         self._permit()
-        with self._entered(side) as session:
+        with self.entered(side) as session:
             reopen(session, Grants.from_json(rights))
 
     def close(self) -> None:
@@ -494,7 +494,7 @@ def _told(move: Move, job: Callable[[Move], T], tell: Callable[[dict[str, float]
     Thread(target=run, name="rows", daemon=True).start()
     while not work.done():
         wait([work], _TELL_S)
-        tell(_figures(move.status()))
+        tell(figures(move.status()))
     return work.result()
 
 
@@ -507,7 +507,7 @@ def _equal(report: Report, remedy: str) -> str:
                        f"Somebody else writes to the other server: find out who, {remedy}")
 
 
-def _figures(status: Status) -> dict[str, float]:
+def figures(status: Status) -> dict[str, float]:
     """What the live page shows of a step that copies."""
     # Once they are copied, rows are counted that are compared.
     copied = status.rows if status.phase == "copying" else None

@@ -33,12 +33,14 @@ _HERE = "Go on with the same move: what was done is kept"
 @dataclass(frozen=True)
 class Options:
     """``workers``: chunks copied at once. ``patience_s``: how long a server may be away. ``limits``:
-    what the source must be spared. ``replicas``: of the source, whose lag counts."""
+    what the source must be spared. ``replicas``: of the source, whose lag counts. ``alone``: nobody else
+    writes to these rows at the target; otherwise they are not watched, and can't be turned back."""
 
     workers: int = 2
     patience_s: float = 60.0
     limits: Limits = field(default_factory=Limits)
     replicas: tuple[Endpoint, ...] = ()
+    alone: bool = True
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,8 @@ class Move:
         both sides were proven equal. At the source nobody may write any more. Called again, after another
         drain, it turns back.
         """
+        if not self.options.alone:
+            raise StepFailed("others write at the target, so this move can't turn back", "Begin another one")
         if self.phase != "drained":
             raise StepFailed(f"the move is {self.phase}, not drained", "Stop the writers and drain first")
         here, there = self._direction()
@@ -435,9 +439,12 @@ class Move:
             self.members.work.position, self.members.work.gtid = start.position, start.gtid
         patience = self.options.patience_s
         self._feed = Feed(here, start, self.members, state.replica_id, patience)
-        self._sentry = Sentry(there, watched, self.members, state.replica_id + 1, patience, lambda _: None)
+        if self.options.alone:
+            self._sentry = Sentry(there, watched, self.members, state.replica_id + 1, patience,
+                                  lambda _: None)
         self._feed.start()
-        self._sentry.start()
+        if self._sentry is not None:
+            self._sentry.start()
         self._follower = Follower(here, there, self.members, self._kept, self._note,
                                   (start.position, start.gtid), patience)
         if self._watch is None:
@@ -490,6 +497,8 @@ class Move:
 
     def _watched(self, limit_s: float) -> None:
         """The target's binlog up to now holds nobody's writes to our rows but ours."""
+        if not self.options.alone:
+            return
         there = self._direction()[1]
         end = self._end_of(there)
         if self._sentry is None or not self._sentry.reach(end, limit_s):

@@ -81,7 +81,8 @@ def _small_and_cut(value: KeyPart) -> KeyPart:
 class TableRows:
     """:raises Unsupported: the table has no primary key, or a type that recell can't move exactly."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, fixed: Sequence[tuple[str, str]] = ()) -> None:
+        """``fixed``: columns and SQL literals that stand for whatever they have."""
         if not table.key:
             raise Unsupported(f"the table {table.name} has no primary key",
                               "Give it one, or leave the table out")
@@ -89,7 +90,8 @@ class TableRows:
         self.name = table.name
         self.key = table.key
         moved = [c for c in table.columns if not c.generated]
-        literals = [_literal(table.name, c) for c in moved]
+        said = {column: f"'{literal}'" for column, literal in fixed}
+        literals = [said.get(c.name) or _literal(table.name, c) for c in moved]
         self.row = "CONCAT('(', " + ", ',', ".join(literals) + ", ')')"
         """The row as SQL literals."""
         self.hash = f"CAST(CONV(LEFT(MD5({self.row}), 16), 16, 10) AS UNSIGNED)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.sql import name
@@ -77,6 +78,20 @@ def rights_of(root: Connection, user: str, database: str) -> Grants | None:
         return None
     return Grants(database, _pattern(database), tuple(
         Grant(g, tuple(p for p, _ in rights), any(m for _, m in rights)) for g, rights in found.items()))
+
+
+def rights_for(grants: Grants, database: str) -> Grants:
+    """The same rights, on another database."""
+    return replace(grants, database=database, pattern=_pattern(database))
+
+
+def make_database(model: Connection, like: str, root: Connection, database: str) -> None:
+    """Empty, in the character set of the database ``like``; nothing when it is there."""
+    charset, collation = model.query(
+        "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
+        " WHERE SCHEMA_NAME = %s", (like,))[0]
+    root.execute(f"CREATE DATABASE IF NOT EXISTS {name(database)} CHARACTER SET {name(str(charset))}"
+                 f" COLLATE {name(str(collation))}")
 
 
 def give_rights(root: Connection, grants: Grants, database: str) -> None:

@@ -73,7 +73,7 @@ def find_ends(
     url = parse_url(cell.database_resolved)
     refuse_what_cant_be_relayed(url)
     now = url.endpoints[0]
-    old = _host_of(deployment, now.host, wanted.source)
+    old = host_of(deployment, now.host, wanted.source)
     new = deployment.host(wanted.host)
     if new.name == old.name and wanted.port == (now.port or MYSQL_PORT):
         raise BadInput(
@@ -84,12 +84,12 @@ def find_ends(
         raise BadInput(f"relay_port {wanted.relay_port} is a database server's own", "Choose a free port")
     named = not now.host.replace(".", "").isdigit() and ":" not in now.host
     ends = Ends(
-        End(old.name, now.host, now.port or MYSQL_PORT, _addresses(old)),
+        End(old.name, now.host, now.port or MYSQL_PORT, addresses(old)),
         End(
             new.name,
             wanted.address or (new.hostname if named else new.address.host),
             wanted.port,
-            _addresses(new),
+            addresses(new),
         ),
         url.path,
     )
@@ -115,11 +115,11 @@ def _names(host: HostFacts) -> set[str]:
     return {host.name, host.hostname, host.address.host, *host.ips} - {""}
 
 
-def _addresses(host: HostFacts) -> tuple[str, ...]:
+def addresses(host: HostFacts) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ip for ip in (*host.ips, host.address.host) if ip[:1].isdigit() or ":" in ip))
 
 
-def _host_of(deployment: Deployment, address: str, named: str) -> HostFacts:
+def host_of(deployment: Deployment, address: str, named: str) -> HostFacts:
     if named:
         return deployment.host(named)
     for host in deployment.hosts:
@@ -294,7 +294,7 @@ def _addresses_change(
     because = f"{move.name}-db/{mark}-mapping"
     hosts = list(dict.fromkeys(m.host for m in move.members))
     for host in hosts:
-        _roll_host(move, draft, host, mark, "backward", because)
+        roll_host(move.members, draft, host, mark, "backward", because)
     draft.add(
         because,
         "move-mapping",
@@ -322,33 +322,43 @@ def _addresses_change(
             ],
         )
     for host in hosts:
-        _roll_host(move, draft, host, mark, "forward", because)
+        roll_host(move.members, draft, host, mark, "forward", because)
 
 
-def _roll_host(
-    move: DatabaseMove, draft: Draft, host: str, mark: str, acts: Acts, because: str
+def roll_host(
+    members: Sequence[Member],
+    draft: Draft,
+    host: str,
+    mark: str,
+    acts: Acts,
+    because: str,
+    why: str = "the cell's database has another address",
 ) -> None:
-    mine = [m for m in move.members if m.host == host]
+    """Restart, on one host, each process that has read the mapping which the step ``because`` changes.
+
+    :param why: in words, for the plan's text.
+    """
+    mine = [m for m in members if m.host == host]
     word = mark if acts == "forward" else f"undo-{mark}"
     for member in mine:
         if member.topics:
             end = {"broker": member.broker, "vhost": member.vhost}
-            _renew(draft, member, "renew-rpc", word, acts, because, topics=list(member.topics), old=end,
+            _renew(draft, member, "renew-rpc", word, acts, because, why, topics=list(member.topics), old=end,
                    new=end, nova_host=member.nova_host)  # fmt: skip
         elif not member.url:
-            _renew(draft, member, "renew-console", word, acts, because)
+            _renew(draft, member, "renew-console", word, acts, because, why)
     # One at a time: the others carry nova-api's load only while it is restarted itself.
     for member in [m for m in mine if m.url]:
         servers = list(member.servers)
         if servers:
             _proxied(draft, member, word, acts, "drain", servers)
-        _renew(draft, member, "renew-api", word, acts, because, url=member.url, servers=servers)
+        _renew(draft, member, "renew-api", word, acts, because, why, url=member.url, servers=servers)
         if servers:
             _proxied(draft, member, word, acts, "ready", servers)
 
 
 def _renew(
-    draft: Draft, member: Member, kind: str, word: str, acts: Acts, because: str, **more: Any
+    draft: Draft, member: Member, kind: str, word: str, acts: Acts, because: str, why: str, **more: Any
 ) -> None:
     notice = "nothing"
     if kind == "renew-console":
@@ -359,10 +369,10 @@ def _renew(
         f"{member.host}/{word}-{member.unit}",
         kind,
         member.host,
-        f"restart {member.unit}, for the cell's database has another address"
+        f"restart {member.unit}, for {why}"
         + ("" if acts == "forward" else " (on undo, after that is taken back)"),
         notice=notice,
-        undone="(acts on undo only)" if acts == "backward" else "seen to run; restarted once the address is"
+        undone="(acts on undo only)" if acts == "backward" else "seen to run; restarted once that is"
         " taken back",
         acts="both" if acts == "forward" else acts,
         estimate=12,

@@ -88,6 +88,11 @@ def _readers(plan: Plan, deployment: Deployment, step: PlanStep) -> list[NovaSer
         (s.where, str(s.params["unit"]))
         for s in plan.steps
         if s.where == step.where and s.acts != "backward" and path in s.params.get("reads", ())
+    } | {
+        (str(c["host"]), str(c["unit"]))
+        for s in plan.steps
+        for c in s.params.get("computes", ())
+        if c["host"] == step.where and path in c["reads"]
     }
     found = [s for s in deployment.services if (s.host, s.unit) in units]
     supers = [s for s in plan.steps if s.kind == "start-unit" and s.where == step.where]

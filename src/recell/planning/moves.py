@@ -43,11 +43,12 @@ def with_split(facts: Facts, wanted: CellDatabase) -> DatabaseMove:
         if s.role == "conductor":
             member = replace(member, broker=facts.old.name, vhost=facts.old_vhost, topics=("conductor",))
         elif s.role not in CONSOLES:
-            member = _web(facts.deployment, s, member)
+            member = web_member(facts.deployment, s, member)
         members.append(member)
     webs = (*facts.apis, *facts.metadata) if facts.layout.services.metadata == "api" else facts.apis
     members += [
-        _web(facts.deployment, s, Member(s.host, s.unit, s.role, s.nova_host, s.config_files)) for s in webs
+        web_member(facts.deployment, s, Member(s.host, s.unit, s.role, s.nova_host, s.config_files))
+        for s in webs
     ]
     return _move(facts.deployment, facts.cell, wanted, facts.cell_level, members)
 
@@ -123,7 +124,7 @@ def _of_deployment(
             vhost = parse_url(s.transport_url).path or "/"
             member = replace(member, broker=broker.name, vhost=vhost, topics=(s.role,))
         elif s.role in ("api", "metadata"):
-            member = _web(deployment, s, member)
+            member = web_member(deployment, s, member)
         members.append(member)
     if not any(s.role == "conductor" for s in own):
         raise Unsupported(
@@ -160,7 +161,7 @@ def _move(
     )
 
 
-def _web(deployment: Deployment, s: NovaService, member: Member) -> Member:
+def web_member(deployment: Deployment, s: NovaService, member: Member) -> Member:
     mine = [p for p in deployment.proxies if (p.host, p.unit) == (s.host, s.unit)]
     url = f"http://{mine[0].address if mine else f'127.0.0.1:{s.port}'}/"
     servers = tuple({"proxy": p.proxy, "backend": p.backend, "server": p.server} for p in mine)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recell.model.plan import Plan, PlanStep
-from recell.planning import runbook_rabbit
+from recell.planning import runbook_hosts, runbook_rabbit
 from recell.planning.changes import describe
 
 STATE = "/var/lib/recell"
@@ -431,7 +431,7 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "quiet": _quiet,
     "retire-records": _records,
     "prove": _prove,
-    **{kind: _by_hand(told) for kind, told in runbook_rabbit.KINDS.items()},
+    **{kind: _by_hand(told) for kind, told in (runbook_rabbit.KINDS | runbook_hosts.KINDS).items()},
     "database-things": _things,
     "follow-database": _follow,
     "relay": _relay,

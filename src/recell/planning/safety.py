@@ -43,6 +43,11 @@ def _move(step: PlanStep, later: list[PlanStep], open_: set[tuple[str, str]]) ->
             open_.add(bracket)
         else:
             open_.discard(bracket)
+    wave = ("wave", str(step.params.get("wave", "")))
+    if step.kind == "hosts-computes" and step.params["forward"] == "leave":
+        open_.add(wave)
+    if step.kind == "follow-hosts" and step.params["toward"] == "old":
+        open_.discard(wave)
     if step.kind == "edit-config" and _reader(step, later):
         open_.add(here)
     if (

@@ -11,24 +11,33 @@ the list as a step that acts only backward, before the step whose undo it has to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from recell.errors import BadInput, Unsupported
 from recell.model.deployment import Deployment, NovaService
 from recell.model.layout import Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.model.urls import parse_url
-from recell.planning import contained, database, moves, phases, topology, upcalls
+from recell.planning import contained, database, hosts, hosts_phases, moves, phases, topology, upcalls
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
 from recell.planning.safety import with_safe_points
 
 KIND = "split-super-conductor"
 
 
-def make_plan(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
+def make_plan(
+    deployment: Deployment, layout: Layout, made_at: float, only: Sequence[str] = ()
+) -> Plan:
     """What leads from the deployment to the layout: the split, with the cell's database moved after it
-    when the layout says so; or that move alone, where the API level is split off already.
+    when the layout says so; or that move alone, where the API level is split off already; or hosts that
+    move to other cells.
+
+    :param only: patterns of hosts that move; the others stay for now.
 
     :raises BadInput, Unsupported: as :func:`plan_split`.
     """
+    if hosts.wanted(layout):
+        return hosts_phases.make_hosts_plan(deployment, layout, made_at, only)
     moves_database = any(cell.database != "keep" for cell in layout.cells.values())
     if deployment.generation == "v2" and moves_database and is_split(deployment):
         return moves.after_split(deployment, layout, made_at)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recell.model.deployment import Deployment
+from recell.model.hosts import CellEnd
 from recell.model.layout import Layout
+from recell.model.urls import parse_url
 
 
 def before(deployment: Deployment) -> dict[str, Any]:
@@ -71,3 +74,36 @@ def with_database(picture: dict[str, Any], cell: str, database: str) -> dict[str
             {**group, "database": database} if group["name"] == cell else group for group in picture["groups"]
         ]
     }
+
+
+def of_cells(
+    deployment: Deployment, cells: Sequence[CellEnd], moved: Mapping[str, CellEnd]
+) -> dict[str, Any]:
+    """The same shape, of an API level and any number of cells. ``moved``: hosts that go elsewhere."""
+    names = {(e.broker, e.vhost): e for e in cells}
+    groups: dict[str, dict[str, Any]] = {}
+
+    def group(name: str, broker: str, database: str) -> dict[str, list[str]]:
+        found = groups.setdefault(
+            name, {"name": name, "broker": broker, "database": database, "services": {}}
+        )
+        services: dict[str, list[str]] = found["services"]
+        return services
+
+    for service in deployment.services:
+        if not service.active:
+            continue
+        broker = deployment.broker_of(service.transport_url)
+        vhost = (
+            parse_url(service.transport_url).path.removeprefix("/") or "/" if service.transport_url else "/"
+        )
+        end = names.get((broker.name if broker else "", vhost))
+        if service.role == "compute":
+            end = moved.get(service.host, end)
+        if end is None:
+            role = "super-conductor" if service.role == "conductor" else service.role
+            at = ", ".join(broker.hosts) if broker else service.transport_url
+            group("API level", at, service.database).setdefault(role, []).append(service.host)
+        else:
+            group(end.name, end.broker, end.where).setdefault(service.role, []).append(service.host)
+    return {"groups": list(groups.values())}

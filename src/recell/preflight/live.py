@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from recell.adapters.ports import World
 from recell.errors import RecellError
 from recell.model.deployment import Deployment
+from recell.model.hosts import HostsMove
 from recell.model.layout import Layout
 from recell.model.moving import Ends, Login
 from recell.model.plan import Plan
@@ -27,6 +29,7 @@ def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> I
         _new_files_are_new,
         _new_containers_are_new,
         _databases,
+        _hosts,
         _replicas,
         _ports,
     ):
@@ -142,6 +145,17 @@ def _databases(world: World, plan: Plan) -> Iterator[Violation]:
             ends = Ends.from_json(step.params["ends"])
             user = parse_url(str(step.params["url"])).endpoints[0].user
             yield from world.mover(ends, Login("recell_check", ""), Login(user, "")).troubles(WAY_BACK_S)
+
+
+def _hosts(world: World, plan: Plan) -> Iterator[Violation]:
+    """Once for each pair of cells, whatever the waves."""
+    pairs: dict[HostsMove, list[str]] = {}
+    for step in plan.steps:
+        if step.kind == "hosts-open" and step.params["forward"] == "close":
+            move = HostsMove.from_json(step.params["move"])
+            pairs.setdefault(replace(move, hosts=()), []).extend(move.hosts)
+    for move, hosts in pairs.items():
+        yield from world.between(replace(move, hosts=tuple(hosts)), Login("recell_check", "")).troubles()
 
 
 def _replicas(world: World, plan: Plan) -> Iterator[Violation]:

@@ -59,6 +59,14 @@ class BaseStep(ABC):
         return True
 
     @property
+    def group(self) -> str:
+        return str(self.param("wave", ""))
+
+    @property
+    def retreat(self) -> str:
+        return ""
+
+    @property
     def host(self) -> HostPort:
         return self.world.host(self.spec.where)
 

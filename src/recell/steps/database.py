@@ -12,11 +12,24 @@ from recell.model.moving import Ends, Login, Thing
 from recell.model.relay import Side
 from recell.model.step import Direction, Finding
 from recell.model.urls import parse_url
-from recell.steps.base import BaseStep
+from recell.steps.base import BaseStep, Context
 
 POLL_S = 1.0
 MEMORY = "database"
 """What the journal remembers of recell's own account stands under it."""
+
+
+def recells_login(context: Context, first: str) -> Login:
+    """recell's own account in databases. Its password is kept, root-only, on the host that first asked."""
+    journal = context.journal
+    where = str(journal.recall(MEMORY, "host", first))
+    host = context.world.host(where)
+    sha: str | None = journal.recall(MEMORY, "password")
+    if sha is None:
+        sha = host.keep(context.keep, secrets.token_urlsafe(24).encode())
+        journal.remember(MEMORY, "host", where)
+        journal.remember(MEMORY, "password", sha)
+    return Login(f"recell_{context.keep[:8]}", host.kept(context.keep, sha).decode())
 
 
 class DatabaseStep(BaseStep):
@@ -37,14 +50,7 @@ class DatabaseStep(BaseStep):
         )
 
     def ours(self) -> Login:
-        """recell's own account: its password is kept on the old server's host, root-only."""
-        host = self.world.host(self.ends.old.host)
-        sha: str | None = self.context.journal.recall(MEMORY, "password")
-        if sha is None:
-            sha = host.keep(self.context.keep, secrets.token_urlsafe(24).encode())
-            self.context.journal.remember(MEMORY, "password", sha)
-        password = host.kept(self.context.keep, sha).decode()
-        return Login(f"recell_{self.context.keep[:8]}", password)
+        return recells_login(self.context, self.ends.old.host)
 
     def mover(self) -> MoverPort:
         return self.world.mover(self.ends, self.ours(), self.nova())

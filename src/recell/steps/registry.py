@@ -7,11 +7,13 @@ from recell.model.plan import Plan
 from recell.steps.apart import Apart
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
+from recell.steps.cell import CellSchema, CellThings, NewMapping, StartConsole
 from recell.steps.compute import RecycleCompute
 from recell.steps.containers import SiblingContainer
 from recell.steps.database import DatabaseThings, FollowDatabase, Relayed, RelayStep
 from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
+from recell.steps.hosts import FlipHosts, FollowHosts, HostsComputes, HostsOpen
 from recell.steps.mapping import LiteralMapping, MoveMapping
 from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
@@ -31,18 +33,25 @@ KINDS: dict[str, type[BaseStep]] = {
         Blank,
         BridgedRepoint,
         BrokerAccount,
+        CellSchema,
+        CellThings,
         Conf,
         CopyConfig,
         DatabaseThings,
         Definitions,
         DropIn,
         EditConfig,
+        FlipHosts,
         FollowDatabase,
+        FollowHosts,
         Handling,
+        HostsComputes,
+        HostsOpen,
         Join,
         KeepExchange,
         LiteralMapping,
         MoveMapping,
+        NewMapping,
         OldCookie,
         Part,
         Policies,
@@ -63,6 +72,7 @@ KINDS: dict[str, type[BaseStep]] = {
         SiblingContainer,
         SiblingUnit,
         Span,
+        StartConsole,
         StartUnit,
         SwitchDatabase,
     )

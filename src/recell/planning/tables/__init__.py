@@ -8,18 +8,22 @@ isn't understood is refused, never forgotten.
 from recell.planning.tables.decisions import Decision
 from recell.planning.tables.known import SEEDED_BY_SYNC, VERSION_TABLES
 from recell.planning.tables.scopes import (
+    HOSTS_OWN,
     api_cell_scope,
     cell_scope,
+    guests_scope,
     hosts_scope,
     stranded_children,
 )
 
 __all__ = [
+    "HOSTS_OWN",
     "SEEDED_BY_SYNC",
     "VERSION_TABLES",
     "Decision",
     "api_cell_scope",
     "cell_scope",
+    "guests_scope",
     "hosts_scope",
     "stranded_children",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
 from recell.errors import BadInput, Unsupported
@@ -21,7 +22,10 @@ from recell.model.scope import (
 )
 from recell.planning.tables.known import BOOKKEEPING, KNOWN, SHADOW, owner_like
 
-__all__ = ["api_cell_scope", "cell_scope", "hosts_scope", "stranded_children"]
+__all__ = ["HOSTS_OWN", "api_cell_scope", "cell_scope", "guests_scope", "hosts_scope", "stranded_children"]
+
+HOSTS_OWN = ("services", "compute_nodes", "pci_devices", "task_log")
+"""Rows that only nova-compute of their host writes, parents first."""
 
 _TYPES = frozenset((
     "tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "float", "double",
@@ -223,3 +227,25 @@ def _order(schema: Schema, rules: Mapping[str, Rule], problems: list[str]) -> tu
         order += ready
         sorter.done(*ready)
     return tuple(order)
+
+
+def guests_scope(scope: Scope) -> Scope:
+    """Of :func:`hosts_scope`, the rows of instances. In the copy instances are hidden, and have no task.
+
+    :raises Unsupported: the schema is of before Train, whose instances can't be hidden.
+    """
+    instances = next(t.table for t in scope.tables if t.table.name == "instances")
+    if not any(c.name == "hidden" for c in instances.columns):
+        raise Unsupported(f"instances of {scope.database} have no column hidden",
+                          "Upgrade Nova to Train or newer")
+    left = Left("the host's own: copied by themselves when nova-compute has ended")
+    return Scope(
+        scope.database,
+        tuple(
+            replace(t, rule=left) if t.table.name in HOSTS_OWN
+            else replace(t, fixed=(("hidden", "1"), ("task_state", "NULL"))) if t.table == instances
+            else t
+            for t in scope.tables
+        ),
+        scope.hosts,
+    )

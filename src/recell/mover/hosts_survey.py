@@ -1,0 +1,119 @@
+"""What stands in the way of moving hosts, and what is under way on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from recell.adapters.mysql.session import Session
+from recell.adapters.mysql.sql import name
+from recell.adapters.schema import compare_schemas, read_schema
+from recell.errors import RecellError
+from recell.model.hosts import HostsMove
+from recell.model.scope import Schema
+from recell.model.violation import Violation
+from recell.mover import preflight
+from recell.mover.journal import PREFIX
+from recell.mover.server import read_server
+from recell.planning.tables import guests_scope, hosts_scope, stranded_children
+
+__all__ = ["busy", "troubles"]
+
+ROWS_PER_S = 5000.0
+_ENDED = ("completed", "confirmed", "reverted", "error", "failed", "cancelled", "done")
+_BUILDING = ("scheduling", "block_device_mapping", "networking", "spawning")
+_NAMED = 3
+
+
+def busy(session: Session, hosts: Sequence[str]) -> dict[str, str]:
+    """By host, in words: what a restart of nova-compute elsewhere would tear apart."""
+    names = list(hosts)
+    found: dict[str, list[str]] = {}
+    for host, uuid, vm_state, task in session.query(
+        "SELECT host, uuid, vm_state, task_state FROM instances WHERE deleted = 0 AND host IN %s"
+        " AND (vm_state IN ('building', 'resized') OR task_state IN %s OR task_state LIKE 'resize%%'"
+        " OR task_state LIKE 'rebuild%%' OR task_state = 'migrating')",
+        (names, list(_BUILDING)),
+    ):
+        found.setdefault(str(host), []).append(f"instance {uuid} is {task or vm_state}")
+    for source, dest, uuid, kind, status in session.query(
+        "SELECT source_compute, dest_compute, instance_uuid, migration_type, status FROM migrations"
+        " WHERE deleted = 0 AND (source_compute IN %s OR dest_compute IN %s)"
+        " AND (status NOT IN %s OR (migration_type = 'evacuation' AND status = 'done'"
+        " AND source_compute IN %s))",
+        (names, names, list(_ENDED), names),
+    ):
+        for host in {str(source), str(dest)} & set(names):
+            found.setdefault(host, []).append(f"{kind or 'migration'} of {uuid} is {status}")
+    session.rollback()
+    return {
+        host: "; ".join(sorted(what)[:_NAMED])
+        + (f" and {len(what) - _NAMED} more" if len(what) > _NAMED else "")
+        for host, what in found.items()
+    }
+
+
+def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema) -> Iterator[Violation]:
+    """:param old: with the cell's database open. new: without one, None when there is none yet.
+    schema: the old cell's."""
+    try:
+        whole = hosts_scope(schema, move.hosts)
+        scope = guests_scope(whole)
+    except RecellError as error:
+        yield _stop("schema", move.old.where, error.sentence, error.remedy)
+        return
+    for table, key in stranded_children(whole):
+        if old.query(f"SELECT 1 FROM {name(table)} LIMIT 1"):
+            yield _stop(
+                f"stranded-{table}",
+                move.old.where,
+                f"{table} has rows that refer to {key.parent}, and doesn't move",
+                "Delete what nobody uses in it",
+            )
+    nodes = {
+        str(h): int(n)
+        for h, n in old.query(
+            "SELECT host, COUNT(*) FROM compute_nodes WHERE deleted = 0 AND host IN %s GROUP BY host",
+            (list(move.hosts),),
+        )
+    }
+    for host in move.hosts:
+        if nodes.get(host, 0) != 1:
+            yield _stop(
+                f"nodes-{host}",
+                host,
+                f"nova-compute on {host} has {nodes.get(host, 0)} nodes",
+                "recell moves hosts with one hypervisor; leave this one out",
+            )
+    for host, what in busy(old, move.hosts).items():
+        yield Violation(
+            f"hosts:busy:{host}",
+            "warning",
+            host,
+            what,
+            "Confirm, revert or wait: otherwise the host is left out",
+        )
+    source = read_server(old, schema)
+    if source.galera:
+        yield _stop(
+            "galera", move.old.where, "it is a node of a Galera cluster", "Hosts move between single servers"
+        )
+    if new is None:
+        return
+    there = read_schema(new.connection, move.new.database)
+    target_schema = Schema(there.database, tuple(t for t in there.tables if not t.name.startswith(PREFIX)))
+    for sentence in compare_schemas(schema, target_schema):
+        yield _stop(
+            "schemas", move.new.where, sentence, "Run nova-manage db sync of one release in both cells"
+        )
+    target = read_server(new, target_schema)
+    if target.galera:
+        yield _stop(
+            "galera", move.new.where, "it is a node of a Galera cluster", "Hosts move between single servers"
+        )
+        return
+    rows = sum(t.rows for t in schema.tables)
+    yield from preflight.find(source, target, scope, rows / ROWS_PER_S, 0.0)
+
+
+def _stop(what: str, where: str, sentence: str, remedy: str) -> Violation:
+    return Violation(f"hosts:{what}", "stop", where, sentence, remedy)

@@ -1,0 +1,433 @@
+"""Hosts move to other cells: what deployment and layout come to, and every reason why not.
+
+docs/hosts.md has the order of a move; :mod:`recell.planning.hosts_phases` writes it down as steps, and
+:mod:`recell.planning.new_cell` those that make a cell which is not there yet.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recell.errors import BadInput, Unsupported
+from recell.model.deployment import Broker, CellMapping, Deployment, NovaService
+from recell.model.hosts import CellEnd
+from recell.model.layout import Cell, CellBroker, CellConsoles, Layout
+from recell.model.urls import parse_url
+from recell.planning import commands, contained, database
+from recell.planning.database import Member
+from recell.planning.draft import CELL0
+from recell.planning.moves import web_member
+
+KIND = "hosts"
+_SPACE = uuid.UUID("6f1c3b0a-6f0e-4c58-9d2c-7f6f9c1d52ce")
+
+
+@dataclass(frozen=True)
+class NewCell:
+    """A cell that recell makes. ``conductors``: those that its own are modelled on; ``config``: path of the
+    file that they read; ``model``: the cell that lends account, schema and services."""
+
+    end: CellEnd
+    model: CellEnd
+    conductors: tuple[NovaService, ...]
+    consoles: tuple[NovaService, ...]
+    wanted: Cell
+    broker_nodes: tuple[tuple[str, int], ...]
+    user: str
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A nova-compute that moves. ``file``: the one that names its broker; ``nodes``: what that will say."""
+
+    service: NovaService
+    file: str
+    nodes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Hosts that move at once, from one cell to one other."""
+
+    old: CellEnd
+    new: CellEnd
+    computes: tuple[Compute, ...]
+    consoles: CellConsoles | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """``members``: of the API level, who know cells by their mappings."""
+
+    deployment: Deployment
+    layout: Layout
+    first: str
+    cells: dict[str, CellEnd]
+    made: tuple[NewCell, ...]
+    waves: tuple[Wave, ...]
+    members: tuple[Member, ...]
+    proofs: list[dict[str, Any]]
+
+
+def wanted(layout: Layout) -> bool:
+    """Whether the layout says which hosts belong where."""
+    return any(cell.hosts for cell in layout.cells.values())
+
+
+def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> Facts:
+    """:param only: patterns of hosts; others stay for now.
+    :raises BadInput: the layout contradicts the deployment or itself.
+    :raises Unsupported: the deployment is of a shape in which hosts can't be moved."""
+    if deployment.generation != "v2":
+        raise Unsupported(
+            "this deployment runs cells v1, and its hosts can't move between cells yet",
+            "Upgrade it to cells v2 first",
+        )
+    mappings = {m.name: m for m in deployment.mappings if m.uuid != CELL0}
+    apis = [s for s in deployment.role("api") if s.active]
+    if not apis:
+        raise Unsupported(
+            "no running nova-api was found on the hosts of the inventory",
+            "Add its host to the inventory and scan again",
+        )
+    _refuse_other_jobs(layout, mappings)
+    ends = {name: _end(deployment, m) for name, m in mappings.items()}
+    _must_be_split(deployment, apis, ends)
+    homes = _homes(deployment, mappings)
+    moving = _assigned(deployment, layout, homes, only)
+    targets = sorted({name for _, name in moving})
+    sources = sorted({_home(homes, s) for s, _ in moving})
+    made = []
+    for name in targets:
+        if name not in ends:
+            model = ends[sources[0]]
+            new = _new_cell(deployment, layout, name, mappings[sources[0]], model, list(ends.values()))
+            made.append(new)
+            ends[name] = new.end
+    if not moving:
+        raise Unsupported(
+            "every host is in the cell that the layout wants it in",
+            "There is nothing to plan; recell verify looks whether all is well",
+        )
+    computes = [(_compute(deployment, s, ends[name], layout.cells[name]), name) for s, name in moving]
+    contained.refuse_what_is_beyond_control(c.service for c, _ in computes)
+    if made:
+        contained.refuse_what_is_beyond_control(made[0].conductors)
+        if any(s.container for n in made for s in (*n.conductors, *n.consoles)):
+            raise Unsupported(
+                "recell doesn't make a further cell's conductor in a container yet",
+                "Let kolla-ansible make the cell (nova_cell_name), scan again, and name its hosts",
+            )
+    first = apis[0].host
+    return Facts(
+        deployment=deployment,
+        layout=layout,
+        first=first,
+        cells=ends,
+        made=tuple(made),
+        waves=tuple(_waves(layout, homes, ends, computes)),
+        members=_api_level(deployment, apis, set(mappings.values())),
+        proofs=commands.proofs(deployment, first),
+    )
+
+
+def _refuse_other_jobs(layout: Layout, mappings: dict[str, CellMapping]) -> None:
+    for name, cell in layout.cells.items():
+        if name == "cell0":
+            raise BadInput("cell0 has no hosts", "Leave it out of the layout")
+        if name in mappings and (cell.database != "keep" or cell.broker != "keep" or cell.conductors):
+            raise BadInput(
+                f"{name} is there, and the layout gives it a database, a broker or conductors",
+                f"Write {name}: with hosts: only; its database moves in a plan of its own",
+            )
+        if cell.api_database == "remove":
+            raise BadInput(f"{name} says api_database: remove while hosts move", "Write api_database: keep")
+
+
+def _must_be_split(deployment: Deployment, apis: Sequence[NovaService], ends: dict[str, CellEnd]) -> None:
+    for api in apis:
+        broker = deployment.broker_of(api.transport_url)
+        vhost = _vhost(parse_url(api.transport_url).path)
+        for end in ends.values():
+            if broker is not None and (broker.name, vhost) == (end.broker, end.vhost):
+                raise Unsupported(
+                    f"{api.unit} on {api.host} is on {end.name}'s broker: the API level is not split off",
+                    "Split it first: a layout without hosts:, then recell plan and recell apply",
+                )
+
+
+def _end(deployment: Deployment, mapping: CellMapping) -> CellEnd:
+    name = mapping.name or mapping.uuid
+    if mapping.templated:
+        raise Unsupported(
+            f"the mapping of {name} is a template, which every process fills from its own configuration",
+            "Write both of its URLs out with nova-manage cell_v2 update_cell, then scan again",
+        )
+    url = parse_url(mapping.database_resolved)
+    database.refuse_what_cant_be_relayed(url)
+    at = url.endpoints[0]
+    server = database.host_of(deployment, at.host, "")
+    broker = deployment.broker_of(mapping.transport_resolved)
+    if broker is None:
+        raise Unsupported(
+            f"no host of the broker of {name} is in the inventory",
+            "Add the RabbitMQ hosts to the inventory and scan again",
+        )
+    return CellEnd(
+        mapping.uuid,
+        name,
+        server.name,
+        at.host,
+        at.port or database.MYSQL_PORT,
+        url.path,
+        broker.name,
+        broker.hosts[0],
+        _vhost(parse_url(mapping.transport_resolved).path),
+        database.addresses(server),
+    )
+
+
+def _vhost(path: str) -> str:
+    """As RabbitMQ spells it: ``rabbit://host/`` is vhost ``/``."""
+    return path.removeprefix("/") or "/"
+
+
+# -- which hosts -----------------------------------------------------------------------------------
+
+
+def _assigned(
+    deployment: Deployment, layout: Layout, homes: dict[str, list[str]], only: Sequence[str]
+) -> list[tuple[NovaService, str]]:
+    """Computes that have to move, each with its cell's name, in the order of their names."""
+    computes = {s.host: s for s in deployment.role("compute")}
+    if len(computes) != len(deployment.role("compute")):
+        raise Unsupported("a host runs several nova-compute", "recell moves hosts that run one")
+    goal: dict[str, str] = {}
+    for name, cell in layout.cells.items():
+        for pattern in cell.hosts:
+            found = fnmatch.filter(computes, pattern)
+            if not found:
+                raise BadInput(
+                    f"{pattern} under {name} is no compute host of this deployment",
+                    "Name hosts of the inventory that run nova-compute",
+                )
+            for host in found:
+                if goal.setdefault(host, name) != name:
+                    raise BadInput(f"{host} belongs to {goal[host]} and to {name}", "Name it once")
+    for pattern in only:
+        if not fnmatch.filter(goal, pattern):
+            raise BadInput(f"--hosts {pattern} is no host that the layout names", "Correct one of both")
+    chosen = {h: n for h, n in goal.items() if not only or any(fnmatch.fnmatch(h, p) for p in only)}
+    canary = layout.moving.canary
+    if canary and canary not in goal:
+        raise BadInput(f"the canary {canary} is no host that the layout names", "Name it under hosts:")
+    moving = []
+    for host in sorted(chosen):
+        service = computes[host]
+        if _home(homes, service) == chosen[host]:
+            continue
+        if not service.active:
+            raise Unsupported(f"{service.unit} on {host} doesn't run", "Start it, or leave the host out")
+        moving.append((service, chosen[host]))
+    return moving
+
+
+def _homes(deployment: Deployment, mappings: dict[str, CellMapping]) -> dict[str, list[str]]:
+    """The cells in which a compute host has a service record, by the host's name in Nova."""
+    names = {m.uuid: m.name or m.uuid for m in mappings.values()}
+    found: dict[str, list[str]] = {}
+    for record in deployment.records:
+        if record.binary == "nova-compute" and record.cell in names:
+            found.setdefault(record.host, []).append(names[record.cell])
+    return found
+
+
+def _home(homes: dict[str, list[str]], service: NovaService) -> str:
+    names = homes.get(service.nova_host, [])
+    if len(names) != 1:
+        raise Unsupported(
+            f"{service.nova_host} has a service record in {' and in '.join(names) or 'no cell'}",
+            "See openstack compute service list, and nova-manage cell_v2 list_hosts; then scan again",
+        )
+    return names[0]
+
+
+def _compute(deployment: Deployment, s: NovaService, new: CellEnd, cell: Cell) -> Compute:
+    file = s.origins.get("DEFAULT/transport_url", "")
+    if file not in s.config_files:
+        raise Unsupported(
+            f"{s.unit} on {s.host} takes transport_url from {file or 'nowhere'}, not from a file of its own",
+            "Set it in nova.conf there, restart nova-compute, and scan again",
+        )
+    others = [o for o in deployment.services if o.host == s.host and o != s and file in o.config_files]
+    if others:
+        raise Unsupported(
+            f"{others[0].unit} on {s.host} reads {file} too, and would follow nova-compute to another broker",
+            "Give nova-compute a configuration file of its own, restart it, and scan again",
+        )
+    if s.options.get("DEFAULT/compute_driver", "").startswith("ironic"):
+        raise Unsupported(f"{s.unit} on {s.host} serves ironic's nodes", "Leave the host out")
+    return Compute(s, file, _nodes(deployment, s, new, cell))
+
+
+def _nodes(deployment: Deployment, s: NovaService, new: CellEnd, cell: Cell) -> tuple[tuple[str, int], ...]:
+    """The new broker's nodes, as this service's URL names its own: by name or by address."""
+    if isinstance(cell.broker, CellBroker):
+        hosts, port = cell.broker.nodes, cell.broker.port
+    else:
+        broker = next(b for b in deployment.brokers if b.name == new.broker)
+        hosts, port = broker.hosts, broker.port
+    return named_nodes(deployment, s.transport_url, hosts, port)
+
+
+def named_nodes(
+    deployment: Deployment, like: str, hosts: Iterable[str], port: int
+) -> tuple[tuple[str, int], ...]:
+    by_name = not parse_url(like).hosts[0].replace(".", "").isdigit()
+    found = [deployment.host(h) for h in hosts]
+    return tuple((h.hostname if by_name else h.address.host, port) for h in found)
+
+
+def _waves(
+    layout: Layout,
+    homes: dict[str, list[str]],
+    ends: dict[str, CellEnd],
+    computes: list[tuple[Compute, str]],
+) -> Iterator[Wave]:
+    """The canary first and alone; then by pairs of cells, so many at once."""
+    pairs: dict[tuple[str, str], list[Compute]] = {}
+    for compute, goal in computes:
+        pair = (_home(homes, compute.service), goal)
+        if compute.service.host == layout.moving.canary:
+            yield Wave(ends[pair[0]], ends[goal], (compute,), layout.cells[goal].consoles)
+        else:
+            pairs.setdefault(pair, []).append(compute)
+    size = layout.moving.wave
+    for (home, goal), mine in sorted(pairs.items()):
+        for at in range(0, len(mine), size):
+            yield Wave(ends[home], ends[goal], tuple(mine[at : at + size]), layout.cells[goal].consoles)
+
+
+# -- a cell that is not there ----------------------------------------------------------------------
+
+
+def _new_cell(
+    deployment: Deployment,
+    layout: Layout,
+    name: str,
+    like: CellMapping,
+    model: CellEnd,
+    others: list[CellEnd],
+) -> NewCell:
+    cell = layout.cells[name]
+    if cell.database == "keep" or cell.broker == "keep":
+        word = "database" if cell.database == "keep" else "broker"
+        raise BadInput(
+            f"the deployment has no cell {name}, and the layout gives it no {word}",
+            f"Write {word}: under {name}, or name a cell of nova-manage cell_v2 list_cells",
+        )
+    if not cell.conductors:
+        raise BadInput(f"{name} has no conductors", f"Name hosts of nova-conductor under {name}: conductors:")
+    old_db, old_mq = parse_url(like.database_resolved), parse_url(like.transport_resolved)
+    server = deployment.host(cell.database.host)
+    named = not old_db.hosts[0].replace(".", "").isdigit()
+    broker = _broker(deployment, cell.broker)
+    end = CellEnd(
+        str(uuid.uuid5(_SPACE, f"{deployment.state_digest()} {name}")),
+        name,
+        server.name,
+        cell.database.address or (server.hostname if named else server.address.host),
+        cell.database.port,
+        cell.database.name or f"nova_{name}",
+        broker.name,
+        cell.broker.nodes[0],
+        _vhost(cell.broker.vhost or old_mq.path),
+        database.addresses(server),
+    )
+    for other in others:
+        if (end.server, end.port, end.database) == (other.server, other.port, other.database):
+            raise BadInput(f"{name}'s database is {other.name}'s", "Choose another name or another server")
+        if (end.server, end.port) == (other.server, other.port):
+            raise Unsupported(
+                f"{name}'s database would be on {other.name}'s server, {end.server}",
+                "Give it a MariaDB server of its own",
+            )
+        if (end.broker, end.vhost) == (other.broker, other.vhost):
+            raise BadInput(f"{name}'s broker and vhost are {other.name}'s", "Choose other nodes or a vhost")
+    conductors = []
+    for host in cell.conductors:
+        found = [
+            s
+            for s in deployment.role("conductor")
+            if s.host == host and s.active and database.same_database(s, like)
+        ]
+        if not found:
+            raise BadInput(
+                f"{host} has no nova-conductor of {model.name} to model {name}'s on",
+                f"Name hosts of {model.name}'s conductors",
+            )
+        conductors.append(found[0])
+    consoles = []
+    for host in cell.consoles.hosts if cell.consoles else ():
+        proxies = [s for s in deployment.role("novncproxy") if s.host == host]
+        if not proxies:
+            raise BadInput(f"{host} has no nova-novncproxy to model {name}'s on", "Name a host that has one")
+        consoles.append(proxies[0])
+    nodes = named_nodes(deployment, like.transport_resolved, cell.broker.nodes, cell.broker.port)
+    return NewCell(end, model, tuple(conductors), tuple(consoles), cell, nodes, old_mq.endpoints[0].user)
+
+
+def _broker(deployment: Deployment, wanted: CellBroker) -> Broker:
+    for node in wanted.nodes:
+        deployment.host(node)
+    found = next((b for b in deployment.brokers if set(wanted.nodes) & set(b.hosts)), None)
+    if found is None:
+        raise BadInput(
+            f"no running RabbitMQ was found on {', '.join(wanted.nodes)}",
+            "Install and start it there, then scan again",
+        )
+    if not set(wanted.nodes) <= set(found.hosts):
+        raise BadInput(
+            f"{', '.join(wanted.nodes)} are not nodes of one RabbitMQ cluster",
+            "Join them first, or name the nodes of one cluster",
+        )
+    return found
+
+
+def _api_level(
+    deployment: Deployment, apis: Sequence[NovaService], cells: set[CellMapping]
+) -> tuple[Member, ...]:
+    """Super-conductors, schedulers, and what answers requests: they read cell mappings at their start."""
+    names = {deployment.broker_of(s.transport_url) for s in apis}
+    members: list[Member] = []
+    for role in ("conductor", "scheduler", "api", "metadata"):
+        for s in deployment.services:
+            if s.role != role or not s.active:
+                continue
+            if role in ("api", "metadata"):
+                if not any(database.same_database(s, cell) for cell in cells):
+                    member = Member(s.host, s.unit, s.role, s.nova_host, s.config_files)
+                    members.append(web_member(deployment, s, member))
+                continue
+            broker = deployment.broker_of(s.transport_url)
+            if broker is not None and broker in names:
+                members.append(
+                    Member(
+                        s.host,
+                        s.unit,
+                        s.role,
+                        s.nova_host,
+                        s.config_files,
+                        broker=broker.name,
+                        vhost=_vhost(parse_url(s.transport_url).path),
+                        topics=(s.role,),
+                    )
+                )
+    contained.refuse_what_is_beyond_control(
+        s for s in deployment.services if any((s.host, s.unit) == (m.host, m.unit) for m in members)
+    )
+    return tuple(members)

@@ -1,0 +1,249 @@
+"""The plan in which hosts move to other cells: a cell that isn't there is made first, then wave by wave.
+
+A wave's list reads the same in both directions: close, rows, leave, file, enter, clear, open. Only the flip
+stands twice, at the end of each way: before users are sent to a cell, nova-compute serves there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recell.model.deployment import Deployment
+from recell.model.hosts import HostsMove
+from recell.model.layout import Layout
+from recell.model.plan import Acts, ExpectedChange, Plan
+from recell.model.scope import ByHost, ByParent
+from recell.planning import hosts, new_cell
+from recell.planning.changes import Change, describe
+from recell.planning.draft import Draft
+from recell.planning.hosts import KIND, Compute, Facts, Wave
+from recell.planning.safety import with_safe_points
+from recell.planning.tables.known import KNOWN
+from recell.planning.topology import of_cells
+
+NOTICE = "its instances' requests wait until nova-compute serves in the new cell, then happen"
+MOMENT = "all requests to the API wait, up to 2 s"
+
+
+def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only: Sequence[str] = ()) -> Plan:
+    """:raises BadInput, Unsupported: as :func:`recell.planning.hosts.decide`."""
+    facts = hosts.decide(deployment, layout, only)
+    draft = Draft()
+    _prove(facts, draft, "undo/prove", "backward")
+    pairs = {(w.old, w.new): None for w in facts.waves}
+    accounts: set[tuple[str, int, str]] = set()
+    for new in facts.made:
+        new_cell.make_cell(facts, new, draft)
+        accounts.add((new.model.server, new.model.port, new.model.database))
+    for old, new_end in pairs:
+        new_cell.accounts(facts, HostsMove(old, new_end), draft, accounts)
+    for number, wave in enumerate(facts.waves, 1):
+        _wave(facts, wave, draft, number)
+    _prove(facts, draft, "prove", "forward")
+    changes = [
+        *(
+            ExpectedChange("api", "cell_mappings", f"uuid={n.end.cell}", f"{n.end.name} is made")
+            for n in facts.made
+        ),
+        ExpectedChange("api", "host_mappings", "*", "hosts belong to another cell"),
+        ExpectedChange("api", "instance_mappings", "*", "their instances do"),
+        *(
+            ExpectedChange(cell, table, "*", "rows of hosts that move")
+            for cell in sorted({end.name for w in facts.waves for end in (w.old, w.new)})
+            for table in rows_of_hosts()
+        ),
+    ]
+    moved = {c.service.host: w.new for w in facts.waves for c in w.computes}
+    return Plan(
+        format=1,
+        kind=KIND,
+        made_at=made_at,
+        state=deployment.state_digest(),
+        layout=layout.digest(),
+        steps=with_safe_points(draft.steps),
+        fingerprints=draft.fingerprints(deployment),
+        expected_changes=tuple(changes),
+        remarks=_remarks(facts),
+        topology_before=of_cells(deployment, list(facts.cells.values()), {}),
+        topology_after=of_cells(deployment, list(facts.cells.values()), moved),
+    ).sealed()
+
+
+def rows_of_hosts() -> list[str]:
+    """Tables whose rows move with a host."""
+    return sorted(t for t, known in KNOWN.items() if isinstance(known.hosts[0], ByHost | ByParent))
+
+
+def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
+    mark = f"wave{number}"
+    names = ", ".join(c.service.host for c in wave.computes)
+    move = HostsMove(wave.old, wave.new, tuple(c.service.nova_host for c in wave.computes))
+    shared: dict[str, Any] = {"move": move.to_json(), "wave": mark}
+    old, new = wave.old, wave.new
+
+    def add(word: str, kind: str, where: str, title: str, **more: Any) -> None:
+        draft.add(f"{mark}/{word}", kind, where, title, **shared, **more)
+
+    add(
+        "close",
+        "hosts-open",
+        facts.first,
+        f"let no new builds go to {names}; wait until migrations, resizes and builds there have ended",
+        notice="new instances are built elsewhere",
+        undone="builds may go there again",
+        estimate=5,
+        forward="close",
+        side="old",
+        max_failures=facts.layout.moving.max_failures,
+    )
+    add(
+        "rows",
+        "follow-hosts",
+        new.server,
+        f"copy the rows of {names} from {old.name} to {new.name}, follow what changes, compare everything",
+        undone="nothing is followed any more; the copied rows are removed",
+        estimate=8,
+        toward="new",
+    )
+    add(
+        "flip-back",
+        "flip-hosts",
+        facts.first,
+        f"on undo: {names} and their instances belong to {old.name} again",
+        notice=MOMENT,
+        undone="(acts on undo only)",
+        acts="backward",
+        estimate=4,
+    )
+    computes = [_unit(c) for c in wave.computes]
+    add(
+        "leave",
+        "hosts-computes",
+        wave.computes[0].service.host,
+        f"end nova-compute on {names}, losing no message; guests go on",
+        notice=NOTICE,
+        undone=f"they start in {old.name} again",
+        estimate=2.0 * len(computes),
+        forward="leave",
+        side="old",
+        computes=computes,
+    )
+    for compute in wave.computes:
+        _file(wave, compute, draft, mark)
+    add(
+        "enter",
+        "hosts-computes",
+        wave.computes[0].service.host,
+        f"start nova-compute on {names} in {new.name}, where nobody asks it anything yet",
+        notice=NOTICE,
+        undone="they are ended there, losing no message",
+        estimate=20,
+        forward="enter",
+        side="new",
+        computes=computes,
+    )
+    add(
+        "flip",
+        "flip-hosts",
+        facts.first,
+        f"{names} and their instances belong to {new.name} from one moment on; requests that wait follow",
+        notice=MOMENT,
+        undone="(undone by a step of its own)",
+        acts="forward",
+        estimate=4,
+    )
+    add(
+        "clear",
+        "follow-hosts",
+        old.server,
+        f"delete the rows of {names} in {old.name}",
+        undone=f"they are copied back from {new.name}, followed, and compared",
+        estimate=3,
+        toward="old",
+    )
+    add(
+        "open",
+        "hosts-open",
+        facts.first,
+        f"builds may go to {names} again, in {new.name}",
+        undone="no new builds go there; what is under way is waited for",
+        forward="open",
+        side="new",
+        max_failures=0,
+    )
+
+
+def _unit(compute: Compute) -> dict[str, Any]:
+    s = compute.service
+    return {"host": s.host, "unit": s.unit, "nova_host": s.nova_host, "reads": list(s.config_files)}
+
+
+def _file(wave: Wave, compute: Compute, draft: Draft, mark: str) -> None:
+    vhost = "" if wave.new.vhost == "/" else wave.new.vhost
+    changes: list[Change] = [
+        {"section": "DEFAULT", "option": "transport_url", "op": "nodes",
+         "nodes": [list(n) for n in compute.nodes], "vhost": vhost},
+    ]  # fmt: skip
+    if wave.consoles is not None:
+        changes.append(
+            {"section": "vnc", "option": "novncproxy_base_url", "op": "set", "value": wave.consoles.url}
+        )
+    draft.add(
+        f"{compute.service.host}/{wave.new.name}-nova-conf",
+        "edit-config",
+        compute.service.host,
+        f"{compute.file}: " + "; ".join(describe(c) for c in changes),
+        undone="the old file is put back",
+        path=compute.file,
+        changes=changes,
+        wave=mark,
+    )
+
+
+def _prove(facts: Facts, draft: Draft, id: str, acts: Acts) -> None:
+    ends = {w.old.cell: w.old for w in facts.waves}
+    if acts == "forward":
+        ends |= {w.new.cell: w.new for w in facts.waves}
+    elif facts.made:
+        ends = {c: e for c, e in ends.items() if c not in {n.end.cell for n in facts.made}}
+    rpc = {(e.broker, e.vhost, "conductor") for e in ends.values()}
+    rpc |= {(m.broker, m.vhost, t) for m in facts.members for t in m.topics}
+    draft.add(
+        id,
+        "prove",
+        facts.first,
+        "prove the result" if acts == "forward" else "after undo: prove that all is as it was",
+        undone="(nothing to undo)" if acts == "forward" else "(acts on undo only)",
+        acts=acts,
+        estimate=20,
+        serving=[list(r) for r in sorted(rpc)],
+        up={cell: ["nova-compute", "nova-conductor"] for cell in ends},
+        commands=facts.proofs,
+    )
+
+
+def _remarks(facts: Facts) -> tuple[str, ...]:
+    out = [
+        f"{sum(len(w.computes) for w in facts.waves)} hosts move in {len(facts.waves)} waves. In each wave"
+        " all of the API waits for up to 2 s, and the hosts' instances can't be managed while nova-compute"
+        " restarts.",
+        "A host on which something doesn't end in time stops the run before it is touched"
+        if not facts.layout.moving.max_failures
+        else f"Up to {facts.layout.moving.max_failures} hosts are left out, and named, when something on them"
+        " doesn't end in time.",
+        "Shelved-offloaded instances have no host and stay in their cell.",
+        "Leaving it open costs nothing: no feed runs and no binary log is needed for the way back.",
+        "Undo moves the hosts back in the same way, with all that was born there, until: recell finish.",
+    ]
+    if any(w.consoles is None for w in facts.waves) and facts.deployment.role("novncproxy"):
+        out.append(
+            "The layout gives the new cell no consoles: new ones of the moved instances find no token"
+            " at today's proxies until its computes name a proxy that reads its database."
+        )
+    out += [
+        f"{n.end.name}: nova-manage needs --config-file {new_cell.config_path(n, n.conductors[0])} there, and"
+        f" the unit {new_cell.conductor_unit(n)} is new: teach Puppet, Ansible or kolla both."
+        for n in facts.made
+    ]
+    return tuple(out)

@@ -1,0 +1,321 @@
+"""Hosts between two cells on real servers: rows there and back, the moment, late writers, mappings."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recell.adapters.nova_db import NovaDatabases
+from recell.adapters.ports import RawMapping
+from recell.errors import StalePlan, StepFailed
+from recell.model.hosts import CellEnd, Flipped, Following, HostsMove
+from recell.model.moving import Login
+from recell.model.relay import Side
+from recell.mover.hosts import FENCE, CellHosts
+from recell_bench.schemas import TODAY, ddl, load
+from tests.private_server import DatabaseHost, PrivateServer
+
+OLD = CellEnd("c1", "cell1", "db1", "db1", 3306, "nova", "mq1", "mq1", "/", ("10.0.0.1",))
+NEW = CellEnd("c2", "cell2", "db2", "db2", 3306, "nova_cell2", "mq5", "mq5", "/", ("10.0.0.2",))
+MOVE = HostsMove(OLD, NEW, ("cmp2",))
+OURS, NOVA = Login("recell_0123abcd", "of its own"), Login("nova", "n'pw")
+INDEX = {"instances": {"host_idx": ["host"]}}
+API = """
+CREATE TABLE cell_mappings (created_at DATETIME, updated_at DATETIME, id INT AUTO_INCREMENT PRIMARY KEY,
+ uuid VARCHAR(36) NOT NULL UNIQUE, name VARCHAR(255), transport_url TEXT, database_connection TEXT,
+ disabled TINYINT);
+CREATE TABLE host_mappings (updated_at DATETIME, id INT AUTO_INCREMENT PRIMARY KEY, cell_id INT NOT NULL,
+ host VARCHAR(255) NOT NULL UNIQUE, FOREIGN KEY (cell_id) REFERENCES cell_mappings (id));
+CREATE TABLE instance_mappings (updated_at DATETIME, id INT AUTO_INCREMENT PRIMARY KEY,
+ instance_uuid VARCHAR(36) NOT NULL UNIQUE, cell_id INT, FOREIGN KEY (cell_id) REFERENCES cell_mappings (id));
+"""
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[Side, PrivateServer]]:
+    made: dict[Side, PrivateServer] = {}
+    try:
+        sides: tuple[Side, Side] = ("old", "new")
+        for number, side in enumerate(sides, 1):
+            made[side] = PrivateServer(
+                "log-bin=binlog", "binlog-format=ROW", f"server-id={number}", "expire-logs-days=3",
+                "performance-schema=OFF",
+            )
+        yield made
+    finally:
+        for server in made.values():
+            server.stop()
+
+
+def fill(old: PrivateServer) -> None:
+    old.create("nova", ddl(load(TODAY), INDEX))
+    for number, host in enumerate(("cmp1", "cmp2"), 1):
+        old.row("nova", "services", id=number, uuid=f"s{number}", host=host, binary="nova-compute", topic="compute",
+                disabled=0, deleted=0, report_count=1)
+        old.row("nova", "compute_nodes", id=number, uuid=f"n{number}", host=host, hypervisor_hostname=host,
+                deleted=0, mapped=1, vcpus=1, memory_mb=1, local_gb=1, vcpus_used=0, memory_mb_used=0,
+                local_gb_used=0, hypervisor_type="x", hypervisor_version=1, cpu_info="")
+        old.row("nova", "pci_devices", id=number, uuid=f"p{number}", compute_node_id=number, address="0",
+                product_id="1", vendor_id="1", dev_type="x", status="available", label="x", deleted=0)
+        for guest in range(3):
+            uuid = f"{host}-{guest}"
+            row = number * 10 + guest
+            old.row("nova", "instances", id=row, uuid=uuid, host=host, hidden=0, deleted=0, vm_state="active",
+                    display_name=f"naïve {uuid}")
+            old.row("nova", "instance_extra", id=row, instance_uuid=uuid, deleted=0, flavor="{}")
+            old.row("nova", "instance_actions", id=row, instance_uuid=uuid, action="create", deleted=0)
+            old.row("nova", "instance_actions_events", id=row, event="compute_x", action_id=row, deleted=0)
+    old.row("nova", "services", id=9, uuid="s9", host="cmp2", binary="nova-conductor", deleted=0)
+
+
+@pytest.fixture
+def cells(servers: dict[Side, PrivateServer]) -> Iterator[tuple[CellHosts, dict[Side, PrivateServer]]]:
+    """A cell with rows, and one that was just made."""
+    old, new = servers["old"], servers["new"]
+    for server in servers.values():
+        for user in (NOVA.user, OURS.user):
+            for (host,) in server.sql(f"SELECT Host FROM mysql.user WHERE User = '{user}'"):
+                server.sql(f"DROP USER '{user}'@'{host}'")
+    new.sql("DROP DATABASE IF EXISTS nova_cell2")
+    fill(old)
+    with old.connect() as root, root.cursor() as cursor:
+        cursor.execute("CREATE USER nova@'%%' IDENTIFIED BY %s", (NOVA.password,))
+        cursor.execute("GRANT ALL ON nova.* TO nova@'%'")
+    hosts = {side: DatabaseHost(f"db-{side}", server) for side, server in servers.items()}
+
+    def no_broker(side: Side) -> Any:
+        raise AssertionError("no broker is needed")
+
+    port = CellHosts(hosts, MOVE, OURS, NOVA, no_broker)
+    port.make("old", "recell")
+    for thing in ("recell", "database", "nova"):
+        port.make("new", thing)  # type: ignore[arg-type]
+        port.make("new", thing)  # type: ignore[arg-type]
+    assert port.there("new") == {"recell", "database", "nova"}
+    new.sql("SET foreign_key_checks = 0", *ddl(load(TODAY), INDEX), database="nova_cell2")
+    assert port.differences() == ()
+    port.part("new")
+    yield port, servers
+    port.close()
+
+
+def instances(server: PrivateServer, database: str) -> dict[str, tuple[str | None, int, str]]:
+    rows = server.sql("SELECT uuid, task_state, hidden, display_name FROM instances", database=database)
+    return {str(u): (t, int(h), str(n)) for u, t, h, n in rows}
+
+
+def begin_task(server: PrivateServer, database: str, uuid: str, task: str) -> int:
+    """As nova-api does: the task is written if there is none. Rows changed."""
+    with server.connect(database, NOVA.user, NOVA.password) as nova, nova.cursor() as cursor:
+        return int(cursor.execute(
+            "UPDATE instances SET task_state = %s WHERE uuid = %s AND task_state IS NULL", (task, uuid)))
+
+
+def moment(port: CellHosts, left: Side, goal: Side) -> None:
+    port.catch_up(goal, 300)
+    port.prepare_hold(left, 20)
+    port.hold(left)
+    port.drain(120)
+    port.prove_held()
+    port.reveal(goal)
+    port.hide(left)
+    port.let_go()
+
+
+def test_there_and_back(cells: tuple[CellHosts, dict[Side, PrivateServer]]) -> None:
+    port, servers = cells
+    old, new = servers["old"], servers["new"]
+    before = instances(old, "nova")
+    assert port.following() == Following("none") and port.left("new") == 0 and port.left("old") == 5
+    told: list[dict[str, float]] = []
+    assert "none differs" in port.follow("new", told.append)
+    assert port.following() == Following("following", "new", True)
+    assert begin_task(old, "nova", "cmp2-1", "rebooting") == 1
+    port.catch_up("new", 300)
+    copied = instances(new, "nova_cell2")
+    assert set(copied) == {"cmp2-0", "cmp2-1", "cmp2-2"}
+    assert {(t, h) for t, h, _ in copied.values()} == {(None, 1)}, "hidden, and without tasks"
+    assert not new.sql("SELECT 1 FROM services", database="nova_cell2")
+
+    port.bring_hosts("new")
+    port.bring_hosts("new")
+    assert new.sql("SELECT host, `binary` FROM services", database="nova_cell2") == [("cmp2", "nova-compute")]
+    assert new.sql("SELECT compute_node_id FROM pci_devices", database="nova_cell2") == [(2,)]
+    # nova-compute serves there by now, and writes its own rows and those of its instances.
+    new.sql("UPDATE services SET report_count = 7", "UPDATE instances SET power_state = 1",
+            "UPDATE compute_nodes SET vcpus_used = 1", database="nova_cell2")
+    assert begin_task(old, "nova", "cmp2-2", "powering-off") == 1
+    moment(port, "old", "new")
+    after = instances(new, "nova_cell2")
+    assert {u: (t, h) for u, (t, h, _) in after.items()} == {
+        "cmp2-0": (None, 0), "cmp2-1": ("rebooting", 0), "cmp2-2": ("powering-off", 0)}
+    assert {u: n for u, (_, _, n) in after.items()} == {u: n for u, (_, _, n) in before.items() if u in after}
+    left = instances(old, "nova")
+    assert {left[u][:2] for u in after} == {(FENCE, 1)} and left["cmp1-0"] == before["cmp1-0"]
+    assert begin_task(old, "nova", "cmp2-0", "rebooting") == 0, "a late writer meets a conflict"
+    port.forget()
+    assert "rows deleted" in port.clear("old") and port.left("old") == 0
+    assert {u for u in instances(old, "nova")} == {"cmp1-0", "cmp1-1", "cmp1-2"}
+    for table, column in (("instance_extra", "instance_uuid"), ("instance_actions", "instance_uuid")):
+        assert not old.sql(f"SELECT 1 FROM {table} WHERE {column} LIKE 'cmp2%'", database="nova")
+    assert len(old.sql("SELECT 1 FROM instance_actions_events", database="nova")) == 3
+    assert old.sql("SELECT id FROM services ORDER BY id", database="nova") == [(1,), (9,)]
+
+    # And back, with a guest that was born there.
+    new.row("nova_cell2", "instances", uuid="cmp2-9", host="cmp2", hidden=0, deleted=0, display_name="born there")
+    port.follow("old", told.append)
+    port.bring_hosts("old")
+    moment(port, "new", "old")
+    port.forget()
+    port.clear("new")
+    assert not instances(new, "nova_cell2") and port.left("new") == 0
+    now = instances(old, "nova")
+    assert set(now) == set(before) | {"cmp2-9"} and now["cmp2-9"][1] == 0
+    number = old.sql("SELECT AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'nova'"
+                     " AND TABLE_NAME = 'instances'")[0][0]
+    there = new.sql("SELECT AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'nova_cell2'"
+                    " AND TABLE_NAME = 'instances'")[0][0]
+    assert number > there + 10_000_000, "both cells go on counting far from each other"
+    assert not [t for (t,) in old.sql("SHOW TABLES", database="nova") if t.startswith("recell_")]
+
+
+def test_a_writer_in_the_moment_waits_and_meets_the_fence(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]]
+) -> None:
+    port, servers = cells
+    old = servers["old"]
+    port.follow("new", lambda f: None)
+    port.catch_up("new", 300)
+    port.prepare_hold("old", 20)
+    port.hold("old")
+    changed: list[int] = []
+    late = threading.Thread(
+        target=lambda: changed.append(begin_task(old, "nova", "cmp2-0", "rebooting")), daemon=True)
+    late.start()
+    assert begin_task(old, "nova", "cmp1-0", "rebooting") == 1, "other hosts of the cell go on"
+    while not old.sql("SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"):
+        time.sleep(0.05)
+    assert not changed
+    port.drain(120)
+    port.prove_held()
+    port.reveal("new")
+    port.hide("old")
+    port.let_go()
+    late.join(60)
+    assert changed == [0]
+    # A run that dies in the moment lets go, and nothing is hidden.
+    port.clear("new")
+
+
+def test_another_run_goes_on(cells: tuple[CellHosts, dict[Side, PrivateServer]]) -> None:
+    port, servers = cells
+    port.follow("new", lambda f: None)
+    port.close()
+    assert begin_task(servers["old"], "nova", "cmp2-0", "rebooting") == 1
+    moment(port, "old", "new")
+    assert instances(servers["new"], "nova_cell2")["cmp2-0"][:2] == ("rebooting", 0)
+
+
+def test_hosts_are_closed_and_what_is_under_way_is_seen(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]]
+) -> None:
+    port, servers = cells
+    old = servers["old"]
+    assert port.busy("old") == {} and port.closed("old") == frozenset()
+    port.shut_out("old", ["cmp2"])
+    assert port.closed("old") == {"cmp2"}
+    assert old.sql("SELECT host FROM services WHERE disabled = 1", database="nova") == [("cmp2",)]
+    port.let_in("old", ["cmp2"])
+    assert port.closed("old") == frozenset()
+    old.sql("UPDATE services SET disabled = 1, disabled_reason = 'a person' WHERE id = 2", database="nova")
+    port.shut_out("old", ["cmp2"])
+    port.let_in("old", ["cmp2"])
+    assert old.sql("SELECT disabled_reason FROM services WHERE id = 2", database="nova") == [("a person",)]
+    old.row("nova", "migrations", id=1, uuid="m1", source_compute="cmp1", dest_compute="cmp2", deleted=0,
+            status="finished", migration_type="resize", instance_uuid="cmp2-0")
+    old.row("nova", "migrations", id=2, uuid="m2", source_compute="cmp2", dest_compute="cmp1", deleted=0,
+            status="confirmed", migration_type="resize", instance_uuid="cmp1-0")
+    assert port.busy("old") == {"cmp2": "resize of cmp2-0 is finished"}
+    old.sql("UPDATE migrations SET status = 'confirmed'", database="nova")
+    old.sql("UPDATE instances SET vm_state = 'building' WHERE uuid = 'cmp2-2'", database="nova")
+    assert port.busy("old") == {"cmp2": "instance cmp2-2 is building"}
+
+
+def test_rows_in_the_way_are_named(cells: tuple[CellHosts, dict[Side, PrivateServer]]) -> None:
+    port, servers = cells
+    assert [v for v in port.troubles() if v.severity == "stop"] == []
+    servers["new"].row("nova_cell2", "instances", id=20, uuid="stranger", host="cmp9", deleted=0)
+    found = [v for v in port.troubles() if v.severity == "stop"]
+    assert len(found) == 1 and "instances: row 20" in found[0].what
+
+
+class Controller:
+    """A controller from which the server's own unix socket is reached."""
+
+    name = "ctl1"
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+
+    def forward(self, host: str, port: int) -> Path:
+        return self.socket
+
+    def unforward(self, local: Path, host: str, port: int) -> None:
+        return None
+
+    def read(self, path: str) -> bytes | None:
+        return None
+
+
+def test_mappings_change_while_lookups_wait(servers: dict[Side, PrivateServer]) -> None:
+    server = servers["new"]
+    server.create("nova_api", [s for s in API.split(";") if s.strip()])
+    for number in (1, 2):
+        server.row("nova_api", "cell_mappings", id=number, uuid=f"c{number}", name=f"cell{number}", disabled=0)
+    for host in ("cmp1", "cmp2"):
+        server.row("nova_api", "host_mappings", host=host, cell_id=1)
+        server.row("nova_api", "instance_mappings", instance_uuid=f"{host}-0", cell_id=1)
+    nova = NovaDatabases(Controller(server.socket), "mysql+pymysql://root@db2/nova_api", "rabbit://mq1/",
+                         "mysql://nova:p@db1/nova")
+    try:
+        assert nova.host_cells(["cmp1", "cmp2", "cmp3"]) == {"cmp1": "c1", "cmp2": "c1"}
+        with pytest.raises(StepFailed, match="not held"):
+            nova.flip(["cmp2"], ["cmp2-0"], "c1", "c2")
+        nova.hold_mappings(5)
+        seen: list[Any] = []
+
+        def look() -> None:
+            seen.extend(server.sql("SELECT cell_id FROM instance_mappings WHERE instance_uuid = 'cmp2-0'",
+                                   database="nova_api"))
+
+        user = threading.Thread(target=look, daemon=True)
+        user.start()
+        while not server.sql("SELECT 1 FROM information_schema.PROCESSLIST WHERE STATE LIKE '%metadata lock%'"):
+            time.sleep(0.05)
+        assert not seen
+        assert nova.flip(["cmp2"], ["cmp2-0", "gone"], "c1", "c2") == Flipped(1, 1)
+        nova.let_mappings_go()
+        user.join(60)
+        assert seen == [(2,)]
+        assert nova.host_cells(["cmp2"]) == {"cmp2": "c2"}
+        nova.hold_mappings(5)
+        with pytest.raises(StalePlan, match="cmp1"):
+            nova.flip(["cmp1"], [], "c2", "c1")
+        nova.let_mappings_go()
+        made = RawMapping("c3", "cell3", "rabbit://mq9/", "mysql://db9/x", False)
+        nova.add_mapping(made)
+        with pytest.raises(StalePlan):
+            nova.add_mapping(made)
+        nova.remove_mapping(made)
+        with pytest.raises(StepFailed, match="host_mappings"):
+            nova.remove_mapping(next(m for m in nova.mappings() if m.uuid == "c2"))
+        with pytest.raises(StalePlan):
+            nova.remove_mapping(made)
+    finally:
+        nova.close()
+

@@ -1,0 +1,72 @@
+"""One RabbitMQ node of a test's own, on the loopback, with data in memory where that is possible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from recell.adapters.amqp import Amqp
+from recell.errors import Unreachable
+from tests.private_server import free_ports
+
+_PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+_SHM = Path("/dev/shm")
+
+
+class PrivateBroker:
+    """Account guest, vhost /."""
+
+    def __init__(self) -> None:
+        if not Path(_PROGRAM).exists():
+            pytest.fail("RabbitMQ is missing: apt-get install rabbitmq-server")
+        top = _SHM if os.access(_SHM, os.W_OK) else None
+        self.directory = Path(tempfile.mkdtemp(prefix="recell-mq-", dir=top))
+        self.port, distribution, mapper = free_ports(3)
+        (self.directory / "plugins").write_text("[].\n")
+        environment = os.environ | {
+            "HOME": str(self.directory),
+            "ERL_EPMD_PORT": str(mapper),
+            "RABBITMQ_NODENAME": f"t{self.port}@localhost",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "RABBITMQ_MNESIA_BASE": str(self.directory / "data"),
+            "RABBITMQ_LOG_BASE": str(self.directory / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self.directory / "none"),
+            "RABBITMQ_CONF_ENV_FILE": str(self.directory / "none"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+        }
+        self._mapper = subprocess.Popen(
+            ["epmd", "-port", str(mapper), "-address", "127.0.0.1"], env=environment
+        )
+        with (self.directory / "out").open("wb") as out:
+            self._process = subprocess.Popen(
+                [_PROGRAM], env=environment, stdout=out, stderr=out, start_new_session=True
+            )
+        until = time.monotonic() + 600
+        while True:
+            try:
+                self.connect().close()
+                return
+            except Unreachable:
+                if self._process.poll() is not None or time.monotonic() > until:
+                    said = (self.directory / "out").read_text(errors="replace")[-2000:]
+                    self.stop()
+                    pytest.fail(f"RabbitMQ does not start: {said}")
+                time.sleep(0.3)
+
+    def connect(self, password: str = "guest", vhost: str = "/") -> Amqp:
+        return Amqp(("127.0.0.1", self.port), "guest", password, vhost, "mq-test")
+
+    def stop(self) -> None:
+        for process in (self._process, self._mapper):
+            process.terminate()
+            process.wait(60)
+        shutil.rmtree(self.directory, ignore_errors=True)

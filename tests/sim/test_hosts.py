@@ -1,0 +1,199 @@
+"""Hosts move to another cell, in the simulated world: there, back, killed everywhere, undone everywhere."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recell.errors import StepFailed
+from recell.journal import Journal
+from recell.model.step import Truth
+from recell.planning import runbook
+from tests.sim.database import CELL1
+from tests.sim.hosts import LAYOUT, CellsWorld, plan, split
+from tests.sim.test_split import desks as desks
+from tests.sim.test_trust import rehearsed
+from tests.sim.world import Killed
+
+
+@functools.cache
+def _split() -> CellsWorld:
+    return split()
+
+
+def fresh() -> CellsWorld:
+    return copy.deepcopy(_split())
+
+
+def at_rest(world: CellsWorld) -> CellsWorld:
+    """A look a while later: what users asked for has been done."""
+    world.wait(3)
+    world.wait(3)
+    return world
+
+
+def well(world: CellsWorld) -> bool:
+    at_rest(world)
+    assert world.complaints == []
+    assert world.lost() == set()
+    return True
+
+
+def test_there_and_back_and_there_again(desks: Any) -> None:
+    world = fresh()
+    before = world.picture()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    assert well(world)
+    after = world.picture()
+    assert len(set(world.homes.values())) == 2
+    assert not [i for i in world.cells["nova"].rows if i.startswith("cmp2")]
+    assert len(world.users.done) > 100
+    changes = list(world.changes)
+    desk.go("forward")
+    assert world.changes == changes, "applied twice it changes nothing"
+    desk.go("backward")
+    assert well(world)
+    for key, value in world.picture().items():
+        assert value == before[key], key
+    desk.go("forward")
+    assert well(world)
+    assert world.picture() == after
+
+
+def test_a_compute_that_does_not_come_up_is_taken_back_by_itself(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.dead_in.add("mq5")
+    with pytest.raises(StepFailed, match="wave1 was taken back"):
+        desk.go("forward")
+    assert well(world)
+    assert set(world.homes.values()) == {CELL1} and not world.cells["nova_cell2"].rows
+    assert world.cells["nova"].services == {"cmp1": False, "cmp2": False}
+    world.dead_in.clear()
+    desk.go("forward")
+    assert well(world)
+    assert len(set(world.homes.values())) == 2
+
+
+def test_a_host_that_does_not_come_to_rest_is_left_out_and_named(desks: Any) -> None:
+    text = LAYOUT.replace("[cmp2]", "[cmp1, cmp2]") + "moving: {wave: 2, max_failures: 1}\n"
+    world = fresh()
+    before = world.picture()
+    desk = desks(world, plan(world, text))
+    world.restless.add("cmp1")
+    desk.go("forward")
+    assert well(world)
+    assert len(set(world.homes.values())) == 2 and world.homes["cmp1"] == CELL1
+    assert not world.cells["nova"].services["cmp1"], "builds may go there"
+    journal = Journal.open(desk.path, read_only=True)
+    assert journal.recall("hosts", "left-out") == ["cmp1"]
+    journal.close()
+    desk.go("backward")
+    assert well(world)
+    now = world.picture()
+    assert now["mapped"] == before["mapped"] and now["cells"] == before["cells"]
+
+
+def test_more_hosts_left_out_than_allowed_stop_the_run(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.restless.add("cmp2")
+    with pytest.raises(StepFailed, match="cmp2: a migration"):
+        desk.go("forward")
+    assert well(world)
+    assert world.cells["nova"].services == {"cmp1": False, "cmp2": False}
+
+
+def test_attempts_that_find_no_moment_let_everybody_go(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.busy_moments = 3
+    desk.go("forward")
+    assert well(world) and len(set(world.homes.values())) == 2
+    journal = Journal.open(desk.path, read_only=True)
+    assert 0 < journal.recall("wave1/flip", "held-forward") < 2
+    assert journal.recall("wave1/flip", "requests") > 0
+    journal.close()
+
+
+def test_both_hosts_one_after_the_other_and_together(desks: Any) -> None:
+    for size in (1, 2):
+        world = fresh()
+        before = world.picture()
+        text = LAYOUT.replace("[cmp2]", '["cmp*"]') + f"moving: {{wave: {size}}}\n"
+        desk = desks(world, plan(world, text))
+        desk.go("forward")
+        assert well(world)
+        assert not world.cells["nova"].rows and set(world.homes) == {"cmp1", "cmp2"}
+        desk.go("backward")
+        assert well(world)
+        for key, value in world.picture().items():
+            assert value == before[key], key
+
+
+def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
+    world = fresh()
+    made = plan(world)
+    for hand in (*runbook.back(made, lambda s, k: None), *runbook.forth(made, lambda s, k: None)):
+        for command in hand.commands:
+            ended = subprocess.run(["sh", "-n"], input=command, text=True, capture_output=True, check=False)
+            assert ended.returncode == 0, (command, ended.stderr)
+    before, changes = world.picture(), list(world.changes)
+    seen, pretended = rehearsed(world, made, tmp_path)
+    assert world.picture() == before and world.changes == changes
+    assert not [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]
+    would = [what for _, what in pretended.record.changes]
+    assert {"map the cell cell2", "copy the rows of cmp2 and follow their changes"} <= set(would)
+
+
+def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> None:
+    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as
+    undisturbed, and no request lost."""
+    world = fresh()
+    calm = desks(world, plan(world))
+    calm.go("forward")
+    if then == "backward":
+        calm.go("backward")
+    assert well(world)
+    want = world.picture()
+    world = fresh()
+    desk = desks(world, plan(world))
+    for direction in first[:-1]:
+        desk.go(direction)
+    before = world.points
+    desk.go(first[-1])
+    for point in range(1 + start, world.points - before + 1, every):
+        one = fresh()
+        desk = desks(one, plan(one))
+        for direction in first[:-1]:
+            desk.go(direction)
+        one.kill_at = one.points + point
+        with pytest.raises(Killed) as killed:
+            desk.go(first[-1])
+        one.wait(1)
+        desk.go(then)
+        at_rest(one)
+        where = f"killed at {point}: {killed.value}"
+        assert one.complaints == [] and one.lost() == set(), where
+        assert one.picture() == want, where
+
+
+WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+
+
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
+    _matrix(desks, first, then, 0, 11)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize("start", range(11))
+def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
+    _matrix(desks, first, then, start, 11)

@@ -1,0 +1,153 @@
+"""Which hosts move where, in which waves, and every reason why not."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+
+from recell.errors import BadInput, RecellError, Unsupported
+from recell.model.deployment import Deployment
+from recell.model.plan import Plan, dump_plan, load_plan
+from recell.planning.split import make_plan
+from tests.sim.cloud import layout
+from tests.sim.hosts import LAYOUT, scan, split
+
+
+@functools.cache
+def deployment() -> Deployment:
+    return scan(split())
+
+
+def many(computes: int) -> Deployment:
+    """The same cloud, with so many computes."""
+    found = deployment()
+    host = found.host("cmp2")
+    service = next(s for s in found.role("compute") if s.host == "cmp2")
+    record = next(r for r in found.records if r.host == "cmp2")
+    names = [f"x{n:04}" for n in range(computes)]
+    return replace(
+        found,
+        hosts=(*found.hosts, *(replace(host, name=n, hostname=n) for n in names)),
+        services=(*found.services, *(replace(service, host=n, nova_host=n) for n in names)),
+        records=(*found.records, *(replace(record, id=100 + i, host=n) for i, n in enumerate(names))),
+    )
+
+
+def planned(text: str = LAYOUT, found: Deployment | None = None, *only: str) -> Plan:
+    return make_plan(found or deployment(), layout(text), 0.0, only)
+
+
+def waves(plan: Plan) -> list[list[str]]:
+    return [s.params["move"]["hosts"] for s in plan.steps if s.kind == "hosts-computes"
+            and s.params["forward"] == "leave"]
+
+
+def test_the_plan_makes_the_cell_and_moves_the_host() -> None:
+    plan = planned()
+    assert plan.kind == "hosts" and load_plan(dump_plan(plan), "plan.json") == plan
+    assert b"s3cret" not in dump_plan(plan) and b"dbpw" not in dump_plan(plan)
+    ids = [s.id for s in plan.steps]
+    order = ["cell2/database", "cell2/broker", "cell2/schema", "ctl1/nova-conductor-cell2", "cell2/mapping",
+             "ctl1/cell2-nova-api", "wave1/close", "wave1/rows", "wave1/flip-back", "wave1/leave",
+             "cmp2/cell2-nova-conf", "wave1/enter", "wave1/flip", "wave1/clear", "wave1/open", "prove"]
+    assert [i for i in ids if i in order] == order
+    schema = next(s for s in plan.steps if s.kind == "cell-schema")
+    assert schema.params["argv"][1:] == ["--config-file", "/etc/nova/nova-cell2.conf", "db", "sync", "--local_cell"]
+    groups = {g["name"]: g for g in plan.topology_after["groups"]}
+    assert groups["cell2"]["services"] == {"compute": ["cmp2"]}
+    assert groups["cell1"]["services"]["compute"] == ["cmp1"]
+    assert "super-conductor" in groups["API level"]["services"]
+    assert {"api", "cell1", "cell2"} == set(plan.databases)
+
+
+def test_waves_canary_and_some_hosts_only() -> None:
+    found = many(7)
+    text = LAYOUT.replace("[cmp2]", '[cmp2, "x*"]') + "\nmoving: {wave: 3, canary: x0004}\n"
+    assert waves(planned(text, found)) == [
+        ["x0004"], ["cmp2", "x0000", "x0001"], ["x0002", "x0003", "x0005"], ["x0006"]]
+    assert waves(planned(text, found, "x000[1-2]")) == [["x0001", "x0002"]]
+
+
+def test_hosts_go_back_and_between_cells_that_are_there() -> None:
+    there = next(s for s in planned().steps if s.kind == "new-mapping").params["cell"]
+    found = deployment()
+    cell1 = next(m for m in found.mappings if m.name == "cell1")
+    cell2 = replace(cell1, uuid=there, name="cell2",
+                    transport_resolved=cell1.transport_resolved.replace("mq1", "mq5").replace("mq2", "mq5"),
+                    database_resolved=cell1.database_resolved.replace("@db1/nova", "@db2/nova_cell2"))
+    records = tuple(replace(r, cell=there) if r.host == "cmp2" else r for r in found.records)
+    services = tuple(replace(s, transport_url=cell2.transport_resolved) if s.host == "cmp2" else s
+                     for s in found.services)
+    found = replace(found, mappings=(*found.mappings, cell2), records=records, services=services)
+    back = planned("generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {hosts: [cmp2]}, cell2: {}}", found)
+    assert not [s for s in back.steps if s.kind in ("new-mapping", "cell-schema")]
+    move = next(s for s in back.steps if s.kind == "flip-hosts").params["move"]
+    assert (move["old"]["name"], move["new"]["name"]) == ("cell2", "cell1")
+    conf = next(s for s in back.steps if s.kind == "edit-config")
+    assert conf.params["changes"][0]["nodes"] == [["mq1", 5672], ["mq2", 5672]]
+    with pytest.raises(Unsupported, match="every host is in the cell"):
+        planned("generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {hosts: [cmp1]}, cell2: {}}", found)
+
+
+BAD: list[tuple[str, str, str, type[RecellError]]] = [
+    ("[cmp2]", "[cmp9]", "cmp9 under cell2 is no compute host", BadInput),
+    ("cell1: {}", "cell1: {hosts: [cmp2]}", "belongs to cell1 and to cell2", BadInput),
+    ("cell1: {}", "cell1: {database: {host: db2}}", "Write cell1: with hosts: only", BadInput),
+    ("cell1: {}", "cell1: {api_database: remove}", "api_database: keep", BadInput),
+    ("conductors: [ctl1, ctl2]", "conductors: [cmp1]", "no nova-conductor of cell1", BadInput),
+    ("    conductors: [ctl1, ctl2]\n", "", "no conductors", BadInput),
+    ("    broker: {nodes: [mq5]}\n", "", "gives it no broker", BadInput),
+    ("    database: {host: db2}\n", "", "gives it no database", BadInput),
+    ("{nodes: [mq5]}", "{nodes: [mq1]}", "broker and vhost are cell1's", BadInput),
+    ("{nodes: [mq5]}", "{nodes: [db2]}", "no running RabbitMQ", BadInput),
+    ("{host: db2}", "{host: db1}", "a MariaDB server of its own", Unsupported),
+    ("{host: db2}", "{host: db1, name: nova}", "database is cell1's", BadInput),
+    ("cell2:", "cell0:", "cell0 has no hosts", BadInput),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said", "kind"), BAD)
+def test_layouts_that_do_not_fit(old: str, new: str, said: str, kind: type[RecellError]) -> None:
+    assert old in LAYOUT
+    with pytest.raises(kind) as refused:
+        planned(LAYOUT.replace(old, new))
+    assert said in f"{refused.value.sentence} {refused.value.remedy}"
+
+
+def test_deployments_in_which_hosts_can_not_move() -> None:
+    found = deployment()
+    cases: list[tuple[Deployment, str]] = [
+        (replace(found, generation="v1"), "cells v1"),
+        (replace(found, records=()), "in no cell"),
+    ]
+    services = {s.host: s for s in found.role("compute")}
+
+    def changed(**values: object) -> Deployment:
+        return replace(found, services=tuple(
+            replace(s, **values) if s == services["cmp2"] else s for s in found.services))  # type: ignore[arg-type]
+
+    cases += [
+        (changed(active=False), "doesn't run"),
+        (changed(options={"DEFAULT/compute_driver": "ironic.IronicDriver"}), "ironic"),
+        (changed(origins={}), "takes transport_url from nowhere"),
+        (replace(found, services=(*found.services, replace(services["cmp2"], unit="other", role="metadata"))),
+         "reads /etc/nova/nova.conf too"),
+        (replace(found, mappings=tuple(replace(m, templated=True) for m in found.mappings)), "is a template"),
+    ]
+    for case, said in cases:
+        with pytest.raises(Unsupported, match=said):
+            planned(LAYOUT, case)
+    apis = replace(found, services=tuple(
+        replace(s, transport_url=services["cmp1"].transport_url) if s.role == "api" else s for s in found.services))
+    with pytest.raises(Unsupported, match="not split off"):
+        planned(LAYOUT, apis)
+
+
+def test_nobody_is_forgotten_in_a_large_cloud() -> None:
+    found = many(300)
+    plan = planned(LAYOUT.replace("[cmp2]", '["*"]') + "\nmoving: {wave: 10}\n", found)
+    moved = [h for wave in waves(plan) for h in wave]
+    assert sorted(moved) == sorted(["cmp1", "cmp2", *(f"x{n:04}" for n in range(300))])
+    assert len(waves(plan)) == 31
