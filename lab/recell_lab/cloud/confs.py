@@ -10,8 +10,8 @@ from recell_lab.cloud.topology import PORTS, Cloud
 from recell_lab.layer import HostSpec
 
 
-def _database(name: str, password: str) -> list[Option]:
-    url = topology.database_url(name, password, name)
+def _database(cloud: Cloud, name: str, password: str) -> list[Option]:
+    url = topology.database_url(cloud, name, password, name)
     return [
         option("connection", url, "SQLAlchemy URL of the database."),
         option("max_retries", "-1", "How often to try at the start; -1: for ever.", "10"),
@@ -19,13 +19,13 @@ def _database(name: str, password: str) -> list[Option]:
     ]
 
 
-def keystone_conf(passwords: Passwords) -> str:
+def keystone_conf(passwords: Passwords, cloud: Cloud) -> str:
     """/etc/keystone/keystone.conf."""
     return render(
         "Configuration of Keystone.",
         [
             Section("DEFAULT", [option("log_dir", "/var/log/keystone", "Directory of the logs.")]),
-            Section("database", _database("keystone", passwords.db_keystone)),
+            Section("database", _database(cloud, "keystone", passwords.db_keystone)),
             Section("token", [option("expiration", 14400, "Seconds a token is good for.", "3600")]),
             Section("fernet_tokens", [option("key_repository", "/etc/keystone/fernet-keys")]),
             Section("credential", [option("key_repository", "/etc/keystone/credential-keys")]),
@@ -41,19 +41,19 @@ def keystone_conf(passwords: Passwords) -> str:
     )
 
 
-def placement_conf(passwords: Passwords) -> str:
+def placement_conf(passwords: Passwords, cloud: Cloud) -> str:
     """/etc/placement/placement.conf."""
     return render(
         "Configuration of Placement.",
         [
             Section("DEFAULT", [option("log_dir", "/var/log/placement", "Directory of the logs.")]),
-            Section("placement_database", _database("placement", passwords.db_placement)),
+            Section("placement_database", _database(cloud, "placement", passwords.db_placement)),
             authtoken("placement", passwords.user_placement),
         ],
     )
 
 
-def glance_conf(passwords: Passwords) -> str:
+def glance_conf(passwords: Passwords, cloud: Cloud) -> str:
     """/etc/glance/glance-api.conf."""
     return render(
         "Configuration of Glance.",
@@ -65,7 +65,7 @@ def glance_conf(passwords: Passwords) -> str:
                     option("enabled_backends", "file:file", "Stores, as name:type."),
                 ],
             ),
-            Section("database", _database("glance", passwords.db_glance)),
+            Section("database", _database(cloud, "glance", passwords.db_glance)),
             Section("glance_store", [option("default_backend", "file", "Store of new images.")]),
             Section("file", [option("filesystem_store_datadir", "/var/lib/glance/images")]),
             Section(
@@ -80,7 +80,7 @@ def glance_conf(passwords: Passwords) -> str:
     )
 
 
-def glance_conf_of_stein(passwords: Passwords) -> str:
+def glance_conf_of_stein(passwords: Passwords, cloud: Cloud) -> str:
     """/etc/glance/glance-api.conf of a Glance that listens by itself and has one store."""
     return render(
         "Configuration of Glance.",
@@ -93,7 +93,7 @@ def glance_conf_of_stein(passwords: Passwords) -> str:
                     option("workers", 1, "Number of processes.", "<number of cores>"),
                 ],
             ),
-            Section("database", _database("glance", passwords.db_glance)),
+            Section("database", _database(cloud, "glance", passwords.db_glance)),
             Section(
                 "glance_store",
                 [
@@ -133,7 +133,7 @@ def neutron_conf(passwords: Passwords, cloud: Cloud) -> str:
                     option("notify_nova_on_port_data_changes", "false", "", "true"),
                 ],
             ),
-            Section("database", _database("neutron", passwords.db_neutron)),
+            Section("database", _database(cloud, "neutron", passwords.db_neutron)),
             Section("oslo_concurrency", [option("lock_path", "/var/lib/neutron/lock")]),
             Section(
                 "ml2",

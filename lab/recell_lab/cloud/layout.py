@@ -111,7 +111,7 @@ def _services(cloud: Cloud, passwords: Passwords) -> Part:
             *own_directories("keystone"),
             text(
                 "/etc/keystone/keystone.conf",
-                confs.keystone_conf(passwords),
+                confs.keystone_conf(passwords, cloud),
                 0o640,
                 "root:keystone",
             ),
@@ -119,14 +119,14 @@ def _services(cloud: Cloud, passwords: Passwords) -> Part:
             *own_directories("placement"),
             text(
                 "/etc/placement/placement.conf",
-                confs.placement_conf(passwords),
+                confs.placement_conf(passwords, cloud),
                 0o640,
                 "root:placement",
             ),
             *wsgi("placement", "placement-api", "OpenStack Placement", "placement.wsgi.api"),
             *own_directories("glance", "images", "staging", "os_glance_tasks_store"),
             HostFile("/var/lib/glance/os_glance_staging_store", None, 0o755, "glance:glance"),
-            text("/etc/glance/glance-api.conf", confs.glance_conf(passwords), 0o640, "root:glance"),
+            text("/etc/glance/glance-api.conf", confs.glance_conf(passwords, cloud), 0o640, "root:glance"),
             HostFile(
                 "/etc/glance/glance-api-paste.ini",
                 (etc / "glance/glance-api-paste.ini").read_bytes(),

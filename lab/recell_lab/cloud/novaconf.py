@@ -101,7 +101,7 @@ def _eventlet_api() -> list[Option]:
 
 def _controller_sections(cloud: Cloud, passwords: Passwords) -> list[Section]:
     def url(name: str) -> str:
-        return topology.database_url("nova", passwords.db_nova, name)
+        return topology.database_url(cloud, "nova", passwords.db_nova, name)
 
     retry = [
         option("max_retries", "-1", "How often to try at the start; -1: for ever.", "10"),

@@ -59,13 +59,25 @@ def services(cloud: Cloud, passwords: Passwords) -> Part:
             *programs(cloud, [*names, "neutron-db-manage", "privsep-helper"]),
             text("/etc/memcached.conf", confs.memcached_conf()),
             *own_directories("keystone"),
-            text("/etc/keystone/keystone.conf", confs.keystone_conf(passwords), 0o640, "root:keystone"),
+            text(
+                "/etc/keystone/keystone.conf", confs.keystone_conf(passwords, cloud), 0o640, "root:keystone"
+            ),
             *wsgi("keystone", "keystone", "OpenStack Identity", str(scripts / "keystone-wsgi-public")),
             *own_directories("placement"),
-            text("/etc/placement/placement.conf", confs.placement_conf(passwords), 0o640, "root:placement"),
+            text(
+                "/etc/placement/placement.conf",
+                confs.placement_conf(passwords, cloud),
+                0o640,
+                "root:placement",
+            ),
             *wsgi("placement", "placement-api", "OpenStack Placement", str(scripts / "placement-api")),
             *own_directories("glance", "images", "staging"),
-            text("/etc/glance/glance-api.conf", confs.glance_conf_of_stein(passwords), 0o640, "root:glance"),
+            text(
+                "/etc/glance/glance-api.conf",
+                confs.glance_conf_of_stein(passwords, cloud),
+                0o640,
+                "root:glance",
+            ),
             of("glance", "glance-api-paste.ini"),
             of("glance", "policy.json"),
             daemon("glance", "glance-api", "OpenStack Image", "--config-file=/etc/glance/glance-api.conf"),

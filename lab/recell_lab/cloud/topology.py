@@ -118,10 +118,12 @@ def transport_url(user: str, password: str, brokers: Sequence[HostSpec] = BROKER
     return f"rabbit://{hosts}/"
 
 
-def database_url(user: str, password: str, database: str) -> str:
+def database_url(cloud: Cloud, user: str, password: str, database: str) -> str:
     """The SQLAlchemy URL of a user's database."""
+    # The name that PyMySQL of that age knows.
+    charset = "utf8" if cloud.cells_v1 else "utf8mb3"
     server = f"{DATABASE.name}:{DATABASE_PORT}"
-    return f"mysql+pymysql://{user}:{password}@{server}/{database}?charset=utf8mb3"
+    return f"mysql+pymysql://{user}:{password}@{server}/{database}?charset={charset}"
 
 
 # cell1 as `nova-manage cell_v2 simple_cell_setup` and deployment tools leave it: every process

@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -352,14 +353,18 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
         migration: Any,
         instance: Any,
         *args: Any,
-        power_on: bool = True,
         **kwargs: Any,
     ) -> None:
         guest = self._define(instance)
-        if power_on:
+        if self._wanted_on(args, kwargs):
             self._run(guest, "migrate_in", context, source=migration.source_compute)
         else:
             self._guests.note(guest, "migrate_in", context, source=migration.source_compute)
+
+    @staticmethod
+    def _wanted_on(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """power_on, which is the last argument in each release, whatever comes before it."""
+        return bool(kwargs.get("power_on", args[-1] if args else True))
 
     def confirm_migration(self, context: Any, migration: Any, instance: Any, network_info: Any) -> None:
         if migration.source_compute != migration.dest_compute:
@@ -370,12 +375,11 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
         context: Any,
         instance: Any,
         network_info: Any,
-        migration: Any,
-        block_device_info: Any = None,
-        power_on: bool = True,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         guest = self._define(instance)
-        if power_on:
+        if self._wanted_on(args, kwargs):
             self._run(guest, "revert_migration", context)
         else:
             self._guests.note(guest, "revert_migration", context)
