@@ -19,6 +19,7 @@ STRAYS = "import sys; print(sys.argv[1] in open('/proc/self/maps').read())"
 # Hosts see these of the machine as they are; /root, /home and others are their own.
 SHARED = ("/usr", "/opt", "/lib", "/bin")
 TIMEOUT = 60  # seconds for one question to an interpreter or its manager
+ORIGINAL = ".copied-from"  # in a copy: the directory that programs built with it still name
 LEFT_OUT = ("site-packages", "test", "idlelib", "tkinter", "turtledemo", "__pycache__")
 
 
@@ -130,6 +131,7 @@ def _copy(found: Interpreter, new: Path, name: str) -> None:
     target = new / "bin" / name
     target.write_bytes(relocated(original.read_bytes(), found.prefix))
     target.chmod(0o755)
+    (new / ORIGINAL).write_text(str(found.prefix))
     for alias in ("python", "python3"):
         (new / "bin" / alias).symlink_to(name)
     for place, directories, files in os.walk(new):
@@ -137,6 +139,27 @@ def _copy(found: Interpreter, new: Path, name: str) -> None:
             path = Path(place) / one
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | (0o755 if one in directories else 0o444))
+
+
+def adopt(venv: Path, program: Path) -> None:
+    """Let programs that were built into an environment find the library of a copied interpreter.
+
+    uWSGI holds a Python of its own: it is linked to the library where the original has it.
+    """
+    copy = program.parent.parent
+    note = copy / ORIGINAL
+    if not note.exists():
+        return
+    for library in (copy / "lib").glob("libpython*.so*"):
+        link = venv / "lib" / library.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(library)
+    for one in (venv / "bin").iterdir():
+        if one.is_symlink() or not one.is_file():
+            continue
+        content = one.read_bytes()
+        if content.startswith(b"\x7fELF"):
+            one.write_bytes(relocated(content, Path(note.read_text())))
 
 
 def relocated(binary: bytes, prefix: Path) -> bytes:

@@ -218,6 +218,7 @@ def ensure_venv(version: str, progress: Callable[[str], None]) -> Path:
         install.append("--compile-bytecode")
     _uv([uv, "pip", "install", *common, "--python", inside, *install])
     if python != PYTHON:
+        interpreters.adopt(venv, python)
         # uv compiles for newer ones only. Templates that can't be compiled are nobody's loss.
         argv = [inside, "-m", "compileall", "-q", "-j2", str(venv / "lib")]
         subprocess.run(argv, capture_output=True, check=False)

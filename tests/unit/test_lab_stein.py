@@ -92,6 +92,18 @@ def test_a_copy_that_needs_the_original_is_refused(tmp_path: Path, monkeypatch: 
     program.unlink()
     assert interpreters.shared(found) == copy
 
+    (tmp_path / "cache/python-3.6.15/lib/libpython3.6m.so.1.0").write_bytes(b"lib")
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "lib").mkdir()
+    (venv / "bin/uwsgi").write_bytes(b"\x7fELF\0" + str(prefix / "lib").encode() + b"\0")
+    (venv / "bin/nova-api").write_text(f"#!{prefix}/lib\n")
+    interpreters.adopt(venv, copy)
+    interpreters.adopt(venv, copy)
+    assert (venv / "bin/uwsgi").read_bytes().startswith(b"\x7fELF\0$ORIGIN/../lib\0")
+    assert (venv / "bin/nova-api").read_text() == f"#!{prefix}/lib\n"
+    assert (venv / "lib/libpython3.6m.so.1.0").read_bytes() == b"lib"
+
 
 def test_a_relocated_program_keeps_its_length_and_other_strings() -> None:
     old = b"ELF\0/root/.pyenv/versions/3.6.15/lib\0/root/.pyenv/versions/3.6.15/libexec\0"

@@ -299,9 +299,8 @@ def test_a_layout_that_contradicts_what_is_there_is_refused(name: str) -> None:
 
 def test_a_host_of_the_api_cell_where_nova_runs_already_is_refused() -> None:
     running = stein()
-    services = tuple(
-        replace(s, active=True) if (s.host, s.role) == ("api1", "consoleauth") else s for s in running.services
-    )
+    chosen = ("api1", "consoleauth")
+    services = tuple(replace(s, active=(s.host, s.role) == chosen or s.active) for s in running.services)
     with pytest.raises(BadInput, match="nova-consoleauth on api1 runs already"):
         plan_v1(replace(running, services=services), layout_v1(), 0.0)
 
