@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv with recell, the lab and the tools, from pinned versions. Quick when it is there already.
+# `lab/setup.sh --nova 19` also makes the lab's environment of that Nova, which `recell-lab up` else does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,4 +24,8 @@ if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
   .venv/bin/pip install -q --disable-pip-version-check -c lab/pins.txt uv
   .venv/bin/uv pip install -q -p .venv/bin/python -c lab/pins.txt --group dev -e .
   echo "$stamp" > .venv/.stamp
+fi
+
+if [ "${1:-}" = --nova ]; then
+  .venv/bin/python -m recell_lab.packages "${2:?which Nova? 19 or 33.0.2}"
 fi

@@ -14,6 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 from recell.cli import main
 from recell.errors import EXIT_CODES
 from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout, Layout
+from recell.model.layout_v1 import CELLS_V1_EXAMPLE, CellsV1Layout
 
 _TITLES = {
     "ApiLevel": "`api`",
@@ -81,7 +82,7 @@ class LayoutWords(_Written):
             out += [f"## {title}", *_model(parts.pop(name))]
         if parts:
             raise ValueError(f"the layout has parts that the reference does not name: {', '.join(parts)}")
-        return "\n\n".join(out + self._rabbitmq())
+        return "\n\n".join(out + self._rabbitmq() + self._cells_v1())
 
     def _rabbitmq(self) -> list[str]:
         """The other file: a cluster that becomes two."""
@@ -89,6 +90,20 @@ class LayoutWords(_Written):
         out = ["## RabbitMQ alone", f"```yaml\n{RABBIT_EXAMPLE}```", *_model(parts["RabbitSplit"])]
         for name, title in (("KeptSide", "rabbitmq: keep"), ("RabbitSide", "rabbitmq: new")):
             out += [f"## {title}", *_model(parts[name])]
+        return out
+
+
+    def _cells_v1(self) -> list[str]:
+        """Of the other generation; limits are the same."""
+        schema = CellsV1Layout.model_json_schema()
+        out = ["## Cells v1", f"```yaml\n{CELLS_V1_EXAMPLE}```", *_model(schema)]
+        for name, title in (
+            ("ApiCell", "api, of cells v1"),
+            ("ApiCellDatabase", "api: database, of cells v1"),
+            ("ChildCell", "cells: NAME, of cells v1"),
+            ("Hold", "hold"),
+        ):
+            out += [f"## {title}", *_model(schema["$defs"][name])]
         return out
 
 

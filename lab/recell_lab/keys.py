@@ -18,6 +18,7 @@ INVENTORY = state.STATE_DIR / "inventory.ini"
 HOST_KEYS = state.CACHE_DIR / "ssh-host-keys"
 GROUPS = (
     "controllers",
+    "api_cell",
     "computes",
     "rabbitmq",
     "rabbitmq_api",

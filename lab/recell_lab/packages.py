@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from recell_lab import state
+from recell_lab import interpreters, state
 from recell_lab.errors import LabError
 
 # Package: the units of it that the machine itself should not start at its next boot.
@@ -42,7 +42,10 @@ NO_SERVICES = """\
 exit 101
 """
 LOCK_TIMEOUT = 600  # seconds to wait for another package manager
+# What builds those of the old pins for which PyPI has no wheel.
+COMPILERS = ("gcc", "libc6-dev", "libssl-dev", "linux-libc-dev", "make")
 PYTHON = Path("/usr/bin/python3.11")
+OTHER_PYTHONS = {"3.6": ("3.6", "3.7")}  # pins for the first were seen to work on these
 PINS = Path(__file__).parent / "pins"
 KEY_FILE = ".recell-lab-key"
 
@@ -133,13 +136,33 @@ def parse_pins(text: str) -> dict[str, str]:
     return pins
 
 
+def full_version(word: str) -> str:
+    """The Nova version that a word means: "19" for 19.3.2. Raises LabError naming those there are."""
+    known = sorted(path.name.split("-")[1] for path in PINS.glob("nova-*-python*.txt"))
+    meant = [version for version in known if version == word or version.startswith(f"{word}.")]
+    if len(meant) != 1:
+        raise LabError(f"the lab cannot make Nova {word}; it has pins for {', '.join(known)}")
+    return meant[0]
+
+
 def pins_file(version: str) -> Path:
-    """The pins of a Nova version. Raises LabError naming the versions there are."""
-    path = PINS / f"nova-{version}-python3.11.txt"
-    if not path.exists():
-        known = sorted(p.name.split("-")[1] for p in PINS.glob("nova-*-python3.11.txt"))
-        raise LabError(f"the lab cannot make Nova {version}; it has pins for {', '.join(known)}")
-    return path
+    """The pins of a Nova version, whole or short. Raises LabError naming the versions there are."""
+    return next(PINS.glob(f"nova-{full_version(version)}-python*.txt"))
+
+
+def python_of(pins: Path) -> str:
+    """The Python that pins are for, by their file's name: "3.11"."""
+    return pins.stem.rpartition("-python")[2]
+
+
+def interpreter_of(pins: Path) -> Path:
+    """The Python that makes an environment of these pins. Raises LabError when there is none."""
+    version = python_of(pins)
+    if version in OTHER_PYTHONS:
+        return interpreters.shared(interpreters.find(OTHER_PYTHONS[version]))
+    if not PYTHON.exists():
+        raise LabError(f"{PYTHON} is missing; the lab needs a Debian 12 machine")
+    return PYTHON
 
 
 def venv_path(version: str) -> Path:
@@ -167,12 +190,12 @@ def matches(venv: Path, pins: Mapping[str, str]) -> bool:
 
 def ensure_venv(version: str, progress: Callable[[str], None]) -> Path:
     """The environment of a Nova version, made when missing or stale. Raises LabError."""
+    version = full_version(version)
     requirements = pins_file(version)
     text = requirements.read_bytes()
-    if not PYTHON.exists():
-        raise LabError(f"{PYTHON} is missing; the lab needs a Debian 12 machine")
-    interpreter = subprocess.run([PYTHON, "-VV"], capture_output=True, check=True).stdout
-    key = cache_key(text, interpreter)
+    python = interpreter_of(requirements)
+    about = subprocess.run([python, "-VV"], capture_output=True, check=True)
+    key = cache_key(text, about.stdout)
     venv = venv_path(version)
     key_file = venv / KEY_FILE
     if key_file.exists() and key_file.read_text() == key:
@@ -180,16 +203,25 @@ def ensure_venv(version: str, progress: Callable[[str], None]) -> Path:
     if not key_file.exists() and matches(venv, parse_pins(text.decode())):
         key_file.write_text(key)
         return venv
+    if python != PYTHON:
+        ensure_debian(progress, *COMPILERS)
     progress(f"making the environment of Nova {version} (a minute or so)")
     shutil.rmtree(venv, ignore_errors=True)
     state.make_directories()
     uv = uv_program()
     # Hosts' services, which are other users, execute it: no cache of the caller's may be linked.
     common = ["--quiet", "--no-python-downloads"]
-    _uv([uv, "venv", *common, "--python", str(PYTHON), str(venv)])
-    install = ["--link-mode=copy", "--compile-bytecode", "--requirement", str(requirements)]
-    python = str(venv / "bin/python")
-    _uv([uv, "pip", "install", *common, "--python", python, *install])
+    _uv([uv, "venv", *common, "--python", str(python), str(venv)])
+    install = ["--link-mode=copy", "--requirement", str(requirements)]
+    inside = str(venv / "bin/python")
+    if python == PYTHON:
+        install.append("--compile-bytecode")
+    _uv([uv, "pip", "install", *common, "--python", inside, *install])
+    if python != PYTHON:
+        interpreters.adopt(venv, python)
+        # uv compiles for newer ones only. Templates that can't be compiled are nobody's loss.
+        argv = [inside, "-m", "compileall", "-q", "-j2", str(venv / "lib")]
+        subprocess.run(argv, capture_output=True, check=False)
     key_file.write_text(key)
     return venv
 
@@ -208,3 +240,16 @@ def _uv(argv: Sequence[str]) -> None:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise LabError(f"`uv {argv[1]}` failed: {lines[-1] if lines else 'it said nothing'}")
+
+
+def main() -> int:
+    """`python -m recell_lab.packages VERSION` makes the environment of a Nova version ahead of its cloud."""
+    ensure_venv(sys.argv[1], print)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LabError as error:
+        sys.exit(f"{sys.argv[0]}: {error}")

@@ -37,6 +37,8 @@ class FakeNova(AbstractAsyncContextManager["FakeNova"]):
         self.logins = 0
         self.requests: list[tuple[float, str, str]] = []
         self.token_life = 3600.0
+        self.newest = "2.100"
+        self.microversions: list[str] = []
 
     async def __aenter__(self) -> FakeNova:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -57,6 +59,9 @@ class FakeNova(AbstractAsyncContextManager["FakeNova"]):
             length = next((int(h.split(":")[1]) for h in head if h.lower().startswith(
                 "content-length:")), 0)
             body = json.loads(await reader.readexactly(length)) if length else None
+            asked = [h.partition(": ")[2] for h in head if h.lower().startswith("openstack-api-version:")]
+            if path.startswith("/compute/"):
+                self.microversions += asked
             status, answer, extra = await self._answer(method, path, body)
             data = b"" if answer is None else (
                 answer if isinstance(answer, bytes) else json.dumps(answer).encode())
@@ -85,6 +90,8 @@ class FakeNova(AbstractAsyncContextManager["FakeNova"]):
         if path == "/image/v2/images":
             return 200, {"images": [{"id": "img", "name": "guest"}]}, []
         path = path.removeprefix("/compute")
+        if path == "/":
+            return (200, {"version": {"version": self.newest}}, []) if self.newest else (404, None, [])
         if path == "/flavors":
             return 200, {"flavors": [{"id": "1", "name": "m1.tiny"}]}, []
         self.requests.append((time.monotonic(), method, path))
@@ -319,3 +326,18 @@ def test_a_file_cut_off_by_a_crash_is_read_to_its_last_whole_line(tmp_path: Path
     with pytest.raises(BadInput, match="line 3"):
         read_requests(out)
     assert read_requests(tmp_path / "absent") == ()
+
+
+@pytest.mark.parametrize(
+    ("newest", "asked"), [("2.100", "2.90"), ("2.72", "2.72"), ("2.9", "2.9"), ("", "2.90")]
+)
+def test_an_older_nova_is_asked_for_the_newest_that_it_has(newest: str, asked: str) -> None:
+    async def go() -> list[str]:
+        async with FakeNova() as nova:
+            nova.newest = newest
+            async with Cloud(nova.account()) as cloud:
+                await cloud.look_up("m1.tiny", "guest")
+                await cloud.request("GET", "/servers")
+            return nova.microversions
+
+    assert asyncio.run(go()) == ["compute 2.1", f"compute {asked}", f"compute {asked}"]

@@ -24,7 +24,7 @@ from recell.model.scope import (
 from recell.planning.tables import api_cell_scope, cell_scope, hosts_scope, stranded_children
 from recell.planning.tables.decisions import API_CELL, CELL, HOSTS
 from recell.planning.tables.known import KNOWN, SHADOW
-from recell_bench.schemas import JUNO, TODAY, load
+from recell_bench.schemas import JUNO, STEIN, TODAY, load
 
 HOSTS_NAMED = ("cmp1", "cmp2")
 SCOPES: tuple[Callable[[Schema], Scope], ...] = (
@@ -48,7 +48,7 @@ def added(schema: Schema, *tables: Table) -> Schema:
     return replace(schema, tables=schema.tables + tables)
 
 
-@pytest.mark.parametrize("release", [JUNO, TODAY])
+@pytest.mark.parametrize("release", [JUNO, STEIN, TODAY])
 @pytest.mark.parametrize("scope_of", SCOPES)
 def test_every_table_has_a_rule_and_parents_come_first(
     release: str, scope_of: Callable[[Schema], Scope]
@@ -66,7 +66,7 @@ def test_every_table_has_a_rule_and_parents_come_first(
 
 
 def test_a_whole_cell_moves_whole() -> None:
-    for release in (JUNO, TODAY):
+    for release in (JUNO, STEIN, TODAY):
         scope = cell_scope(load(release))
         assert {t.rule for t in scope.tables} == {Whole()} and not scope.hosts
 
@@ -132,7 +132,7 @@ def test_every_column_that_looks_like_an_owner_is_known_in_both_releases() -> No
     # A scope of hosts looks at tables that move; a rule may change, so here is all that is there.
     from recell.planning.tables.known import owner_like
 
-    for release in (JUNO, TODAY):
+    for release in (JUNO, STEIN, TODAY):
         for table in load(release).tables:
             known = KNOWN[table.name.removeprefix(SHADOW)]
             assert {c.name for c in table.columns if owner_like(c.name)} <= known.owners, table.name

@@ -9,7 +9,7 @@ from typing import Any
 
 from recell.model.scope import Column, ForeignKey, Schema, Table
 
-JUNO, TODAY = "2014.2.4", "33.0.2"
+JUNO, STEIN, TODAY = "2014.2.4", "19.3.2", "33.0.2"
 
 
 def load(release: str, database: str = "nova") -> Schema:

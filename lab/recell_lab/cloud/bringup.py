@@ -29,7 +29,7 @@ def up(*, controllers: int, computes: int, nova: str, progress: Progress) -> Non
     hosts = {host.spec.name: host for host in lab.begin(cloud.hosts)}
     base = prepared.ensure(cloud, hosts, progress)
     passwords = base.passwords
-    write_files(passwords)
+    write_files(cloud, passwords)
 
     def prepare(host: Host) -> None:
         part = layout.part_of(host.spec, cloud, passwords)
@@ -41,7 +41,7 @@ def up(*, controllers: int, computes: int, nova: str, progress: Progress) -> Non
         lab.at_once(group, Host.start)
 
     foundation = [hosts[spec.name] for spec in cloud.foundation]
-    control = [hosts[spec.name] for spec in cloud.controllers]
+    control = [hosts[spec.name] for spec in (*cloud.controllers, *cloud.api_cell)]
     workers = [hosts[spec.name] for spec in cloud.computes]
     begin(foundation)
     progress("database, brokers, load balancer and Keystone are starting")
@@ -111,7 +111,7 @@ def _map_computes(hosts: Mapping[str, Host], cloud: Cloud) -> None:
     hosts[cloud.controllers[0].name].run(DISCOVER, user="nova", timeout=START_TIMEOUT)
 
 
-def write_files(passwords: Passwords) -> None:
+def write_files(cloud: Cloud, passwords: Passwords) -> None:
     """Write clouds.yaml and secrets.json, for their owner only."""
     auth = {"auth_url": public_url("keystone", "/v3")}
 
@@ -131,7 +131,7 @@ def write_files(passwords: Passwords) -> None:
     state.write_private(CLOUDS, yaml.safe_dump({"clouds": clouds}, sort_keys=False))
     transport_urls = {
         "cell1": topology.transport_url("nova", passwords.mq_nova),
-        "api": topology.transport_url("nova", passwords.mq_nova_api, [topology.API_BROKER]),
+        "api": topology.transport_url("nova", passwords.mq_nova_api, cloud.spare_brokers),
     }
     secrets = {"passwords": asdict(passwords), "transport_urls": transport_urls}
     state.write_private(SECRETS, json.dumps(secrets, indent=2) + "\n")

@@ -10,8 +10,8 @@ from recell_lab.cloud.topology import PORTS, Cloud
 from recell_lab.layer import HostSpec
 
 
-def _database(name: str, password: str) -> list[Option]:
-    url = topology.database_url(name, password, name)
+def _database(cloud: Cloud, name: str, password: str) -> list[Option]:
+    url = topology.database_url(cloud, name, password, name)
     return [
         option("connection", url, "SQLAlchemy URL of the database."),
         option("max_retries", "-1", "How often to try at the start; -1: for ever.", "10"),
@@ -19,13 +19,13 @@ def _database(name: str, password: str) -> list[Option]:
     ]
 
 
-def keystone_conf(passwords: Passwords) -> str:
+def keystone_conf(passwords: Passwords, cloud: Cloud) -> str:
     """/etc/keystone/keystone.conf."""
     return render(
         "Configuration of Keystone.",
         [
             Section("DEFAULT", [option("log_dir", "/var/log/keystone", "Directory of the logs.")]),
-            Section("database", _database("keystone", passwords.db_keystone)),
+            Section("database", _database(cloud, "keystone", passwords.db_keystone)),
             Section("token", [option("expiration", 14400, "Seconds a token is good for.", "3600")]),
             Section("fernet_tokens", [option("key_repository", "/etc/keystone/fernet-keys")]),
             Section("credential", [option("key_repository", "/etc/keystone/credential-keys")]),
@@ -41,19 +41,19 @@ def keystone_conf(passwords: Passwords) -> str:
     )
 
 
-def placement_conf(passwords: Passwords) -> str:
+def placement_conf(passwords: Passwords, cloud: Cloud) -> str:
     """/etc/placement/placement.conf."""
     return render(
         "Configuration of Placement.",
         [
             Section("DEFAULT", [option("log_dir", "/var/log/placement", "Directory of the logs.")]),
-            Section("placement_database", _database("placement", passwords.db_placement)),
+            Section("placement_database", _database(cloud, "placement", passwords.db_placement)),
             authtoken("placement", passwords.user_placement),
         ],
     )
 
 
-def glance_conf(passwords: Passwords) -> str:
+def glance_conf(passwords: Passwords, cloud: Cloud) -> str:
     """/etc/glance/glance-api.conf."""
     return render(
         "Configuration of Glance.",
@@ -65,7 +65,7 @@ def glance_conf(passwords: Passwords) -> str:
                     option("enabled_backends", "file:file", "Stores, as name:type."),
                 ],
             ),
-            Section("database", _database("glance", passwords.db_glance)),
+            Section("database", _database(cloud, "glance", passwords.db_glance)),
             Section("glance_store", [option("default_backend", "file", "Store of new images.")]),
             Section("file", [option("filesystem_store_datadir", "/var/lib/glance/images")]),
             Section(
@@ -80,7 +80,36 @@ def glance_conf(passwords: Passwords) -> str:
     )
 
 
-def neutron_conf(passwords: Passwords) -> str:
+def glance_conf_of_stein(passwords: Passwords, cloud: Cloud) -> str:
+    """/etc/glance/glance-api.conf of a Glance that listens by itself and has one store."""
+    return render(
+        "Configuration of Glance.",
+        [
+            Section(
+                "DEFAULT",
+                [
+                    option("log_dir", "/var/log/glance", "Directory of the logs."),
+                    option("bind_port", PORTS["glance-api"], "Port to listen on.", "<None>"),
+                    option("workers", 1, "Number of processes.", "<number of cores>"),
+                ],
+            ),
+            Section("database", _database(cloud, "glance", passwords.db_glance)),
+            Section(
+                "glance_store",
+                [
+                    option("stores", "file", "The stores there are."),
+                    option("default_store", "file", "Store of new images."),
+                    option("filesystem_store_datadir", "/var/lib/glance/images"),
+                ],
+            ),
+            Section("paste_deploy", [option("flavor", "keystone", "Pipeline to use.")]),
+            Section("oslo_policy", [option("policy_file", "/etc/glance/policy.json")]),
+            authtoken("glance", passwords.user_glance),
+        ],
+    )
+
+
+def neutron_conf(passwords: Passwords, cloud: Cloud) -> str:
     """/etc/neutron/neutron.conf: a server whose networks no agent makes."""
     return render(
         "Configuration of Neutron's server.",
@@ -91,7 +120,7 @@ def neutron_conf(passwords: Passwords) -> str:
                     option("log_dir", "/var/log/neutron", "Directory of the logs."),
                     option("state_path", "/var/lib/neutron", "Directory of state."),
                     option("core_plugin", "ml2", "The plugin that makes networks."),
-                    option("service_plugins", "router", "The other plugins."),
+                    option("service_plugins", "" if cloud.cells_v1 else "router", "The other plugins."),
                     option("api_paste_config", "/etc/neutron/api-paste.ini"),
                     option(
                         "transport_url",
@@ -104,13 +133,13 @@ def neutron_conf(passwords: Passwords) -> str:
                     option("notify_nova_on_port_data_changes", "false", "", "true"),
                 ],
             ),
-            Section("database", _database("neutron", passwords.db_neutron)),
+            Section("database", _database(cloud, "neutron", passwords.db_neutron)),
             Section("oslo_concurrency", [option("lock_path", "/var/lib/neutron/lock")]),
             Section(
                 "ml2",
                 [
                     option("type_drivers", "local,flat"),
-                    option("project_network_types", "local"),
+                    option(f"{'tenant' if cloud.cells_v1 else 'project'}_network_types", "local"),
                     option("mechanism_drivers", "", "None: there are no agents."),
                     option("extension_drivers", "port_security"),
                 ],
@@ -147,14 +176,22 @@ def consumer_conf(passwords: Passwords) -> str:
     )
 
 
-def uwsgi_ini(service: str, application: str, processes: int, threads: int, preload: str = "") -> str:
-    """The ini file of a service that runs in uWSGI; preload is a module to import first."""
+def uwsgi_ini(
+    service: str, application: str, processes: int, threads: int, preload: str = "", arguments: str = ""
+) -> str:
+    """The ini file of a service that runs in uWSGI.
+
+    application: a module, or the path of a script. preload: a module to import first. arguments: what
+    the application finds in sys.argv.
+    """
     first = f"import = {preload}\n" if preload else ""
+    first += f"pyargv = {arguments}\n" if arguments else ""
+    what = "wsgi-file" if application.startswith("/") else "module"
     return f"""\
 # How uWSGI runs {service}.
 [uwsgi]
 http-socket = 0.0.0.0:{PORTS[service]}
-{first}module = {application}
+{first}{what} = {application}
 callable = application
 
 master = true
@@ -181,8 +218,10 @@ disable-write-exception = true
 """
 
 
-def mariadb_cnf(host: HostSpec) -> str:
+def mariadb_cnf(host: HostSpec, cloud: Cloud) -> str:
     """/etc/mysql/mariadb.conf.d/90-cloud.cnf. The cell's own server is empty at first, and small."""
+    # Keystone's migrations of that age make triggers, which a binary log forbids a plain user.
+    triggers = "log_bin_trust_function_creators = ON\n" if cloud.cells_v1 else ""
     number = host.ip.rpartition(".")[2]
     pool, log = ("192M", "64M") if host == topology.DATABASE else ("64M", "32M")
     return f"""\
@@ -199,7 +238,7 @@ log-bin = /var/lib/mysql/binlog
 binlog_format = ROW
 binlog_row_image = FULL
 expire_logs_days = 3
-max_binlog_size = 128M
+{triggers}max_binlog_size = 128M
 
 innodb_buffer_pool_size = {pool}
 innodb_log_file_size = {log}
@@ -209,8 +248,8 @@ performance_schema = OFF
 """
 
 
-def rabbitmq_conf(host: HostSpec) -> str:
-    """/etc/rabbitmq/rabbitmq.conf of a broker: of the cluster, or of the lone one."""
+def rabbitmq_conf(host: HostSpec, *, blank: bool = False) -> str:
+    """/etc/rabbitmq/rabbitmq.conf of a broker: of the cluster, of the lone one, or of a blank one."""
     lines = [
         f"listeners.tcp.default = {topology.BROKER_PORT}",
         "disk_free_limit.absolute = 50MB",
@@ -226,7 +265,7 @@ def rabbitmq_conf(host: HostSpec) -> str:
                 for number, broker in enumerate(topology.BROKERS, 1)
             ),
         ]
-    else:
+    elif not blank:
         lines.append("cluster_name = cloud-api")
     return "".join(f"{line}\n" for line in lines)
 

@@ -48,6 +48,8 @@ def fill(passwords: Passwords) -> None:
 
     def grant(project: str, user: str, *names: str) -> None:
         for name in names:
+            if name not in roles:  # Keystone before 2023 has no role for services
+                roles[name] = create("role", name=name)
             url = f"{keystone}/projects/{project}/users/{user}/roles/{roles[name]}"
             admin.call("PUT", url)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from recell_lab.cloud import topology
 from recell_lab.cloud.conffile import Option, Section, option, render
 from recell_lab.cloud.passwords import Passwords
+from recell_lab.cloud.topology import Cloud
 from recell_lab.layer import HostSpec
 
 MEMCACHED = f"{topology.SERVICES.name}:{topology.MEMCACHED_PORT}"
@@ -12,11 +13,13 @@ MEMCACHED = f"{topology.SERVICES.name}:{topology.MEMCACHED_PORT}"
 COMPUTE_SHUTDOWN = 5
 
 
-def nova_conf(host: HostSpec, passwords: Passwords) -> str:
+def nova_conf(host: HostSpec, cloud: Cloud, passwords: Passwords) -> str:
     """The text of nova.conf of a host, which is a controller or a compute host."""
     controller = host.role == "controllers"
     sections = [Section("DEFAULT", _default(host, passwords, controller=controller))]
-    sections += _controller_sections(passwords) if controller else _compute_sections()
+    sections += _controller_sections(cloud, passwords) if controller else _compute_sections()
+    if controller and cloud.cells_v1:
+        sections[0] = Section("DEFAULT", [*sections[0].options, *_eventlet_api()])
     sections += _common_sections(passwords)
     title = (
         f"Configuration of Nova on {host.name}.\n\n"
@@ -87,15 +90,31 @@ def _default(host: HostSpec, passwords: Passwords, *, controller: bool) -> list[
     ]
 
 
-def _controller_sections(passwords: Passwords) -> list[Section]:
+def _eventlet_api() -> list[Option]:
+    """Of a nova-api that listens by itself, as it did before web servers ran it."""
+    return [
+        option("enabled_apis", "osapi_compute,metadata", "The APIs that nova-api serves."),
+        option("osapi_compute_workers", 2, "Processes of the compute API.", "<number of cores>"),
+        option("metadata_workers", 1, "Processes of the metadata API.", "<number of cores>"),
+    ]
+
+
+def _controller_sections(cloud: Cloud, passwords: Passwords) -> list[Section]:
     def url(name: str) -> str:
-        return topology.database_url("nova", passwords.db_nova, name)
+        return topology.database_url(cloud, "nova", passwords.db_nova, name)
 
     retry = [
         option("max_retries", "-1", "How often to try at the start; -1: for ever.", "10"),
         option("retry_interval", "2", "Seconds between two tries.", "10"),
         option("max_pool_size", None, "Connections to keep open, for each process.", "5"),
     ]
+    validation = option(
+        "response_validation",
+        "ignore",
+        "What to do with an answer that does not match its schema: warn, error, or "
+        "ignore, which saves checking each of them.",
+        "warn",
+    )
     return [
         Section(
             "api_database",
@@ -126,13 +145,7 @@ def _controller_sections(passwords: Passwords) -> list[Section]:
                     "Whether a list leaves out what is in a cell that does not answer.",
                     "true",
                 ),
-                option(
-                    "response_validation",
-                    "ignore",
-                    "What to do with an answer that does not match its schema: warn, error, or "
-                    "ignore, which saves checking each of them.",
-                    "warn",
-                ),
+                *([] if cloud.cells_v1 else [validation]),
                 option("local_metadata_per_cell", None, "One metadata API in each cell.", "false"),
             ],
         ),

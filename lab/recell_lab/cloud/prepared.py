@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recell_lab import lab, packages, state
-from recell_lab.cloud import confs, identity, layout, ready, topology
+from recell_lab.cloud import confs, identity, layout, parts, ready, topology
 from recell_lab.cloud.passwords import Passwords
 from recell_lab.cloud.rest import answers
 from recell_lab.cloud.topology import Cloud
@@ -84,7 +84,8 @@ def place(cloud: Cloud) -> Path:
     versions = subprocess.run(query, capture_output=True, check=True).stdout
     here = Path(__file__).parent
     sources = [(here / name).read_bytes() for name in SOURCES]
-    settings = [*map(confs.mariadb_cnf, SERVERS), *map(confs.rabbitmq_conf, topology.BROKERS)]
+    settings = [confs.mariadb_cnf(spec, cloud) for spec in SERVERS]
+    settings += map(confs.rabbitmq_conf, topology.BROKERS)
     texts = [text.encode() for text in settings]
     key = packages.cache_key(packages.pins_file(cloud.nova).read_bytes(), versions, *sources, *texts)
     return state.CACHE_DIR / f"cloud-{cloud.nova}-{key[:16]}"
@@ -116,8 +117,8 @@ def ensure(cloud: Cloud, hosts: Mapping[str, Host], progress: Callable[[str], No
     lab.at_once(used, Host.start)
     lab.at_once(used, Host.wait_ssh)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        brokers = pool.submit(_brokers, by_name, passwords, progress)
-        databases = pool.submit(_databases, by_name, by_name[first.name], passwords, progress)
+        brokers = pool.submit(_brokers, cloud, by_name, passwords, progress)
+        databases = pool.submit(_databases, cloud, by_name, passwords, progress)
         for future in (databases, brokers):
             future.result()
     _keep(used, new, passwords)
@@ -145,11 +146,13 @@ def _empty_database(directory: Path) -> None:
         raise LabError(f"mariadb-install-db failed: {done.stderr.decode(errors='replace')[-300:]}")
 
 
-def _brokers(hosts: Mapping[str, Host], passwords: Passwords, progress: Callable[[str], None]) -> None:
+def _brokers(
+    cloud: Cloud, hosts: Mapping[str, Host], passwords: Passwords, progress: Callable[[str], None]
+) -> None:
     """Wait until the cluster has formed; make the users."""
     members = [hosts[spec.name] for spec in topology.BROKERS]
-    alone = hosts[topology.API_BROKER.name]
-    for host in (*members, alone):
+    spare = [hosts[spec.name] for spec in cloud.spare_brokers]
+    for host in (*members, *spare):
         ready.wait(
             f"RabbitMQ on {host.spec.name} starts",
             lambda ip=host.spec.ip: ready.listens(ip, topology.BROKER_PORT),  # type: ignore[misc]
@@ -163,18 +166,20 @@ def _brokers(hosts: Mapping[str, Host], passwords: Passwords, progress: Callable
     for host, user, password in users:
         host.run(["rabbitmqctl", "-q", "add_user", user], input=f"{password}\n".encode())
         host.run(["rabbitmqctl", "-q", "set_permissions", "-p", "/", user, ".*", ".*", ".*"])
-    for host in (members[0], alone):
+    # A blank one is as its package leaves it.
+    for host in (members[0], *([] if cloud.cells_v1 else spare)):
         host.run(["rabbitmqctl", "-q", "delete_user", "guest"])
     # The last to stop knows most: when they start again the others wait for it.
-    for host in (*reversed(members), alone):
+    for host in (*reversed(members), *spare):
         host.run(["systemctl", "stop", "rabbitmq-server"])
     progress("the brokers are prepared")
 
 
 def _databases(
-    hosts: Mapping[str, Host], first: Host, passwords: Passwords, progress: Callable[[str], None]
+    cloud: Cloud, hosts: Mapping[str, Host], passwords: Passwords, progress: Callable[[str], None]
 ) -> None:
     """Make databases, schemas and first entries."""
+    first = hosts[cloud.controllers[0].name]
     database, services = hosts[topology.DATABASE.name], hosts[topology.SERVICES.name]
     ready.wait("MariaDB starts", lambda: ready.listens(topology.DATABASE.ip, 3306), 120)
     database.run(["mariadb"], input=_grants(passwords).encode())
@@ -185,9 +190,11 @@ def _databases(
         first.run([*manage, "map_cell0"], user="nova")
         cell1 = ["--database_connection", topology.CELL1_DATABASE]
         cell1 += ["--transport-url", topology.CELL1_TRANSPORT]
+        if cloud.cells_v1:
+            cell1 = []  # literal ones, from nova.conf, as `cell_v2 simple_cell_setup` of that age wrote
         first.run([*manage, "create_cell", "--name", "cell1", *cell1], user="nova")
         first.run(["nova-manage", "db", "sync"], user="nova", timeout=SYNC_TIMEOUT)
-        script = (layout.INSIDE / "make_flavors.py").read_text()
+        script = parts.inside("make_flavors.py", cloud).decode()
         interpreter = first.run(["readlink", "/usr/bin/nova-manage"]).stdout.decode().strip()
         python = str(Path(interpreter).parent / "python")
         flavors = json.dumps(FLAVORS).encode()

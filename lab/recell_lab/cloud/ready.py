@@ -60,9 +60,10 @@ class Proof:
     def missing(self, cloud: Cloud) -> list[str]:
         """What should be up and is not: "BINARY on HOST"."""
         up = {(one["binary"], one["host"]) for one in self.services if one["state"] == "up"}
+        consoles = ["nova-consoleauth"] if cloud.cells_v1 else []
         wanted = [
             (binary, host.name)
-            for binary in ("nova-conductor", "nova-scheduler")
+            for binary in ("nova-conductor", "nova-scheduler", *consoles)
             for host in cloud.controllers
         ] + [("nova-compute", host.name) for host in cloud.computes]
         there = {one["hypervisor_hostname"] for one in self.hypervisors if one["state"] == "up"}
@@ -125,7 +126,7 @@ def silent(cloud: Cloud) -> list[str]:
     ports = {f"nova-novncproxy on {host.name}": (host.ip, 6080) for host in cloud.controllers}
     ports |= {
         f"RabbitMQ on {host.name}": (host.ip, topology.BROKER_PORT)
-        for host in (*topology.BROKERS, topology.API_BROKER)
+        for host in (*topology.BROKERS, *cloud.spare_brokers)
     }
     return [what for what, url in web.items() if not answers(url)] + [
         what for what, (ip, port) in ports.items() if not listens(ip, port)

@@ -31,7 +31,12 @@ SERVICES = HostSpec("svc1", f"{NETWORK}.21", "services", 1024)
 DATABASE = HostSpec("db1", f"{NETWORK}.31", "database", 3072)
 CELL_DATABASE = HostSpec("db2", f"{NETWORK}.32", "database_cell", 1024)
 BROKERS = tuple(HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq", 512) for n in (1, 2, 3))
-API_BROKER = HostSpec("mq4", f"{NETWORK}.44", "rabbitmq_api", 512)
+API_BROKER, *MORE_BROKERS = (
+    HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq_api", 512) for n in (4, 5, 6)
+)
+# Where a cloud of cells v1 gets its API cell: Nova is installed there, and nothing is configured.
+API_CELL = tuple(HostSpec(f"api{n}", f"{NETWORK}.{21 + n}", "api_cell", 512) for n in (1, 2))
+CELLS_V1 = ("19.",)  # releases of this lab that can run in cells v1
 
 
 def controller(number: int) -> HostSpec:
@@ -62,9 +67,24 @@ class Cloud:
         )
 
     @property
+    def cells_v1(self) -> bool:
+        """Whether this Nova can be converted to cells v1; its hosts are those of such a conversion."""
+        return self.nova.startswith(CELLS_V1)
+
+    @property
+    def spare_brokers(self) -> tuple[HostSpec, ...]:
+        """The brokers that nobody uses yet: a lone one, or three blank ones."""
+        return (API_BROKER, *MORE_BROKERS) if self.cells_v1 else (API_BROKER,)
+
+    @property
+    def api_cell(self) -> tuple[HostSpec, ...]:
+        """Hosts for an API cell, none for a Nova without cells v1."""
+        return API_CELL if self.cells_v1 else ()
+
+    @property
     def foundation(self) -> tuple[HostSpec, ...]:
         """What Nova stands on: needs nothing of Nova to come up."""
-        return (DATABASE, CELL_DATABASE, *BROKERS, API_BROKER, LOAD_BALANCER, SERVICES)
+        return (DATABASE, CELL_DATABASE, *BROKERS, *self.spare_brokers, LOAD_BALANCER, SERVICES)
 
     @property
     def hosts(self) -> tuple[HostSpec, ...]:
@@ -72,11 +92,12 @@ class Cloud:
         return (
             LOAD_BALANCER,
             *self.controllers,
+            *self.api_cell,
             SERVICES,
             DATABASE,
             CELL_DATABASE,
             *BROKERS,
-            API_BROKER,
+            *self.spare_brokers,
             *self.computes,
         )
 
@@ -97,10 +118,12 @@ def transport_url(user: str, password: str, brokers: Sequence[HostSpec] = BROKER
     return f"rabbit://{hosts}/"
 
 
-def database_url(user: str, password: str, database: str) -> str:
+def database_url(cloud: Cloud, user: str, password: str, database: str) -> str:
     """The SQLAlchemy URL of a user's database."""
+    # The name that PyMySQL of that age knows.
+    charset = "utf8" if cloud.cells_v1 else "utf8mb3"
     server = f"{DATABASE.name}:{DATABASE_PORT}"
-    return f"mysql+pymysql://{user}:{password}@{server}/{database}?charset=utf8mb3"
+    return f"mysql+pymysql://{user}:{password}@{server}/{database}?charset={charset}"
 
 
 # cell1 as `nova-manage cell_v2 simple_cell_setup` and deployment tools leave it: every process

@@ -14,15 +14,14 @@ DEFAULT_NOVA = "33.0.2"
 @click.command()
 @click.option("--controllers", type=click.IntRange(1, 8), default=2, show_default=True)
 @click.option("--computes", type=click.IntRange(1, 16), default=4, show_default=True)
-@click.option("--nova", default=DEFAULT_NOVA, show_default=True, help="Nova's version on PyPI.")
+@click.option("--nova", default=DEFAULT_NOVA, show_default=True, help="Nova's version; 19 is Stein.")
 def command(controllers: int, computes: int, nova: str) -> None:
     """Make the cloud and wait until it works."""
     if state.exists():
         off = [host.spec.name for host in lab.all_hosts() if not host.running()]
         if off:
             raise click.ClickException(
-                f"a lab is here and {', '.join(off)} of it doesn't run; "
-                "run `recell-lab down`, then up again"
+                f"a lab is here and {', '.join(off)} of it doesn't run; run `recell-lab down`, then up again"
             )
         if state.load().facts.get("ready"):
             click.echo("the lab is up already; see `recell-lab status`")
@@ -37,7 +36,7 @@ def command(controllers: int, computes: int, nova: str) -> None:
     def progress(line: str) -> None:
         click.echo(f"{time.monotonic() - began:6.1f} s  {line}")
 
-    packages.pins_file(nova)
+    nova = packages.full_version(nova)
     packages.ensure_debian(progress)
     packages.ensure_venv(nova, progress)
     cloud.up(controllers=controllers, computes=computes, nova=nova, progress=progress)

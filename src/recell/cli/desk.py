@@ -19,6 +19,7 @@ from recell.errors import BadInput, Locked, StalePlan
 from recell.journal import Journal, position
 from recell.model.deployment import Deployment, load_deployment
 from recell.model.layout import BrokerLayout, Layout, load_any_layout, load_layout
+from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import Plan, load_plan
 from recell.mover.cell import CellMove
 from recell.mover.hosts import CellHosts
@@ -82,8 +83,8 @@ class Desk:
     def layout(self) -> Layout:
         return load_layout(self._layout_text(), str(self.layout_path))
 
-    def any_layout(self) -> Layout | BrokerLayout:
-        """Nova's cells, or RabbitMQ alone."""
+    def any_layout(self) -> Layout | BrokerLayout | CellsV1Layout:
+        """Nova's cells of either generation, or RabbitMQ alone."""
         return load_any_layout(self._layout_text(), str(self.layout_path))
 
     def _layout_text(self) -> str:

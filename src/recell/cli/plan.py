@@ -9,21 +9,24 @@ import click
 
 from recell.cli.desk import Desk, options
 from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout
+from recell.model.layout_v1 import CELLS_V1_EXAMPLE, CellsV1Layout
 from recell.model.plan import Plan, PlanStep, dump_plan
 from recell.planning.rabbit import plan_rabbit
 from recell.planning.split import make_plan
+from recell.planning.v1 import plan_v1
 
 
 @click.command("plan", short_help="Make plan.json out of deployment.json and layout.yaml.")
 @options
 @click.option("--example", is_flag=True, help="Print a layout.yaml to begin with, and stop.")
 @click.option("--rabbitmq", is_flag=True, help="With --example: for one RabbitMQ cluster that becomes two.")
+@click.option("--cells-v1", is_flag=True, help="With --example: for a standard Nova that gets an API cell.")
 @click.option(
     "--hosts", multiple=True, metavar="PATTERN",
     help="Of the hosts that the layout gives to another cell, plan only these. Can be given again.",
 )
 def command(
-    directory: Path, as_json: bool, example: bool, rabbitmq: bool, hosts: tuple[str, ...]
+    directory: Path, as_json: bool, example: bool, rabbitmq: bool, cells_v1: bool, hosts: tuple[str, ...]
 ) -> None:
     """Make plan.json out of deployment.json and layout.yaml, and print it in words.
 
@@ -36,12 +39,14 @@ def command(
       recell plan --hosts cmp3                one host first
     """
     if example:
-        click.echo(RABBIT_EXAMPLE if rabbitmq else EXAMPLE, nl=False)
+        click.echo(RABBIT_EXAMPLE if rabbitmq else CELLS_V1_EXAMPLE if cells_v1 else EXAMPLE, nl=False)
         return
     desk = Desk(directory)
     layout = desk.any_layout()
     if isinstance(layout, BrokerLayout):
         plan = plan_rabbit(desk.deployment(), layout, time.time())
+    elif isinstance(layout, CellsV1Layout):
+        plan = plan_v1(desk.deployment(), layout, time.time())
     else:
         plan = make_plan(desk.deployment(), layout, time.time(), hosts)
     desk.save(desk.plan_path, dump_plan(plan))

@@ -13,7 +13,7 @@ from recell.adapters.world import RealWorld, service_config
 from recell.discovery import rows
 from recell.discovery.health_v1 import look_at_v1
 from recell.discovery.looking import Notes, bound_of, packages_of, queues_of, running_of
-from recell.errors import RecellError
+from recell.errors import RecellError, Unsupported
 from recell.model.deployment import Deployment, NovaService
 from recell.model.health import (
     ComputeNode,
@@ -37,6 +37,11 @@ def look_at(
 
     :raises Unreachable, Denied: the API database, without which nothing can be compared.
     """
+    if deployment.generation == "none":
+        raise Unsupported(
+            f"Nova {deployment.nova_version} runs without cells, and the doctor knows Nova in cells",
+            "recell plan --example --cells-v1 begins a conversion",
+        )
     if deployment.generation == "v1":
         return look_at_v1(world, deployment, notes, between_s)
     nova = world.nova()

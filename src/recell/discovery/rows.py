@@ -25,6 +25,7 @@ class Asked(Protocol):
 ENDED = ("completed", "confirmed", "reverted", "failed", "error", "cancelled")
 """Migration states in which a migration holds no allocation any more; a resize that is "finished" still
 waits for its owner's word, and holds the room on the host that it left."""
+_NOT_HIDDEN = " AND hidden = 0"
 _VARIABLES = ("version", "log_bin", "binlog_format", "binlog_row_image", "read_only", "max_connections")
 _UNMIGRATED_API = {
     "populate_queued_for_delete": (
@@ -149,6 +150,8 @@ def read_database(nova: NovaPort, cell: str, name: str, server: str) -> Database
     """Of the API database (``cell`` "") or a cell's."""
     variables = read_variables(nova, cell)
     schema = _first(nova, cell, "SELECT version_num AS n FROM alembic_version")
+    # Before Yoga another program counted a schema's steps.
+    schema = schema or _first(nova, cell, "SELECT version AS n FROM migrate_version")
     unmigrated: dict[str, int] = {}
     for migration, sql in (_UNMIGRATED_CELL if cell else _UNMIGRATED_API).items():
         rows = int(_first(nova, cell, sql) or 0)
@@ -196,13 +199,25 @@ _COLUMNS = {
 }  # fmt: skip
 
 
+def _known(nova: NovaPort, cell: str, sql: str) -> str:
+    """Without the condition on ``hidden``, where instances have no such column: before Train."""
+    if _NOT_HIDDEN not in sql:
+        return sql
+    there = nova.query(
+        cell,
+        "SELECT column_name AS name FROM information_schema.columns"
+        " WHERE table_schema = DATABASE() AND table_name = 'instances' AND column_name = 'hidden'",
+    )
+    return sql if there else sql.replace(_NOT_HIDDEN, "")
+
+
 def _each(
     nova: NovaPort, sql: str, trouble: Trouble | None, what: str, args: tuple[Any, ...] = ()
 ) -> Iterator[tuple[str, tuple[dict[str, Any], ...] | None]]:
     """(cell, rows) of every cell; None for one that could not be read."""
     for m in nova.mappings():
         try:
-            yield m.uuid, nova.query(m.uuid, sql, args)
+            yield m.uuid, nova.query(m.uuid, _known(nova, m.uuid, sql), args)
         except RecellError as error:
             if trouble is None:
                 raise

@@ -58,6 +58,7 @@ class _Seen:
 
 
 Trouble = Callable[[str, RecellError], None]
+FIRST_WITH_CELLS_V2 = 15  # Ocata: every later release has an API database
 """(what could not be looked at, why)"""
 
 
@@ -198,8 +199,10 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
         )
     ports = _clusters(hosts, seen, note)
     brokers = tuple(b for b, _ in ports)
-    generation = "v1" if is_v1(services) else "v2"
-    told = (_v1 if generation == "v1" else _v2)(hosts, seen, services, note)
+    version = next((one.nova_version for one in seen if one.nova_version), "")
+    generation = generation_of(services, version)
+    told = _Told() if generation == "none" else (_v1 if generation == "v1" else _v2)(
+        hosts, seen, services, note)  # fmt: skip
     clients = _unless(note, "clients of the brokers", _clients, ports, seen) or ()
     proxies = tuple(
         p
@@ -218,7 +221,7 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
         format=1,
         generation=generation,
         made_at=at,
-        nova_version=next((one.nova_version for one in seen if one.nova_version), ""),
+        nova_version=version,
         hosts=tuple(one.facts for one in seen),
         services=services,
         brokers=brokers,
@@ -231,6 +234,17 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
         remarks=_stale(hosts, services),
         cells=told.cells,
     )
+
+
+def generation_of(services: Sequence[NovaService], version: str) -> str:
+    """v1, v2, or none: a Nova from before cells v2, whose controllers know no API database."""
+    if is_v1(services):
+        return "v1"
+    first = version.partition(".")[0]
+    old = first.isdigit() and (int(first) > 1000 or int(first) < FIRST_WITH_CELLS_V2)
+    active = [s for s in services if s.active]
+    controllers = [s for s in active if s.role in ("api", "conductor") and s.database]
+    return "none" if old and controllers and not any(s.api_database for s in active) else "v2"
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ class Deployment:
     """Everything that planning needs to know, and nothing that it must not.
 
     ``generation``: v2 has ``mappings``; v1 has ``cells``, and its mappings (which releases from Ocata on
-    keep beside them) are left unread.
+    keep beside them) are left unread; none is a Nova from before cells v2 without any, or no Nova at all.
     """
 
     format: int

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recell.errors import BadInput
+
+if TYPE_CHECKING:
+    from recell.model.layout_v1 import CellsV1Layout
 
 
 class _Strict(BaseModel):
@@ -208,11 +211,20 @@ def load_layout(text: str, where: str) -> Layout:
         raise BadInput(
             f"{where} is about RabbitMQ alone, and this is about Nova's cells", "Write api: and cells: in it"
         )
+    if not isinstance(found, Layout):
+        raise BadInput(
+            f"{where} is about cells v1, and this is about cells v2", "Write generation: v2, or leave it out"
+        )
     return found
 
 
-def load_any_layout(text: str, where: str) -> Layout | BrokerLayout:
-    """Nova's cells, or with ``rabbitmq:`` a cluster's split. :raises BadInput: as :func:`load_layout`."""
+def load_any_layout(text: str, where: str) -> Layout | BrokerLayout | CellsV1Layout:
+    """Nova's cells of either generation, or with ``rabbitmq:`` a cluster's split.
+
+    :raises BadInput: as :func:`load_layout`.
+    """
+    from recell.model.layout_v1 import CellsV1Layout  # it is made of parts of this one
+
     try:
         data = yaml.load(text, Loader=_OneOfEach)  # noqa: S506 (a SafeLoader with one more check)
     except yaml.YAMLError as error:
@@ -230,8 +242,13 @@ def load_any_layout(text: str, where: str) -> Layout | BrokerLayout:
             f"{where} holds both Nova's cells and rabbitmq:, which are two conversions",
             "Keep one of them here, and give the other a directory of its own (--dir)",
         )
+    kind: type[Layout | BrokerLayout | CellsV1Layout] = Layout
+    if "rabbitmq" in data:
+        kind = BrokerLayout
+    elif data.get("generation") == "v1":
+        kind = CellsV1Layout
     try:
-        return (BrokerLayout if "rabbitmq" in data else Layout).model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"]) or "top"

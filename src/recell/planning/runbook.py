@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from recell.errors import Unsupported
 from recell.model.plan import Plan, PlanStep
 from recell.planning import runbook_hosts, runbook_rabbit
 from recell.planning.changes import describe
@@ -60,13 +61,23 @@ def back(plan: Plan, recall: Recall) -> tuple[Hand, ...]:
     for step in reversed(plan.steps):
         if step.acts != "forward":
             title = step.undone if step.acts == "both" else step.title
-            out += [replace(h, title=title) for h in _KINDS[step.kind](book, step, True)]
+            out += [replace(h, title=title) for h in _hands(step)(book, step, True)]
     return tuple(out)
+
+
+def _hands(step: PlanStep) -> Callable[[_Book, PlanStep, bool], list[Hand]]:
+    """:raises Unsupported: a step that this recell plans and doesn't carry out."""
+    if step.kind not in _KINDS:
+        raise Unsupported(
+            f"the plan's step {step.id} is of the kind {step.kind}, for which there is no runbook",
+            "Read the plan itself: recell plan prints it in words",
+        )
+    return _KINDS[step.kind]
 
 
 def forth(plan: Plan, recall: Recall) -> tuple[Hand, ...]:
     book = _Book(plan, recall)
-    return tuple(h for s in plan.steps if s.acts != "backward" for h in _KINDS[s.kind](book, s, False))
+    return tuple(h for s in plan.steps if s.acts != "backward" for h in _hands(s)(book, s, False))
 
 
 def _sh(*argv: str) -> str:

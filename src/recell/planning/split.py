@@ -101,6 +101,11 @@ def _broker_name(deployment: Deployment, service: NovaService) -> str:
 
 
 def _decide(deployment: Deployment, layout: Layout) -> Facts:
+    if deployment.generation == "none":
+        raise Unsupported(
+            "this Nova is from before cells v2",
+            "Upgrade it first, or write generation: v1 (recell plan --example --cells-v1 prints a layout)",
+        )
     if deployment.generation != "v2":
         raise Unsupported(
             "this deployment runs cells v1, and there is no plan for it",

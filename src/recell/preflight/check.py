@@ -13,11 +13,12 @@ from recell.adapters.ports import World
 from recell.errors import RecellError
 from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout, Layout
+from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import Plan
 from recell.model.violation import Violation
 from recell.planning.moves import KIND as MOVES_DATABASE
 from recell.planning.split import make_plan
-from recell.preflight import live, rabbit, rules
+from recell.preflight import cells_v1, live, rabbit, rules
 
 Rule = Callable[[Deployment, Layout], Iterator[Violation]]
 RULES: tuple[Rule, ...] = (
@@ -43,13 +44,15 @@ RULES: tuple[Rule, ...] = (
 
 def check(
     deployment: Deployment,
-    layout: Layout | BrokerLayout,
+    layout: Layout | BrokerLayout | CellsV1Layout,
     world: World | None = None,
     plan: Plan | None = None,
 ) -> tuple[Violation, ...]:
     """All violations, the ones that stop first. With a world, the live ones too."""
     if isinstance(layout, BrokerLayout):
         return rabbit.check(deployment, layout, world, plan)
+    if isinstance(layout, CellsV1Layout):
+        return cells_v1.check(deployment, layout)
     found: list[Violation] = []
     for rule in RULES:
         found += rule(deployment, layout)

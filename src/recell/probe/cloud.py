@@ -20,6 +20,7 @@ import httpx2
 from recell.errors import BadInput, Denied, RecellError, Unreachable
 
 MICROVERSION = "2.90"
+"""What users ask for; of an older Nova they ask for the newest that it has."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Cloud:
         self._timeout = timeout
         self._token = ""
         self._expires = 0.0
+        self._microversion = MICROVERSION
         self._endpoints: dict[str, str] = {}
         verify: ssl.SSLContext | bool = account.verify
         if account.cacert:
@@ -168,7 +170,7 @@ class Cloud:
                       service: str = "compute") -> Answer:
         """One request, once. Never raises for what the cloud does; ``Answer.error`` says it."""
         headers = {"x-auth-token": self._token, "accept": "application/json",
-                   "openstack-api-version": f"compute {MICROVERSION}", "connection": "close"}
+                   "openstack-api-version": f"compute {self._microversion}", "connection": "close"}
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._client.request(
@@ -188,13 +190,27 @@ class Cloud:
 
     async def look_up(self, flavor: str, image: str) -> tuple[str, str]:
         """The ids of a flavor and an image by name or id. :raises BadInput: no such thing."""
+        await self._negotiate()
         flavors = await self.request("GET", "/flavors")
         images = await self.request("GET", f"{self._image_prefix()}/images", service="image") \
             if "image" in self._endpoints else Answer(0, "", None, "no image endpoint")
         return (_by_name(flavors, "flavors", flavor), _by_name(images, "images", image))
 
+    async def _negotiate(self) -> None:
+        """Nova answers 406 to a microversion that it doesn't have, so ask for its newest first."""
+        self._microversion = "2.1"
+        answer = await self.request("GET", "/")
+        version = answer.body.get("version") if isinstance(answer.body, dict) else None
+        newest = str(version.get("version") or "") if isinstance(version, dict) else ""
+        known = answer.status == 200 and newest.replace(".", "").isdigit()
+        self._microversion = min(newest if known else MICROVERSION, MICROVERSION, key=_numbers)
+
     def _image_prefix(self) -> str:
         return "" if self._endpoints["image"].endswith("/v2") else "/v2"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in version.split("."))
 
 
 def _domain(name: str) -> dict[str, str]:

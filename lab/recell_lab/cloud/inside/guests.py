@@ -19,12 +19,12 @@ import os
 import signal
 import socket
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nova.conf
-import nova.virt.node
 import os_resource_classes as orc  # type: ignore[import-not-found]
 from nova import exception
 from nova.compute import power_state
@@ -32,6 +32,11 @@ from nova.console import type as console_type
 from nova.objects import fields, migrate_data
 from nova.virt import driver, hardware
 from oslo_context import context as thread_context  # type: ignore[import-not-found]
+
+try:
+    from nova.virt.node import get_local_node_uuid
+except ImportError:  # older than 2023.1: Nova gives each node a uuid of its own choice
+    get_local_node_uuid = None
 
 CONF = nova.conf.CONF
 STATE = Path("/var/lib/nova/guests")
@@ -42,8 +47,7 @@ VCPUS, MEMORY_MB, DISK_GB = 64, 65536, 1000
 VNC_PORT = 5900  # nobody listens there, but a console's token is as good as a real one's
 
 
-@dataclass(frozen=True)
-class Guest:
+class Guest(NamedTuple):
     """A guest's definition on this host. pid and start are of its latest process, 0 before."""
 
     uuid: str
@@ -95,19 +99,20 @@ class Guests:
         """Write a guest's definition, whole or not at all."""
         path = self._definition(guest.uuid)
         temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(asdict(guest)))
+        temporary.write_text(json.dumps(guest._asdict()))
         temporary.replace(path)
 
     def undefine(self, guest: Guest) -> None:
         """Forget a guest (its journal stays)."""
-        self._definition(guest.uuid).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            self._definition(guest.uuid).unlink()
 
     def start(self, guest: Guest) -> Guest:
         """Start a guest's process unless it runs."""
         if guest.alive():
             return guest
         pid = self._ask_runner(guest.uuid)
-        started = replace(guest, pid=pid, start=_start_ticks(pid))
+        started = guest._replace(pid=pid, start=_start_ticks(pid))
         if not started.alive():
             raise exception.InstancePowerOnFailure(reason=f"the process of guest {guest.uuid} died")
         self.save(started)
@@ -194,7 +199,7 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         guests = self._guests.all()
         return {
-            "uuid": nova.virt.node.get_local_node_uuid(),
+            **({"uuid": get_local_node_uuid()} if get_local_node_uuid else {}),
             "hypervisor_hostname": nodename,
             "hypervisor_type": fields.HVType.FAKE,
             "hypervisor_version": 1,
@@ -348,14 +353,18 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
         migration: Any,
         instance: Any,
         *args: Any,
-        power_on: bool = True,
         **kwargs: Any,
     ) -> None:
         guest = self._define(instance)
-        if power_on:
+        if self._wanted_on(args, kwargs):
             self._run(guest, "migrate_in", context, source=migration.source_compute)
         else:
             self._guests.note(guest, "migrate_in", context, source=migration.source_compute)
+
+    @staticmethod
+    def _wanted_on(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """power_on, which is the last argument in each release, whatever comes before it."""
+        return bool(kwargs.get("power_on", args[-1] if args else True))
 
     def confirm_migration(self, context: Any, migration: Any, instance: Any, network_info: Any) -> None:
         if migration.source_compute != migration.dest_compute:
@@ -366,12 +375,11 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
         context: Any,
         instance: Any,
         network_info: Any,
-        migration: Any,
-        block_device_info: Any = None,
-        power_on: bool = True,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         guest = self._define(instance)
-        if power_on:
+        if self._wanted_on(args, kwargs):
             self._run(guest, "revert_migration", context)
         else:
             self._guests.note(guest, "revert_migration", context)

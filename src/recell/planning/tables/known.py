@@ -1,7 +1,7 @@
 """Every table that a cell database of Nova had between Juno (2014.2) and 34, and what it holds.
 
 Read from the models and migrations of 2014.2.4, 15.1.5, 19.3.2, 33.0.2 and 34.0.0, and from live
-databases of the first and the fourth. One line a table; ``shadow_x`` follows ``x``.
+databases of the first, the third and the fourth. One line a table; ``shadow_x`` follows ``x``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,116 @@
+"""layout.yaml of ``generation: v1``: a standard Nova becomes the child of an API cell."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from recell.model.cells_v1 import SEPARATOR
+from recell.model.layout import ApiBroker, Limits
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ApiCellDatabase(_Strict):
+    """The API cell's own database, made when it is missing. ``host``: inventory name of its server;
+    ``address``: what Nova's URL calls it (empty: as today's URL calls servers)."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 3306
+    address: str = ""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")] = "nova_api_cell"
+
+
+class ApiCell(_Strict):
+    """The cell that users talk to. ``hosts``: inventory names, with Nova installed; they may be today's
+    controllers, whose units then get siblings. ``config``: path of its nova.conf (empty: chosen)."""
+
+    name: str = "api"
+    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    broker: ApiBroker
+    database: ApiCellDatabase
+    config: str = ""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8774
+
+
+class ChildCell(_Strict):
+    """Today's Nova. ``config``: path of the nova.conf that its services get (empty: chosen).
+
+    ``records``: ``table`` writes each side's neighbour into its ``cells``; ``file`` into the JSON file
+    that [cells] cells_config names. ``neutron``: ``wait`` lets nova-compute go on without Neutron's word
+    after ``vif_plugging_timeout`` seconds; ``child`` leaves nova-api on in the child, for Neutron alone.
+    """
+
+    config: str = ""
+    records: Literal["table", "file"] = "table"
+    neutron: Literal["wait", "child"] = "wait"
+    vif_plugging_timeout: Annotated[int, Field(ge=0)] = 5
+
+
+class Hold(_Strict):
+    """How long requests may wait at the load balancer, seconds. ``lease_s``: a hold that is not renewed
+    ends by itself after this long; ``longest_s``: recell gives up and lets go after this long."""
+
+    lease_s: Annotated[float, Field(ge=1, le=60)] = 5
+    longest_s: Annotated[float, Field(ge=1, le=300)] = 30
+
+
+class CellsV1Layout(_Strict):
+    """The whole file. ``cells``: exactly one, today's."""
+
+    generation: Literal["v1"]
+    api: ApiCell
+    cells: Annotated[dict[str, ChildCell], Field(min_length=1, max_length=1)]
+    hold: Hold = Hold()
+    limits: Limits = Limits()
+    acknowledge: tuple[str, ...] = ()
+
+    @field_validator("cells")
+    @classmethod
+    def _names(cls, cells: dict[str, ChildCell]) -> dict[str, ChildCell]:
+        for name in cells:
+            _cell_name(name)
+        return cells
+
+    @field_validator("api")
+    @classmethod
+    def _api_name(cls, api: ApiCell) -> ApiCell:
+        _cell_name(api.name)
+        return api
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _cell_name(name: str) -> None:
+    """Nova splits paths at ``!``, and takes ``.`` and ``@`` apart in messages' names."""
+    if not name or any(c in name for c in f"{SEPARATOR}.@/ "):
+        raise ValueError(
+            f"a cell can't be called {name!r}: Nova gives {SEPARATOR} . @ / and blanks a meaning"
+        )
+
+
+CELLS_V1_EXAMPLE = """\
+# A standard Nova becomes the child of an API cell (cells v1: Juno to Stein).
+generation: v1
+api:
+  name: api
+  hosts: [api1, api2]     # nova-api, nova-cells, nova-consoleauth and console proxies; Nova is installed
+  broker:
+    nodes: [mq4, mq5, mq6]
+  database:
+    host: db2             # its server; the database is made there
+    name: nova_api_cell
+cells:
+  cell1:                  # today's Nova
+    records: table        # or file: [cells] cells_config
+    neutron: wait         # or child: nova-api stays on there, for Neutron's events
+    vif_plugging_timeout: 5
+hold:
+  lease_s: 5
+  longest_s: 30
+"""

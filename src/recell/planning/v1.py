@@ -1,0 +1,264 @@
+"""A standard Nova becomes the child of an API cell (cells v1), while its users work: the plan.
+
+Everything is made ready beside the running services: both cells' records, nova-cells on both sides, the
+API cell with its state copied and followed. Then requests wait at the load balancer for the moment in
+which the child's conductor and scheduler change places with those of its new configuration, the last
+rows arrive, and the API cell's nova-api takes over. Guests and nova-compute are not touched in it.
+
+The API database, where a release has one, is shared by both cells, and its mappings stay as they are.
+No I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recell.model.deployment import CONSOLES, Deployment, NovaService
+from recell.model.layout_v1 import CellsV1Layout
+from recell.model.plan import ExpectedChange, Plan
+from recell.planning import commands, topology, v1_prepare
+from recell.planning.draft import Draft, edited_file
+from recell.planning.safety import with_safe_points
+from recell.planning.v1_facts import V1Facts, decide
+from recell.planning.v1_names import api_config, api_roles, api_unit, child_config, child_unit
+
+KIND = "cells-v1"
+SWITCH = "hold/switch"
+NOTICE = "requests wait at the load balancer, none is refused"
+
+
+def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Plan:
+    """:raises BadInput: the layout contradicts what is there. :raises Unsupported: it can't be converted."""
+    facts = decide(deployment, layout)
+    draft = Draft()
+    _undo_last(facts, draft)
+    v1_prepare.account(facts, draft)
+    v1_prepare.computes(facts, draft)
+    v1_prepare.child(facts, draft)
+    v1_prepare.api_cell(facts, draft)
+    v1_prepare.link(facts, draft)
+    v1_prepare.state(facts, draft)
+    _switch(facts, draft)
+    _child_api(facts, draft)
+    _retire(facts, draft)
+    _conclude(facts, draft)
+    return Plan(
+        format=1,
+        kind=KIND,
+        made_at=made_at,
+        state=deployment.state_digest(),
+        layout=layout.digest(),
+        steps=with_safe_points(draft.steps),
+        fingerprints=draft.fingerprints(deployment),
+        expected_changes=_changes(facts),
+        remarks=_remarks(facts),
+        topology_before=topology.before(deployment),
+        topology_after=_picture(facts),
+    ).sealed()
+
+
+def _undo_last(facts: V1Facts, draft: Draft) -> None:
+    draft.add(
+        "undo/prove",
+        "v1-prove",
+        facts.apis[0].host,
+        "after undo: prove that Nova is the standard one that it was",
+        undone="(acts on undo only)",
+        acts="backward",
+        estimate=20,
+        cells=[],
+    )
+
+
+def _switch(facts: V1Facts, draft: Draft) -> None:
+    """One step, for a hold is a lease: it must not outlive the recell that renews it."""
+    hold = facts.layout.hold
+    draft.add(
+        SWITCH,
+        "v1-switch",
+        facts.apis[0].host,
+        f"hold requests (a lease of {hold.lease_s:g} s, {hold.longest_s:g} s at most); wait until nothing is"
+        f" in flight; {facts.child}'s conductors and schedulers change places with those of its new"
+        f" configuration; the last rows reach {facts.layout.api.database.name}; start nova-cells of"
+        f" {facts.layout.api.name}; send requests there",
+        notice=NOTICE
+        if not facts.bare
+        else f"{NOTICE}, but by {', '.join(facts.bare)}, which refuse them meanwhile",
+        undone="the same, the other way, with all that was written since",
+        estimate=5,
+        lease_s=hold.lease_s,
+        longest_s=hold.longest_s,
+        gates=[{"proxy": p.proxy, "backend": p.backend, "server": p.server} for p in facts.proxied],
+        bare=[[s.host, s.unit] for s in facts.apis if f"{s.unit} on {s.host}" in facts.bare],
+        stop=[[s.host, s.unit, s.role] for s in (*facts.conductors, *facts.schedulers)],
+        start=[[s.host, child_unit(facts, s), s.role] for s in (*facts.conductors, *facts.schedulers)],
+        cells=[[h, api_unit(facts, h, "cells")] for h in facts.layout.api.hosts],
+        api=[[h, api_unit(facts, h, "api"), facts.layout.api.port] for h in facts.layout.api.hosts],
+        child=facts.cell,
+        path=facts.path,
+        of="state/follow",
+    )
+
+
+def _serves_metadata(service: NovaService) -> bool:
+    named = service.options.get("DEFAULT/enabled_apis", "osapi_compute,metadata")
+    return "metadata" in named.replace(" ", "").split(",")
+
+
+def _child_api(facts: V1Facts, draft: Draft) -> None:
+    """nova-api of the child: for guests' metadata, and for Neutron where the layout says so."""
+    for s in facts.apis:
+        if facts.own.neutron == "wait" and not _serves_metadata(s):
+            continue
+        path = edited_file(s)
+        argv = commands.with_config(s, {path: child_config(facts, path)})
+        what = "metadata and Neutron's events" if facts.own.neutron == "child" else "metadata"
+        draft.add_file(
+            f"{s.host}/{s.unit}-config",
+            "drop-in",
+            s.host,
+            f"{s.unit} reads {child_config(facts, path)}",
+            f"/etc/systemd/system/{s.unit}.service.d/50-recell.conf",
+            undone="the drop-in is removed",
+            unit=s.unit,
+            argv=argv,
+            text=commands.dropin(argv, facts.child),
+        )
+        draft.add(
+            f"{s.host}/{s.unit}",
+            "restart-api",
+            s.host,
+            f"restart {s.unit}, which serves {what} for {facts.child} from now on",
+            undone="restarted as it was",
+            estimate=15,
+            unit=s.unit,
+            url=f"http://{facts.deployment.host(s.host).address.host}:{s.port}/",
+            reads=[child_config(facts, path)],
+            servers=[],
+        )
+
+
+def _retire(facts: V1Facts, draft: Draft) -> None:
+    kept = {(s.host, s.unit) for s in facts.apis if facts.own.neutron == "child" or _serves_metadata(s)}
+    for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles):
+        if (s.host, s.unit) in kept:
+            continue
+        draft.add(
+            f"{s.host}/retire-{s.unit}",
+            "v1-retire",
+            s.host,
+            f"{s.unit} is off, also after a reboot",
+            notice="open consoles of this proxy end" if s.role in CONSOLES else "nothing",
+            undone="enabled as it was",
+            estimate=5,
+            unit=s.unit,
+            role=s.role,
+        )
+
+
+def _conclude(facts: V1Facts, draft: Draft) -> None:
+    draft.add(
+        "sync-instances",
+        "v1-sync",
+        facts.layout.api.hosts[0],
+        f"ask {facts.child} to send every instance once (sync_instances), and see that both sides agree",
+        undone="(nothing to undo)",
+        acts="forward",
+        estimate=30,
+        config=api_config(facts, facts.layout.api.hosts[0]),
+        path=facts.path,
+    )
+    draft.add(
+        "prove",
+        "v1-prove",
+        facts.layout.api.hosts[0],
+        "prove it: every instance on both sides, with its full path, and manageable; boots go to"
+        f" {facts.child}; quotas, capacities and zones as before",
+        undone="(nothing to undo)",
+        acts="forward",
+        estimate=60,
+        cells=[facts.layout.api.name, facts.child],
+        path=facts.path,
+    )
+
+
+def _changes(facts: V1Facts) -> tuple[ExpectedChange, ...]:
+    return (
+        ExpectedChange(facts.child, "cells", "*", "its parent's record"),
+        ExpectedChange(
+            facts.child, "services", "*", "nova-cells reports there, and what is off no longer does"
+        ),
+        ExpectedChange(facts.child, "quota_usages", "*", "the child counts no quota any more"),
+        ExpectedChange(facts.layout.api.name, "*", "*", "the API cell's own database"),
+    )
+
+
+def _remarks(facts: V1Facts) -> tuple[str, ...]:
+    remarks = [
+        "Flavors, key pairs, server groups, aggregates, zones and security groups are not aware of cells v1."
+        + (
+            " They are in the API database here, which both cells share."
+            if facts.release.shares_api_database
+            else " Each cell has rows of its own: change them on both sides."
+        ),
+        "New instances have other numbers in the API cell than in the child: OS-EXT-SRV-ATTR:instance_name,"
+        " as administrators see it, is then not the guest's.",
+        "Failed builds (of cell0) are copied, so that the API cell answers for them."
+        if facts.release.shares_api_database
+        else "Failed builds are among the child's instances.",
+        "nova-cells of each side publishes on the other's RabbitMQ: both must be reachable from both.",
+        "Undo recounts quota_usages, which nobody kept meanwhile. It stays open until: recell finish.",
+        "Puppet, Ansible or kolla must learn the new files and units before their next run.",
+    ]
+    if facts.own.neutron == "wait":
+        remarks.insert(
+            0,
+            "Neutron's events have no way from the API cell to a child. nova-compute goes on without them"
+            f" after {facts.own.vif_plugging_timeout} s: a guest may boot before its port is wired.",
+        )
+    else:
+        remarks.insert(
+            0, f"Point Neutron's [nova] endpoint at {facts.child}'s own nova-api, and restart Neutron."
+        )
+    if facts.bare:
+        remarks.insert(
+            0,
+            f"{', '.join(facts.bare)}: behind no HAProxy of the inventory. Their users are refused while the"
+            " switch lasts, and must be led to the API cell by other means.",
+        )
+    remarks.insert(0, "This recell plans the conversion and can't carry it out yet: recell check stops.")
+    return tuple(remarks)
+
+
+def _picture(facts: V1Facts) -> dict[str, Any]:
+    api: dict[str, list[str]] = {}
+    for host in facts.layout.api.hosts:
+        for role in api_roles(facts, host):
+            api.setdefault(role, []).append(host)
+    off = {"scheduler", "conductor", "api", "consoleauth", *CONSOLES}
+    inner: dict[str, list[str]] = {}
+    for s in facts.deployment.services:
+        if s.active and s.role not in off:
+            inner.setdefault(s.role, []).append(s.host)
+    for s in (*facts.conductors, *facts.schedulers):
+        inner.setdefault(s.role, []).append(s.host)
+    inner["cells"] = [s.host for s in facts.cells if s.host in {c.host for c in facts.conductors}]
+    if facts.own.neutron == "child":
+        inner["api"] = [s.host for s in facts.apis]
+    database = facts.layout.api.database
+    return {
+        "groups": [
+            {
+                "name": facts.layout.api.name,
+                "broker": ", ".join(facts.new.hosts),
+                "database": f"{database.host}:{database.port}/{database.name}",
+                "services": api,
+            },
+            {
+                "name": facts.child,
+                "broker": ", ".join(facts.old.hosts),
+                "database": facts.conductors[0].database,
+                "services": inner,
+            },
+        ]
+    }

@@ -1,0 +1,271 @@
+"""What a conversion to cells v1 is planned from: who is who, and every reason not to.
+
+Reasons are gathered and said at once: an operator who has to change three things wants to know of three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from recell.errors import BadInput, RecellError, Unsupported
+from recell.model.cells_v1 import SEPARATOR
+from recell.model.deployment import CONSOLES, Broker, Deployment, HostFacts, NovaService, ProxyBackendServer
+from recell.model.layout_v1 import CellsV1Layout, ChildCell
+from recell.model.urls import parse_url
+from recell.planning import contained
+from recell.planning.draft import CELL0, edited_file
+from recell.planning.v1_release import Release, release_of
+
+RABBIT = ("rabbit", "kombu")
+MYSQL = ("mysql", "mariadb")
+_FALSE = ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True)
+class V1Facts:
+    """``path``: the child's full path, which the API cell writes into ``instances.cell_name``.
+    ``shared``: hosts of the API cell that are the child's controllers too. ``proxied``: servers of
+    nova-api in HAProxy; ``bare``: controllers whose nova-api stands behind none that recell can hold.
+    ``installed``: units of the API cell's hosts by (host, role); ``siblings`` where they are the child's."""
+
+    deployment: Deployment
+    layout: CellsV1Layout
+    release: Release
+    child: str
+    old: Broker
+    old_vhost: str
+    new: Broker
+    new_vhost: str
+    account: str
+    api_hosts: tuple[HostFacts, ...]
+    conductors: tuple[NovaService, ...]
+    schedulers: tuple[NovaService, ...]
+    apis: tuple[NovaService, ...]
+    cells: tuple[NovaService, ...]
+    consoles: tuple[NovaService, ...]
+    computes: tuple[NovaService, ...]
+    proxied: tuple[ProxyBackendServer, ...]
+    bare: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return f"{self.layout.api.name}{SEPARATOR}{self.child}"
+
+    @property
+    def own(self) -> ChildCell:
+        return self.layout.cells[self.child]
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(s.host for s in (*self.conductors, *self.schedulers, *self.apis)))
+
+    @property
+    def shared(self) -> frozenset[str]:
+        return frozenset(self.controllers) & {h.name for h in self.api_hosts}
+
+    @property
+    def cell(self) -> str:
+        """The uuid of the child's mapping, "" in a release without mappings."""
+        return next((m.uuid for m in self.deployment.mappings if m.uuid != CELL0), "")
+
+    def installed(self, host: str, role: str) -> NovaService | None:
+        """The unit that runs this role on a host of the API cell, or would."""
+        return next((s for s in self.deployment.services if (s.host, s.role) == (host, role)), None)
+
+
+def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
+    """:raises BadInput: the layout contradicts the deployment. :raises Unsupported: of a shape that can't
+    be converted; several reasons come as one."""
+    if deployment.generation == "v1":
+        raise Unsupported(
+            "this deployment runs cells v1 already",
+            "recell doctor says what ails it; a second child is not planned by this layout",
+        )
+    active = tuple(s for s in deployment.services if s.active)
+    controllers = tuple(s for s in active if s.role != "compute")
+    release = release_of(deployment, controllers)
+    _raise(tuple(_reasons(deployment, active)))
+    by_role = {
+        role: tuple(s for s in active if s.role == role)
+        for role in ("conductor", "scheduler", "api", "compute")
+    }
+    for role in ("conductor", "scheduler", "api"):
+        if not by_role[role]:
+            raise Unsupported(
+                f"no running nova-{role} was found on the hosts of the inventory",
+                "Add its host to the inventory and scan again",
+            )
+    contained.refuse_what_is_beyond_control(controllers)
+    old, new = _brokers(deployment, layout, active)
+    url = parse_url(by_role["conductor"][0].transport_url)
+    proxied = _proxied(deployment, by_role["api"])
+    held = {(p.host, p.unit) for p in proxied}
+    facts = V1Facts(
+        deployment=deployment,
+        layout=layout,
+        release=release,
+        child=next(iter(layout.cells)),
+        old=old,
+        old_vhost=url.path or "/",
+        new=new,
+        new_vhost=layout.api.broker.vhost.removeprefix("/") or url.path or "/",
+        account=url.endpoints[0].user,
+        api_hosts=tuple(deployment.host(name) for name in layout.api.hosts),
+        conductors=by_role["conductor"],
+        schedulers=by_role["scheduler"],
+        apis=by_role["api"],
+        cells=tuple(s for s in deployment.role("cells")),
+        consoles=tuple(s for s in deployment.role("consoleauth", *CONSOLES) if s.active),
+        computes=by_role["compute"],
+        proxied=proxied,
+        bare=tuple(f"{s.unit} on {s.host}" for s in by_role["api"] if (s.host, s.unit) not in held),
+    )
+    _raise(tuple(_unfit(facts)))
+    return facts
+
+
+def _proxied(deployment: Deployment, apis: tuple[NovaService, ...]) -> tuple[ProxyBackendServer, ...]:
+    """HAProxy's servers of the compute API. The metadata API may be the same unit, on a port of its own."""
+    ports = {(s.host, s.unit): str(s.port) for s in apis}
+    return tuple(
+        p
+        for p in deployment.proxies
+        if (p.host, p.unit) in ports and p.address.rpartition(":")[2] == ports[p.host, p.unit]
+    )
+
+
+def _raise(reasons: tuple[RecellError, ...]) -> None:
+    if not reasons:
+        return
+    kind = type(reasons[0])
+    raise kind(
+        "; ".join(r.sentence for r in reasons),
+        ". ".join(dict.fromkeys(r.remedy for r in reasons if r.remedy)),
+    )
+
+
+def _reasons(deployment: Deployment, active: tuple[NovaService, ...]) -> Iterator[RecellError]:
+    """Why no layout could help."""
+    networks = [f"{s.unit} on {s.host}" for s in active if s.role == "network"]
+    networks += [f"{s.unit} on {s.host} (by its options)" for s in active if _uses_nova_network(s)]
+    if networks:
+        yield Unsupported(
+            f"nova-network serves guests here ({', '.join(sorted(networks))}), which recell does not convert",
+            "Move to Neutron first",
+        )
+    others = sorted({_driver(s) for s in active} - set(RABBIT) - {""})
+    if others:
+        yield Unsupported(
+            f"Nova talks over {' and '.join(others)}, and recell knows RabbitMQ alone",
+            "Move Nova to RabbitMQ first",
+        )
+    engines = {_engine(url) for s in active for url in (s.database, s.api_database) if url}
+    engines |= {_engine(m.database_resolved) for m in deployment.mappings}
+    if unknown := sorted(engines - set(MYSQL) - {""}):
+        yield Unsupported(
+            f"Nova's databases are {' and '.join(unknown)}, and recell moves rows of MariaDB and MySQL alone",
+            "Convert a Nova on MariaDB or MySQL",
+        )
+    cells = [m for m in deployment.mappings if m.uuid != CELL0]
+    if len(cells) > 1:
+        yield Unsupported(
+            f"the deployment has {len(cells)} cells of v2 besides cell0, and cells v1 take one standard Nova",
+            "Keep cells v2",
+        )
+
+
+def _uses_nova_network(service: NovaService) -> bool:
+    named = service.options.get("DEFAULT/network_api_class", "")
+    neutron = service.options.get("DEFAULT/use_neutron", "").strip().lower()
+    return "nova.network.api" in named or (neutron in _FALSE and not named and service.role == "api")
+
+
+def _driver(service: NovaService) -> str:
+    """rabbit, qpid, zmq: from the URL, or of older releases from rpc_backend."""
+    if service.transport_url:
+        return parse_url(service.transport_url).scheme.partition("+")[0]
+    backend = service.options.get("DEFAULT/rpc_backend", "").lower()
+    return next((name for name in ("qpid", "zmq", "rabbit", "kombu") if name in backend), "")
+
+
+def _engine(url: str) -> str:
+    return parse_url(url).scheme.partition("+")[0]
+
+
+def _brokers(
+    deployment: Deployment, layout: CellsV1Layout, active: tuple[NovaService, ...]
+) -> tuple[Broker, Broker]:
+    conductors = [s for s in active if s.role == "conductor"]
+    old = deployment.broker_of(conductors[0].transport_url)
+    if old is None:
+        raise Unsupported(
+            f"no host of the broker {conductors[0].transport_url} is in the inventory",
+            "Add the RabbitMQ hosts to the inventory and scan again",
+        )
+    for s in active:
+        if s.transport_url and deployment.broker_of(s.transport_url) != old:
+            raise Unsupported(
+                f"{s.unit} on {s.host} is on another broker than the conductors",
+                "A standard Nova has one broker for all; correct its transport_url, restart it, scan again",
+            )
+    wanted = layout.api.broker.nodes
+    for node in wanted:
+        deployment.host(node)
+    if both := sorted({*wanted} & {*old.hosts}):
+        raise BadInput(
+            f"{', '.join(both)} of api: broker: is of the broker that Nova is on today",
+            "Take one live cluster apart first (rabbitmq: in a layout of its own), or name fresh nodes",
+        )
+    new = next((b for b in deployment.brokers if {*wanted} & {*b.hosts}), None)
+    if new is None:
+        raise BadInput(
+            f"no running RabbitMQ was found on {', '.join(wanted)}",
+            "Install and start it there, then scan again",
+        )
+    if not {*wanted} <= {*new.hosts}:
+        raise BadInput(
+            f"{', '.join(wanted)} are not nodes of one RabbitMQ cluster",
+            "Join them first, or name the nodes of one cluster",
+        )
+    return old, new
+
+
+def _unfit(facts: V1Facts) -> Iterator[RecellError]:
+    """What the layout wants and the hosts don't have."""
+    layout, deployment = facts.layout, facts.deployment
+    if facts.child == layout.api.name:
+        yield BadInput(f"both cells are called {facts.child}", "Give them different names")
+    database = deployment.host(layout.api.database.host)
+    today = parse_url(facts.conductors[0].database)
+    names = {database.name, database.hostname, database.address.host, *database.ips}
+    if today.endpoints[0].host in names and today.path == layout.api.database.name:
+        yield BadInput(
+            f"api: database: names {today.path} on {database.name}, which is the child's own",
+            "Give the API cell a database of its own",
+        )
+    for host in facts.api_hosts:
+        for role in ("api", "cells", "consoleauth"):
+            if facts.installed(host.name, role) is None:
+                yield BadInput(
+                    f"{host.name} has no unit nova-{role}",
+                    "Install Nova's services of the same release on the API cell's hosts (leave them off),"
+                    " then scan again",
+                )
+        busy = [s.unit for s in deployment.services if s.host == host.name and s.active]
+        if busy and host.name not in facts.shared:
+            yield BadInput(
+                f"{', '.join(sorted(busy))} on {host.name} runs already",
+                "Stop and disable Nova's services on the API cell's hosts, then scan again",
+            )
+    for name in facts.controllers:
+        if all(s.host != name for s in facts.cells) and any(s.host == name for s in facts.conductors):
+            yield BadInput(
+                f"{name} has no unit nova-cells",
+                "Install nova-cells on the controllers with a conductor (leave it off), then scan again",
+            )
+    for s in (*facts.conductors, *facts.schedulers):
+        try:
+            edited_file(s)
+        except RecellError as error:
+            yield error

@@ -1,0 +1,357 @@
+"""All that a conversion to cells v1 makes ready beside the services that run, before anybody is held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recell.model.deployment import NovaService
+from recell.planning import commands
+from recell.planning.changes import Change, describe
+from recell.planning.draft import Draft, edited_file
+from recell.planning.v1_facts import V1Facts
+from recell.planning.v1_import import full_path_assignment
+from recell.planning.v1_names import (
+    api_config,
+    api_roles,
+    api_unit,
+    child_config,
+    child_unit,
+    nodes,
+    records_file,
+)
+from recell.planning.v1_release import NOOP_QUOTA
+
+
+def account(facts: V1Facts, draft: Draft) -> None:
+    """Nova's account on the API cell's broker."""
+    first = facts.conductors[0]
+    draft.add(
+        "api/account",
+        "broker-account",
+        facts.new.hosts[0],
+        f"let Nova's account {facts.account} use vhost {facts.new_vhost} on {facts.new.name}",
+        undone="what was made is removed",
+        broker=facts.new.name,
+        vhost=facts.new_vhost,
+        user=facts.account,
+        host=first.host,
+        config=edited_file(first),
+    )
+
+
+def _waits_for_neutron(service: NovaService, timeout: int) -> bool:
+    fatal = service.options.get("DEFAULT/vif_plugging_is_fatal", "true").strip().lower()
+    longest = service.options.get("DEFAULT/vif_plugging_timeout", "300").strip()
+    return fatal not in ("false", "0", "no", "off") or not longest.isdigit() or int(longest) > timeout
+
+
+def computes(facts: V1Facts, draft: Draft) -> None:
+    """nova-compute's one restart, host after host and long before the hold."""
+    if facts.own.neutron == "child":
+        return
+    wanted = facts.own.vif_plugging_timeout
+    changes: list[Change] = [
+        {"section": "DEFAULT", "option": "vif_plugging_is_fatal", "op": "set", "value": "false"},
+        {"section": "DEFAULT", "option": "vif_plugging_timeout", "op": "set", "value": str(wanted)},
+    ]
+    for s in facts.computes:
+        if not _waits_for_neutron(s, wanted):
+            continue
+        path = s.origins.get("DEFAULT/transport_url", s.config_files[0])
+        recycle: dict[str, Any] = {
+            "unit": s.unit,
+            "nova_host": s.nova_host,
+            "cell": facts.cell,
+            "broker": facts.old.name,
+            "vhost": facts.old_vhost,
+            "reads": list(s.config_files),
+        }
+        notice = "requests for its instances wait until it is back"
+        draft.add(
+            f"{s.host}/undo-{s.unit}",
+            "recycle-compute",
+            s.host,
+            f"restart {s.unit} (on undo, after its file is put back)",
+            notice=notice,
+            undone="(acts on undo only)",
+            acts="backward",
+            estimate=20,
+            **recycle,
+        )
+        draft.add(
+            f"{s.host}/vif-conf",
+            "edit-config",
+            s.host,
+            f"{path}: " + "; ".join(describe(c) for c in changes),
+            undone="the old file is put back",
+            path=path,
+            changes=changes,
+        )
+        draft.add(
+            f"{s.host}/{s.unit}",
+            "recycle-compute",
+            s.host,
+            f"restart {s.unit} at a moment without tasks; guests go on",
+            notice=notice,
+            undone="restarted with its old file",
+            acts="forward",
+            estimate=20,
+            **recycle,
+        )
+
+
+def _cells_options(facts: V1Facts, name: str, kind: str, host: str) -> list[Change]:
+    changes: list[Change] = [
+        {"section": "cells", "option": "enable", "op": "set", "value": "true"},
+        {"section": "cells", "option": "name", "op": "set", "value": name},
+        {"section": "cells", "option": "cell_type", "op": "set", "value": kind},
+    ]
+    if facts.own.records == "file":
+        changes.append(
+            {
+                "section": "cells",
+                "option": "cells_config",
+                "op": "set",
+                "value": records_file(facts, host, kind),
+            }
+        )
+    return changes
+
+
+def child(facts: V1Facts, draft: Draft) -> None:
+    """The child's configuration, its record of its parent, and its units, none of them started."""
+    section, option = facts.release.quota
+    by_host = {s.host: s for s in reversed((*facts.conductors, *facts.schedulers, *facts.apis))}
+    for host in facts.controllers:
+        path = edited_file(by_host[host])
+        changes = _cells_options(facts, facts.child, "compute", host)
+        changes.append({"section": section, "option": option, "op": "set", "value": NOOP_QUOTA})
+        if facts.own.neutron == "wait" and any(s.host == host for s in facts.apis):
+            changes.append({"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "metadata"})
+        draft.add_file(
+            f"{host}/child-config",
+            "copy-config",
+            host,
+            f"copy {path} to {child_config(facts, path)}: " + "; ".join(describe(c) for c in changes),
+            child_config(facts, path),
+            undone="the copy is removed",
+            source=path,
+            changes=changes,
+        )
+    _record(facts, draft, "child", facts.controllers)
+    for s in (*facts.conductors, *facts.schedulers):
+        path = edited_file(s)
+        name = child_unit(facts, s)
+        argv = commands.with_config(s, {path: child_config(facts, path)})
+        draft.add_file(
+            f"{s.host}/{name}",
+            "sibling-unit",
+            s.host,
+            f"a unit {name}, modelled on {s.unit}, that reads {child_config(facts, path)}; not started yet",
+            f"/etc/systemd/system/{name}.service",
+            undone="the unit is removed",
+            unit=name,
+            model=s.unit,
+            argv=commands.renamed_log(argv, s.unit, name),
+            description=f"Nova {s.role} of cell {facts.child}",
+        )
+    for s in facts.cells:
+        if s.host not in {c.host for c in facts.conductors}:
+            continue
+        path = edited_file(by_host[s.host])
+        argv = [*s.argv, "--config-file", child_config(facts, path)]
+        draft.add_file(
+            f"{s.host}/{s.unit}-config",
+            "drop-in",
+            s.host,
+            f"{s.unit} reads {child_config(facts, path)}",
+            f"/etc/systemd/system/{s.unit}.service.d/50-recell.conf",
+            undone="the drop-in is removed",
+            unit=s.unit,
+            argv=argv,
+            text=commands.dropin(argv, facts.child),
+        )
+
+
+def _record(facts: V1Facts, draft: Draft, side: str, hosts: tuple[str, ...]) -> None:
+    """Each side's record of its neighbour: every broker node in the URL, ``deleted`` 0, never NULL."""
+    child = side == "child"
+    neighbour = facts.layout.api.name if child else facts.child
+    broker = facts.new if child else facts.old
+    into = "its cells table" if facts.own.records == "table" else "the file of [cells] cells_config"
+    first = hosts[0]
+    source = facts.conductors[0]
+    draft.add(
+        f"{side}/record",
+        "v1-record",
+        first,
+        f"write {neighbour} into {into}, with all nodes of {broker.name} in its URL",
+        undone="the record is removed",
+        into=facts.own.records,
+        files=[[h, records_file(facts, h, "compute" if child else "api")] for h in hosts]
+        if facts.own.records == "file"
+        else [],
+        config=child_config(facts, edited_file(source)) if child else api_config(facts, first),
+        name=neighbour,
+        is_parent=child,
+        weight_offset=1.0,
+        weight_scale=1.0,
+        nodes=nodes(facts)
+        if child
+        else [[facts.deployment.host(h).hostname, broker.port] for h in broker.hosts],
+        vhost=facts.new_vhost if child else facts.old_vhost,
+        account=[source.host, edited_file(source)],
+    )
+
+
+def api_cell(facts: V1Facts, draft: Draft) -> None:
+    """The API cell's configuration, database, record of its child, and units."""
+    database = facts.layout.api.database
+    source = facts.apis[0]
+    server = facts.deployment.host(database.host)
+    for host in facts.layout.api.hosts:
+        changes = _cells_options(facts, facts.layout.api.name, "api", host)
+        changes.append(
+            {"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "osapi_compute"}
+        )
+        draft.add_file(
+            f"{host}/api-config",
+            "v1-config",
+            host,
+            f"write {api_config(facts, host)} after {edited_file(source)} of {source.host}, on"
+            f" {facts.new.name} and {database.name}: " + "; ".join(describe(c) for c in changes),
+            api_config(facts, host),
+            undone="what was there is put back",
+            source=[source.host, edited_file(source)],
+            my_ip=facts.deployment.host(host).address.host,
+            nodes=nodes(facts),
+            vhost=facts.new_vhost,
+            database=[database.address or server.hostname, database.port, database.name],
+            changes=changes,
+        )
+    first = facts.layout.api.hosts[0]
+    draft.add(
+        "api/database",
+        "v1-database",
+        database.host,
+        f"make database {database.name} for Nova's account there, and its schema:"
+        f" nova-manage {' '.join(facts.release.sync)} on {first}; rows that this puts there are cleared",
+        undone="it is dropped; nothing is in it that isn't in the child's",
+        estimate=60,
+        name=database.name,
+        port=database.port,
+        account=[source.host, edited_file(source)],
+        on=first,
+        argv=["nova-manage", "--config-file", api_config(facts, first), *facts.release.sync],
+    )
+    _record(facts, draft, "api", facts.layout.api.hosts)
+    for host in facts.layout.api.hosts:
+        for role in api_roles(facts, host):
+            _api_unit_files(facts, draft, host, role)
+
+
+def _api_unit_files(facts: V1Facts, draft: Draft, host: str, role: str) -> None:
+    """Siblings on shared hosts; elsewhere the installed unit reads the usual nova.conf by itself."""
+    installed = facts.installed(host, role)
+    if installed is None or host not in facts.shared:
+        return
+    name = api_unit(facts, host, role)
+    argv = [*installed.argv, "--config-file", api_config(facts, host)]
+    draft.add_file(
+        f"{host}/{name}",
+        "sibling-unit",
+        host,
+        f"a unit {name}, modelled on {installed.unit}, that reads {api_config(facts, host)}",
+        f"/etc/systemd/system/{name}.service",
+        undone="the unit is removed",
+        unit=name,
+        model=installed.unit,
+        argv=commands.renamed_log(argv, installed.unit, name),
+        description=f"Nova {role} of cell {facts.layout.api.name}",
+    )
+
+
+def link(facts: V1Facts, draft: Draft) -> None:
+    """Both sides' nova-cells run once together, which declares the queues that casts would be lost
+    without; then the API cell's stops, since it heals while rows are imported."""
+    for s in facts.cells:
+        if s.host in {c.host for c in facts.conductors}:
+            draft.add(
+                f"{s.host}/{s.unit}",
+                "start-unit",
+                s.host,
+                f"start {s.unit} beside the running services, also after a reboot",
+                undone="stopped and disabled",
+                estimate=15,
+                unit=s.unit,
+                topics=[],
+                nova_host=s.nova_host,
+                reads=[child_config(facts, edited_file(facts.conductors[0]))],
+                broker=facts.old.name,
+                vhost=facts.old_vhost,
+            )
+    draft.add(
+        "link",
+        "v1-link",
+        facts.layout.api.hosts[0],
+        f"start nova-cells of {facts.layout.api.name}, see messages go both ways, and stop it again",
+        undone="(nothing to undo)",
+        acts="forward",
+        estimate=30,
+        api=[[h, api_unit(facts, h, "cells")] for h in facts.layout.api.hosts],
+        child=[[s.host, s.unit] for s in facts.cells if s.host in {c.host for c in facts.conductors}],
+        brokers=[[facts.new.name, facts.new_vhost], [facts.old.name, facts.old_vhost]],
+        names=[facts.layout.api.name, facts.child],
+    )
+
+
+def state(facts: V1Facts, draft: Draft) -> None:
+    """Rows copied and followed; the API cell's services; its place behind HAProxy."""
+    database = facts.layout.api.database
+    draft.add(
+        "state/follow",
+        "v1-follow",
+        database.host,
+        f"copy what the API cell reads to {database.name}, cell_name {facts.path} on live instances, and"
+        " keep it up with what users change",
+        undone="following stops; the copy is dropped with its database",
+        estimate=120,
+        source=[facts.conductors[0].host, edited_file(facts.conductors[0])],
+        target=[database.host, database.port, database.name],
+        assign=[full_path_assignment(facts.path)],
+        failed_builds="cell0" if facts.release.shares_api_database else "",
+    )
+    for host in facts.layout.api.hosts:
+        for role in api_roles(facts, host):
+            if role == "cells":
+                continue
+            name = api_unit(facts, host, role)
+            draft.add(
+                f"{host}/start-{name}",
+                "start-unit",
+                host,
+                f"start {name}; nobody is sent to it yet",
+                undone="stopped and disabled",
+                estimate=20,
+                unit=name,
+                topics=["consoleauth"] if role == "consoleauth" else [],
+                nova_host=facts.deployment.host(host).hostname,
+                reads=[api_config(facts, host)],
+                broker=facts.new.name,
+                vhost=facts.new_vhost,
+            )
+    for proxy, backend in sorted({(p.proxy, p.backend) for p in facts.proxied}):
+        draft.add(
+            f"{proxy}/{backend}-servers",
+            "v1-servers",
+            proxy,
+            f"add {', '.join(facts.layout.api.hosts)} to {backend}, in maintenance; teach HAProxy to hold",
+            notice="nothing: HAProxy reloads, and connections that are open go on",
+            undone="they are taken out again",
+            estimate=5,
+            backend=backend,
+            servers=[
+                [f"{h}-{facts.layout.api.name}", facts.deployment.host(h).address.host, facts.layout.api.port]
+                for h in facts.layout.api.hosts
+            ],
+        )

@@ -1,0 +1,70 @@
+"""What a release of Nova wants of a conversion to cells v1. What can be seen is read, not assumed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from recell.errors import Unsupported
+from recell.model.deployment import Deployment, NovaService
+
+LAST = 19
+"""Stein. Grizzly had been the first."""
+_BY_YEAR = {"2013.1": "Grizzly", "2013.2": "Havana", "2014.1": "Icehouse", "2014.2": "Juno", "2015.1": "Kilo"}
+_BY_NUMBER = {12: "Liberty", 13: "Mitaka", 14: "Newton", 15: "Ocata", 16: "Pike", 17: "Queens", 18: "Rocky",
+              19: "Stein"}  # fmt: skip
+_QUOTA_GROUP_SINCE = 15  # where [DEFAULT] quota_driver became [quota] driver
+NOOP_QUOTA = "nova.quota.NoopQuotaDriver"
+
+
+@dataclass(frozen=True)
+class Release:
+    """``name``: Juno. ``quota``: section and option that switch quotas off in the child. ``sync``: what
+    follows `nova-manage` to make a cell's schema. ``shares_api_database``: whether there is an API
+    database, which the API cell and the child then share; its mappings stay as they are."""
+
+    version: str
+    name: str
+    quota: tuple[str, str]
+    sync: tuple[str, ...]
+    shares_api_database: bool
+
+
+def release_of(deployment: Deployment, controllers: Iterable[NovaService]) -> Release:
+    """:raises Unsupported: a release without cells v1, or none that is known."""
+    version = deployment.nova_version
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        raise Unsupported(
+            "recell could not tell which Nova this is: no host of the inventory said its version",
+            "See that nova-manage --version answers on a controller, and scan again",
+        )
+    major, by_year = int(found[1]), _BY_YEAR.get(f"{found[1]}.{found[2]}", "")
+    name = by_year or _BY_NUMBER.get(major, "")
+    if not name:
+        raise Unsupported(
+            f"Nova {version} has no cells v1: Grizzly (2013.1) brought them and Stein (19) was the last",
+            "Write generation: v2" if LAST < major < 1000 else "Upgrade it to a release that has them",
+        )
+    services = tuple(controllers)
+    shares = any(s.api_database for s in services)
+    number = 0 if by_year else major
+    return Release(
+        version,
+        name,
+        _quota(services, number),
+        # With mappings, a plain sync goes on to cell0's database as well.
+        ("db", "sync", "--local_cell") if shares and number >= _QUOTA_GROUP_SINCE else ("db", "sync"),
+        shares,
+    )
+
+
+def _quota(services: Iterable[NovaService], number: int) -> tuple[str, str]:
+    """The option that is set today, whatever its age; else the release's own."""
+    for s in services:
+        for option in ("quota/driver", "DEFAULT/quota_driver"):
+            if option in s.options:
+                section, _, word = option.partition("/")
+                return section, word
+    return ("quota", "driver") if number >= _QUOTA_GROUP_SINCE else ("DEFAULT", "quota_driver")

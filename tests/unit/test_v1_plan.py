@@ -1,0 +1,427 @@
+"""The plan that makes a standard Nova the child of an API cell: its order, its refusals, its releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from recell.cli.main import main
+from recell.discovery.scan import generation_of
+from recell.errors import BadInput, Unsupported
+from recell.model.deployment import Deployment, Role, dump_deployment
+from recell.model.layout import load_any_layout, load_layout
+from recell.model.layout_v1 import CELLS_V1_EXAMPLE
+from recell.model.plan import PlanStep, dump_plan, load_plan
+from recell.model.scope import Column, Left, Schema, Table
+from recell.planning.tables.known import SEEDED_BY_SYNC
+from recell.planning.v1 import SWITCH, plan_v1
+from recell.planning.v1_import import import_of
+from recell.planning.v1_release import release_of
+from recell.preflight.check import check
+from recell_bench.schemas import JUNO, STEIN, load
+from tests.unit.stein_cloud import CONF, layout_v1, service, stein
+
+
+def steps(deployment: Deployment | None = None, text: str = CELLS_V1_EXAMPLE) -> tuple[PlanStep, ...]:
+    return plan_v1(deployment or stein(), layout_v1(text), 0.0).steps
+
+
+def place(found: tuple[PlanStep, ...], id: str) -> int:
+    return next(i for i, s in enumerate(found) if s.id == id)
+
+
+def only(found: tuple[PlanStep, ...], id: str) -> PlanStep:
+    return found[place(found, id)]
+
+
+def options(step: PlanStep) -> dict[str, str]:
+    return {f"{c['section']}/{c['option']}": c.get("value", "") for c in step.params["changes"]}
+
+
+def with_options(deployment: Deployment, role: Role, **values: str) -> Deployment:
+    named = {key.replace("__", "/"): value for key, value in values.items()}
+    services = tuple(
+        replace(s, options={**s.options, **named}) if s.role == role else s for s in deployment.services
+    )
+    return replace(deployment, services=services)
+
+
+# -- the order ---------------------------------------------------------------------------------------
+
+
+def test_everything_slow_comes_before_the_hold_and_nothing_needs_it_after() -> None:
+    found = steps()
+    switch = place(found, SWITCH)
+    for before in (
+        "api/account",
+        "cmp2/nova-compute",
+        "ctl1/child-config",
+        "child/record",
+        "ctl2/nova-conductor-cell1",
+        "api1/api-config",
+        "api/database",
+        "api/record",
+        "link",
+        "state/follow",
+        "api2/start-nova-api",
+        "lb1/nova-api-servers",
+    ):
+        assert place(found, before) < switch, before
+    for after in ("ctl1/nova-api", "ctl1/retire-nova-scheduler", "sync-instances", "prove"):
+        assert place(found, after) > switch, after
+    assert sum(s.kind == "v1-switch" for s in found) == 1, "one step: a hold is a lease"
+
+
+def test_rows_are_followed_only_while_the_api_cells_nova_cells_is_off() -> None:
+    """It heals while rows are imported, and half an import is left."""
+    found = steps()
+    assert place(found, "link") < place(found, "state/follow")
+    switch = only(found, SWITCH)
+    units = [s.params["unit"] for s in found if s.kind == "start-unit" and s.where.startswith("api")]
+    assert "nova-cells" not in units
+    assert switch.params["cells"] == [["api1", "nova-cells"], ["api2", "nova-cells"]]
+
+
+def test_queues_are_declared_before_anybody_casts_to_them() -> None:
+    found = steps()
+    assert place(found, "api/record") < place(found, "ctl1/nova-cells") < place(found, "link")
+    assert place(found, "child/record") < place(found, "ctl1/nova-cells")
+
+
+def test_no_compute_is_restarted_in_the_hold_and_none_twice() -> None:
+    found = steps()
+    forward = [s for s in found if s.kind == "recycle-compute" and s.acts == "forward"]
+    assert [s.where for s in forward] == ["cmp1", "cmp2"]
+    assert options(only(found, "cmp1/vif-conf")) == {
+        "DEFAULT/vif_plugging_is_fatal": "false",
+        "DEFAULT/vif_plugging_timeout": "5",
+    }
+    for s in forward:
+        assert place(found, f"{s.where}/undo-nova-compute") < place(found, f"{s.where}/vif-conf")
+    computes = {"cmp1", "cmp2"}
+    assert not any(s.where in computes for s in found[place(found, SWITCH) :])
+
+
+def test_a_compute_that_does_not_wait_for_neutron_is_left_alone() -> None:
+    calm = with_options(
+        stein(), "compute", DEFAULT__vif_plugging_is_fatal="False", DEFAULT__vif_plugging_timeout="5"
+    )
+    assert not [s for s in steps(calm) if s.kind in ("recycle-compute", "edit-config")]
+    slow = with_options(stein(), "compute", DEFAULT__vif_plugging_is_fatal="false")
+    assert [s for s in steps(slow) if s.kind == "recycle-compute"], "300 s is the default"
+
+
+# -- both sides --------------------------------------------------------------------------------------
+
+
+def test_each_side_knows_all_brokers_of_the_other() -> None:
+    found = steps()
+    child, api = only(found, "child/record"), only(found, "api/record")
+    assert (child.params["name"], child.params["is_parent"]) == ("api", True)
+    assert child.params["nodes"] == [["mq4", 5672], ["mq5", 5672], ["mq6", 5672]]
+    assert (api.params["name"], api.params["is_parent"]) == ("cell1", False)
+    assert api.params["nodes"] == [["mq1", 5672], ["mq2", 5672], ["mq3", 5672]]
+    assert child.params["config"] == "/etc/nova/nova-cell1.conf" and api.params["config"] == CONF
+
+
+def test_the_childs_services_read_a_file_of_their_own() -> None:
+    found = steps()
+    conf = only(found, "ctl1/child-config")
+    assert conf.params["source"] == CONF and conf.params["path"] == "/etc/nova/nova-cell1.conf"
+    assert options(conf) == {
+        "cells/enable": "true",
+        "cells/name": "cell1",
+        "cells/cell_type": "compute",
+        "quota/driver": "nova.quota.NoopQuotaDriver",
+        "DEFAULT/enabled_apis": "metadata",
+    }
+    unit = only(found, "ctl1/nova-conductor-cell1")
+    assert unit.params["argv"] == ["/usr/bin/nova-conductor", "--config-file", "/etc/nova/nova-cell1.conf"]
+    switch = only(found, SWITCH)
+    assert ["ctl2", "nova-scheduler", "scheduler"] in switch.params["stop"]
+    assert ["ctl2", "nova-scheduler-cell1", "scheduler"] in switch.params["start"]
+
+
+def test_the_full_path_is_written_on_live_rows_only() -> None:
+    follow = only(steps(), "state/follow")
+    assert follow.params["assign"] == [
+        {"table": "instances", "column": "cell_name", "value": "api!cell1", "where": "deleted", "equals": 0}
+    ]
+    assert follow.params["failed_builds"] == "cell0"
+
+
+def test_guests_go_on_reading_metadata_from_the_child() -> None:
+    found = steps()
+    assert only(found, "ctl1/nova-api").kind == "restart-api"
+    assert "ctl1/retire-nova-api" not in [s.id for s in found]
+    alone = with_options(stein(), "api", DEFAULT__enabled_apis="osapi_compute")
+    assert only(steps(alone), "ctl1/retire-nova-api").kind == "v1-retire"
+    assert "ctl1/nova-api" not in [s.id for s in steps(alone)]
+
+
+def test_neutron_may_have_the_childs_own_api() -> None:
+    text = CELLS_V1_EXAMPLE.replace("neutron: wait ", "neutron: child ")
+    plan = plan_v1(stein(), layout_v1(text), 0.0)
+    assert not [s for s in plan.steps if s.kind == "recycle-compute"]
+    assert "DEFAULT/enabled_apis" not in options(only(plan.steps, "ctl1/child-config"))
+    assert any("Point Neutron's" in r for r in plan.remarks)
+
+
+def test_records_may_be_a_file() -> None:
+    found = steps(text=CELLS_V1_EXAMPLE.replace("records: table", "records: file"))
+    assert options(only(found, "ctl1/child-config"))["cells/cells_config"] == "/etc/nova/cells.json"
+    record = only(found, "api/record")
+    assert record.params["into"] == "file"
+    assert record.params["files"] == [["api1", "/etc/nova/cells.json"], ["api2", "/etc/nova/cells.json"]]
+
+
+def test_one_server_for_everything_gets_siblings_and_no_file_twice() -> None:
+    text = CELLS_V1_EXAMPLE.replace("hosts: [api1, api2]", "hosts: [ctl1]").replace(
+        "records: table", "records: file"
+    )
+    found = steps(text=text)
+    paths = [(s.where, s.params["path"]) for s in found if "path" in s.params and s.kind != "v1-switch"]
+    written = [p for p in paths if p[1].startswith("/etc/")]
+    assert len(written) == len({*written})
+    assert only(found, "ctl1/api-config").params["path"] == "/etc/nova/nova-api.conf"
+    assert only(found, "ctl1/nova-cells-api").params["argv"][-1] == "/etc/nova/nova-api.conf"
+    assert only(found, SWITCH).params["cells"] == [["ctl1", "nova-cells-api"]]
+    assert options(only(found, "ctl1/child-config"))["cells/cells_config"] == "/etc/nova/cells.json"
+    assert options(only(found, "ctl1/api-config"))["cells/cells_config"] == "/etc/nova/cells-api.json"
+
+
+def test_who_stands_behind_no_proxy_is_told_what_users_see() -> None:
+    plan = plan_v1(stein(proxies=()), layout_v1(), 0.0)
+    assert "nova-api on ctl1" in only(plan.steps, SWITCH).notice
+    assert any("refused" in r for r in plan.remarks)
+    assert only(plan.steps, SWITCH).params["bare"] == [["ctl1", "nova-api"], ["ctl2", "nova-api"]]
+    held = plan_v1(stein(), layout_v1(), 0.0)
+    assert only(held.steps, SWITCH).params["bare"] == []
+    assert {g["backend"] for g in only(held.steps, SWITCH).params["gates"]} == {"nova-api"}
+
+
+def test_a_plan_is_read_back_and_holds_no_secret() -> None:
+    plan = plan_v1(stein(), layout_v1(), 0.0)
+    data = dump_plan(plan)
+    assert load_plan(data, "plan.json") == plan
+    assert b"***" not in data.replace(b"nova:***@", b"")
+    assert plan.databases == ("api", "cell1")
+    ids = [s.id for s in plan.steps]
+    assert len(ids) == len({*ids})
+    api, child = plan.topology_after["groups"]
+    assert api["services"]["api"] == ["api1", "api2"] and "conductor" not in api["services"]
+    assert child["services"]["compute"] == ["cmp1", "cmp2"] and "api" not in child["services"]
+
+
+def test_leaving_it_for_a_night_is_safe_where_no_compute_is_half_moved() -> None:
+    found = steps()
+    assert only(found, "cmp1/vif-conf").safe_point != "cmp1/vif-conf"
+    assert only(found, "state/follow").safe_point == "state/follow"
+
+
+# -- refusals ----------------------------------------------------------------------------------------
+
+
+Change = Callable[[Deployment], Deployment]
+
+
+def _services(**more: Any) -> Change:
+    return lambda d: replace(d, services=tuple(replace(s, **more) if s.active else s for s in d.services))
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "nova-network": (
+        lambda d: replace(d, services=(*d.services, service("cmp1", "network"))),
+        "nova-network serves guests here",
+    ),
+    "nova-network by option": (
+        lambda d: with_options(d, "api", DEFAULT__use_neutron="False"),
+        "nova-network serves guests here",
+    ),
+    "qpid": (
+        _services(transport_url="qpid://nova:***@mq1/"),
+        "over qpid",
+    ),
+    "zmq, by an older option": (
+        lambda d: with_options(_services(transport_url="")(d), "conductor",
+                               DEFAULT__rpc_backend="nova.openstack.common.rpc.impl_zmq"),
+        "over zmq",
+    ),
+    "PostgreSQL": (_services(database="postgresql://nova:***@db1/nova"), "are postgresql"),
+    "Train": (lambda d: replace(d, nova_version="20.6.1"), "no cells v1"),
+    "Folsom": (lambda d: replace(d, nova_version="2012.2.4"), "no cells v1"),
+    "no version": (lambda d: replace(d, nova_version=""), "which Nova this is"),
+    "cells v1 already": (lambda d: replace(d, generation="v1"), "cells v1 already"),
+    "two cells": (
+        lambda d: replace(d, mappings=(*d.mappings, replace(d.mappings[1], uuid="c2", name="cell2"))),
+        "2 cells of v2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_t_be_converted_is_refused_with_a_sentence_and_a_remedy(name: str) -> None:
+    change, words = REFUSED[name]
+    with pytest.raises(Unsupported, match=words) as refused:
+        plan_v1(change(stein()), layout_v1(), 0.0)
+    assert refused.value.remedy
+
+
+def test_several_reasons_are_said_at_once() -> None:
+    bad = REFUSED["PostgreSQL"][0](REFUSED["nova-network"][0](stein()))
+    with pytest.raises(Unsupported, match=r"nova-network serves.*; .*are postgresql"):
+        plan_v1(bad, layout_v1(), 0.0)
+
+
+WRONG: dict[str, tuple[str, str, str]] = {
+    "a host that isn't there": ("[api1, api2]", "[api1, api9]", "api9 is not a host"),
+    "brokers in use": ("[mq4, mq5, mq6]", "[mq3, mq4]", "mq3 of api: broker:"),
+    "no RabbitMQ": ("[mq4, mq5, mq6]", "[db2]", "no running RabbitMQ"),
+    "the child's database": ("host: db2", "host: db1", "the child's own"),
+    "no nova-cells": ("[api1, api2]", "[cmp1]", "cmp1 has no unit nova-cells"),
+    "one name for both": ("name: api\n", "name: cell1\n", "both cells are called cell1"),
+    "a database with a quote": ("nova_api_cell", "'a`b'", "api.database.name"),
+    "a name with a meaning": ("name: api\n", "name: a!b\n", "gives ! . @"),
+    "a hold without an end": ("longest_s: 30", "longest_s: 0", "hold.longest_s"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_layout_that_contradicts_what_is_there_is_refused(name: str) -> None:
+    old, new, words = WRONG[name]
+    text = CELLS_V1_EXAMPLE.replace(old, new)
+    if name == "the child's database":
+        text = text.replace("nova_api_cell", "nova")
+    assert text != CELLS_V1_EXAMPLE
+    with pytest.raises(BadInput, match=words):
+        plan_v1(stein(), layout_v1(text), 0.0)
+
+
+def test_a_host_of_the_api_cell_where_nova_runs_already_is_refused() -> None:
+    running = stein()
+    chosen = ("api1", "consoleauth")
+    services = tuple(replace(s, active=(s.host, s.role) == chosen or s.active) for s in running.services)
+    with pytest.raises(BadInput, match="nova-consoleauth on api1 runs already"):
+        plan_v1(replace(running, services=services), layout_v1(), 0.0)
+
+
+def test_one_generation_is_not_taken_for_the_other() -> None:
+    with pytest.raises(BadInput, match="about cells v1"):
+        load_layout(CELLS_V1_EXAMPLE, "layout.yaml")
+    with pytest.raises(BadInput, match="cells"):
+        load_any_layout(CELLS_V1_EXAMPLE.replace("  cell1: ", "  a: {}\n  cell1: "), "layout.yaml")
+
+
+def test_the_plan_is_made_and_check_stops_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "deployment.json").write_bytes(dump_deployment(stein()))
+    run = CliRunner().invoke
+    example = run(main, ["plan", "--example", "--cells-v1"])
+    (tmp_path / "layout.yaml").write_text(example.output)
+    made = run(main, ["plan", "--dir", str(tmp_path)])
+    assert made.exit_code == 0 and "hold/switch" in made.output and "can't carry it out yet" in made.output
+    refused = run(main, ["check", "--offline", "--dir", str(tmp_path)])
+    assert refused.exit_code == 7 and "v1:plan-only" in refused.output
+    book = run(main, ["runbook", "--dir", str(tmp_path)])
+    assert book.exit_code == 6, book.output
+    found = check(REFUSED["PostgreSQL"][0](stein()), layout_v1())
+    assert [v.id for v in found] == ["v1:plan-only", "plan:unsupported"]
+
+
+def test_an_old_nova_without_an_api_database_is_told_from_an_inventory_that_lacks_controllers() -> None:
+    services = _services(api_database="")(stein()).services
+    assert generation_of(services, "2014.2.4") == "none"
+    assert generation_of(services, "14.1.0") == "none"
+    assert generation_of(services, "19.3.2") == "v2"
+    assert generation_of(stein().services, "14.1.0") == "v2"
+    assert generation_of([s for s in services if s.role == "compute"], "2014.2.4") == "v2"
+    enabled = [replace(s, options={**s.options, "cells/enable": "true"}) for s in services]
+    assert generation_of(enabled, "2014.2.4") == "v1"
+
+
+# -- releases ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "quota", "sync"),
+    [
+        ("19.3.2", "Stein", ("quota", "driver"), ("db", "sync", "--local_cell")),
+        ("15.1.5", "Ocata", ("quota", "driver"), ("db", "sync", "--local_cell")),
+        ("13.0.0", "Mitaka", ("DEFAULT", "quota_driver"), ("db", "sync")),
+        ("2014.2.4", "Juno", ("DEFAULT", "quota_driver"), ("db", "sync")),
+    ],
+)
+def test_a_release_says_what_differs(
+    version: str, name: str, quota: tuple[str, str], sync: tuple[str, ...]
+) -> None:
+    deployment = stein(nova_version=version)
+    found = release_of(deployment, [s for s in deployment.services if s.active])
+    assert (found.name, found.quota, found.sync) == (name, quota, sync)
+
+
+def test_what_is_set_today_wins_over_the_release() -> None:
+    deployment = with_options(stein(), "conductor", DEFAULT__quota_driver="nova.quota.DbQuotaDriver")
+    assert release_of(deployment, deployment.services).quota == ("DEFAULT", "quota_driver")
+
+
+def test_juno_has_no_database_to_share() -> None:
+    deployment = _services(api_database="")(stein(nova_version="2014.2.4", mappings=()))
+    plan = plan_v1(deployment, layout_v1(), 0.0)
+    assert only(plan.steps, "state/follow").params["failed_builds"] == ""
+    assert only(plan.steps, "api/database").params["argv"][-2:] == ["db", "sync"]
+    assert any("change them on both sides" in r for r in plan.remarks)
+
+
+# -- rows --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", [JUNO, STEIN])
+def test_rows_are_imported_with_their_path_and_seeded_tables_are_cleared(release: str) -> None:
+    child, target = load(release), load(release, "nova_api_cell")
+    found = import_of(child, target, "api!cell1")
+    assert {*found.clear} == {*SEEDED_BY_SYNC}
+    (assignment,) = found.assignments
+    assert assignment.of({"uuid": "u", "deleted": 0, "cell_name": None})["cell_name"] == "api!cell1"
+    assert assignment.of({"uuid": "u", "deleted": 7, "cell_name": None})["cell_name"] is None
+    assert assignment.of({"uuid": "u", "deleted": None, "cell_name": None})["cell_name"] is None
+    moving = {e.table.name for e in found.scope.tables if not isinstance(e.rule, Left)}
+    # What the conversion of 2015 lost, and what was seen to be needed on Stein.
+    assert {"instance_metadata", "instance_extra", "migrations", "instance_id_mappings"} <= moving
+    assert ("tags" in moving) == (release == STEIN)
+
+
+def _changed(schema: Schema, name: str, change: Callable[[Table], Table | None]) -> Schema:
+    made = (change(t) if t.name == name else t for t in schema.tables)
+    return replace(schema, tables=tuple(t for t in made if t is not None))
+
+
+def _without(column: str) -> Callable[[Table], Table]:
+    return lambda t: replace(t, columns=tuple(c for c in t.columns if c.name != column))
+
+
+def _wider(column: str) -> Callable[[Table], Table]:
+    def change(table: Table) -> Table:
+        made: list[Column] = [
+            replace(c, full_type="varchar(9)") if c.name == column else c for c in table.columns
+        ]
+        return replace(table, columns=tuple(made))
+
+    return change
+
+
+def test_an_api_cell_of_another_release_can_t_take_the_rows() -> None:
+    child, target = load(STEIN), load(STEIN, "nova_api_cell")
+    for broken, words in (
+        (_changed(target, "instance_extra", lambda t: None), "no table instance_extra"),
+        (_changed(target, "instances", _without("progress")), r"no column instances\.progress"),
+        (_changed(target, "instances", _wider("uuid")), r"instances\.uuid is varchar\(36\), and there"),
+    ):
+        with pytest.raises(Unsupported, match=words):
+            import_of(child, broken, "api!cell1")
+    blind = _changed(child, "instances", _without("cell_name"))
+    with pytest.raises(Unsupported, match=r"no instances\.cell_name"):
+        import_of(blind, target, "api!cell1")
