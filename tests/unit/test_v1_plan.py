@@ -158,6 +158,7 @@ def test_the_full_path_is_written_on_live_rows_only() -> None:
 def test_guests_go_on_reading_metadata_from_the_child() -> None:
     found = steps()
     assert only(found, "ctl1/nova-api").kind == "restart-api"
+    assert only(found, "ctl1/nova-api").params["url"] == "http://10.1.0.2:8775/"
     assert "ctl1/retire-nova-api" not in [s.id for s in found]
     alone = with_options(stein(), "api", DEFAULT__enabled_apis="osapi_compute")
     assert only(steps(alone), "ctl1/retire-nova-api").kind == "v1-retire"
@@ -308,6 +309,12 @@ def test_a_host_of_the_api_cell_where_nova_runs_already_is_refused() -> None:
     services = tuple(replace(s, active=(s.host, s.role) == chosen or s.active) for s in running.services)
     with pytest.raises(BadInput, match="nova-consoleauth on api1 runs already"):
         plan_v1(replace(running, services=services), layout_v1(), 0.0)
+
+
+def test_the_lab_has_a_layout_for_its_own_hosts() -> None:
+    text = (Path(__file__).parents[2] / "lab/layouts/cells-v1.yaml").read_text()
+    layout = layout_v1(text)
+    assert layout.api.hosts == ("api1", "api2") and layout.api.broker.nodes == ("mq4",)
 
 
 def test_one_generation_is_not_taken_for_the_other() -> None:

@@ -24,6 +24,7 @@ from recell.planning.v1_names import api_config, api_roles, api_unit, child_conf
 
 KIND = "cells-v1"
 SWITCH = "hold/switch"
+METADATA_PORT = 8775
 NOTICE = "requests wait at the load balancer, none is refused"
 
 
@@ -112,7 +113,8 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
             continue
         path = edited_file(s)
         argv = commands.with_config(s, {path: child_config(facts, path)})
-        what = "metadata and Neutron's events" if facts.own.neutron == "child" else "metadata"
+        both = facts.own.neutron == "child"
+        what, port = ("metadata and Neutron's events", s.port) if both else ("metadata", METADATA_PORT)
         draft.add_file(
             f"{s.host}/{s.unit}-config",
             "drop-in",
@@ -132,7 +134,7 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
             undone="restarted as it was",
             estimate=15,
             unit=s.unit,
-            url=f"http://{facts.deployment.host(s.host).address.host}:{s.port}/",
+            url=f"http://{facts.deployment.host(s.host).address.host}:{port}/",
             reads=[child_config(facts, path)],
             servers=[],
         )
