@@ -45,7 +45,7 @@ LOCK_TIMEOUT = 600  # seconds to wait for another package manager
 # What builds those of the old pins for which PyPI has no wheel.
 COMPILERS = ("gcc", "libc6-dev", "libssl-dev", "linux-libc-dev", "make")
 PYTHON = Path("/usr/bin/python3.11")
-OTHER_PYTHONS = {"3.6": ("3.6", "3.7")}  # pins for the first were seen to work on these
+OTHER_PYTHONS = {"3.6": ("3.6", "3.7")}  # Stein ran on both; the lab was seen on the first
 PINS = Path(__file__).parent / "pins"
 KEY_FILE = ".recell-lab-key"
 
