@@ -12,7 +12,7 @@ from recell.adapters.world import RealWorld
 from recell.cli.desk import Desk, world_of
 from recell.drawing.groups import topology_groups
 from recell.engine.run import records
-from recell.journal import Journal, Run, position
+from recell.journal import BESIDE, Journal, Run, position
 from recell.model.deployment import Deployment
 from recell.model.measure import Measurement, StepRecord, UserRequest, Window
 from recell.model.plan import Plan
@@ -60,7 +60,7 @@ def measure(
         runs = [
             r
             for r in journal.runs()
-            if r.direction == direction and r.verb != "finish" and r.began >= baseline.taken - 5
+            if r.direction == direction and r.verb not in BESIDE and r.began >= baseline.taken - 5
         ]
         window = Window(runs[0].began if runs else baseline.taken, _end(runs))
         with world_of(deployment) as world:
@@ -107,7 +107,7 @@ def measure(
 
 def _last_runs(journal: Journal, direction: Direction) -> list[Run]:
     """The last runs of this direction that none of the other one came between."""
-    every = (r for r in journal.runs() if r.verb != "finish")
+    every = (r for r in journal.runs() if r.verb not in BESIDE)
     turns = [list(found) for way, found in groupby(every, key=lambda r: r.direction) if way == direction]
     return turns[-1] if turns else []
 
