@@ -13,6 +13,7 @@ from recell.model.deployment import Deployment
 from recell.model.plan import dump_plan, load_plan
 from recell.model.rabbit import QueueHome
 from recell.planning.rabbit import plan_rabbit
+from recell.preflight.rabbit import check
 from recell.steps import Context
 from recell.steps.rabbit_bridge import Bridge
 from tests.sim.bridge import lasting, told
@@ -174,6 +175,12 @@ def test_a_fresh_cluster_is_refused_with_the_reason(host: str, changed: dict[str
 def test_a_fresh_cluster_has_a_cookie_of_its_own() -> None:
     with pytest.raises(Unsupported, match="one ping would join the two"):
         plan_rabbit(scan(build()), layout(FRESH), 0.0)
+
+
+def test_a_fresh_cluster_needs_no_wall() -> None:
+    found = scan_fresh(build_fresh())
+    found = replace(found, hosts=tuple(replace(h, firewall="") for h in found.hosts))
+    assert not any(v.severity == "stop" for v in check(found, layout(FRESH)))
 
 
 def test_what_a_split_refuses_a_fresh_cluster_may_have() -> None:

@@ -205,9 +205,9 @@ def test_secrets_go_to_standard_input_and_names_can_not_break_out() -> None:
     end.drop_queues([("/", 'x">>), init:stop(), (<<"')])
     argv = " ".join(word for words, _ in host.ran for word in words)
     assert "s3cret" not in argv and b"s3cret" in host.ran[0][1] and "init:stop" not in argv
-    assert "(Q, true, true," in host.ran[2][0][1], "only when it is unused and empty"
+    assert "(Q, true, not false," in host.ran[2][0][1], "only when it is unused and empty"
     end.drop_queues([("/", "reply_1")], full=True)
-    assert "(Q, true, false," in host.ran[3][0][1]
+    assert "(Q, true, not true," in host.ran[3][0][1]
     many = [("/", str(n)) for n in range(250)]
     before = len(host.ran)
     end.clear_shovels(many)

@@ -21,6 +21,17 @@ _SHOVELS = (
     ' proplists:get_value(name, P)} || P <- rabbit_runtime_parameters:list_component(<<"shovel">>)]), 10]).'
 )
 
+# Quorum queues and streams know no "if unused" and "if empty".
+_DROP = """
+D = fun(Q) -> case amqqueue:get_type(Q) of
+  rabbit_classic_queue -> rabbit_amqqueue:delete(Q, true, not FULL, <<"recell">>);
+  _ -> case rabbit_amqqueue:stat(Q) of
+    {ok, M, 0} when M =:= 0 orelse FULL -> rabbit_amqqueue:delete(Q, false, false, <<"recell">>);
+    X -> X end end end,
+[case rabbit_amqqueue:lookup(rabbit_misc:r(V, queue, N)) of {ok, Q} -> catch D(Q); _ -> gone end
+  || {V, N} <- NAMES], ok.
+"""
+
 
 class RabbitEnd(RabbitCluster):
     """:class:`~recell.adapters.bridge_port.BridgeEnd` on real hosts."""
@@ -93,13 +104,10 @@ class RabbitEnd(RabbitCluster):
             )
 
     def drop_queues(self, names: Iterable[tuple[str, str]], *, full: bool = False) -> None:
-        empty = "false" if full else "true"
         for part in _parts(names):
             self._do(
                 "eval",
-                "[case rabbit_amqqueue:lookup(rabbit_misc:r(V, queue, N)) of"
-                f' {{ok, Q}} -> catch rabbit_amqqueue:delete(Q, true, {empty}, <<"recell">>); _ -> gone end'
-                f" || {{V, N}} <- {_pairs(part)}], ok.",
+                _DROP.strip().replace("FULL", "true" if full else "false").replace("NAMES", _pairs(part)),
             )
 
     def plug(self, host: str, on: bool) -> None:

@@ -1,4 +1,7 @@
-"""Reasons not to split a RabbitMQ cluster; the plan refuses with the first of them, this has them all."""
+"""Reasons not to split a RabbitMQ cluster, or not to move to a fresh one.
+
+The plan refuses with the first of them, this has them all.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,8 @@ def check(
             for c in facts.staying
             if not c.unit
         ]
-        found += list(_firewalls(deployment, {n.host for n in facts.nodes}))
+        if not facts.fresh:
+            found += list(_firewalls(deployment, {n.host for n in facts.nodes}))
         if not any(v.severity == "stop" for v in found):
             plan = plan or plan_rabbit(deployment, layout, 0.0)
     except RecellError as error:

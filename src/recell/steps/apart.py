@@ -42,7 +42,10 @@ class Apart(FileStep):
             # Rules that a reload of the host's firewall took are made anew.
             self.host.systemctl("start" if self._stands() else "restart", name)
             return
-        if self.host.unit(name).exists:
+        unit = self.host.unit(name)
+        if unit.exists:
+            if unit.needs_reload:  # written by a run that was killed before systemd read it
+                self.host.systemctl("daemon-reload")
             self.host.systemctl("stop", name)
             self.host.systemctl("disable", name)
         super().act(toward)
