@@ -456,8 +456,10 @@ class NovaPort(Protocol):
         """Cell uuids by host, of those that are mapped."""
         ...
 
-    def hold_mappings(self, limit_s: float) -> None:
+    def hold_mappings(self, limit_s: float, settle_s: float) -> None:
         """Lookups of host and instance mappings wait until :meth:`let_mappings_go`, or the session's end.
+
+        Returns after another ``settle_s``: those that looked just before have gone on by then.
 
         :raises StepFailed: a transaction doesn't end within ``limit_s``; nobody waits.
         """

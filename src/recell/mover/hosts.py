@@ -181,24 +181,26 @@ class CellHosts:
                     ) from None
 
     def troubles(self) -> tuple[Violation, ...]:
-        with self._root("old", inside=True) as old, self._root("new") as new:
-            made = servers.has_database(new, self._database("new"))
-            found = list(troubles(old, new if made else None, self.move, self._schema(old, "old")))
-        if made and not found:
-            with self._root("old", inside=True) as old, self._root("new", inside=True) as new:
-                scope = hosts_scope(self._schema(old, "old"), self.move.hosts)
-                conflicts = find_conflicts(old.endpoint, new.endpoint, scope)
-            found += [
-                Violation(
-                    f"hosts:in-the-way:{self.move.new.name}:{c.table}:{'-'.join(map(str, c.target))}",
-                    "stop",
-                    self.move.new.where,
-                    str(c),
-                    "recell renumbers nothing: remove the row that nobody uses",
-                )
+        with self._root("new") as root:
+            made = servers.has_database(root, self._database("new"))
+        with self._root("old", inside=True) as old:
+            schema = self._schema(old, "old")
+            if not made:
+                return tuple(troubles(old, None, self.move, schema))
+            with self._root("new", inside=True) as new:
+                found = list(troubles(old, new, self.move, schema))
+                if any(v.severity == "stop" for v in found):
+                    return tuple(found)
+                conflicts = find_conflicts(old.endpoint, new.endpoint, hosts_scope(schema, self.move.hosts))
+        where = self.move.new.where
+        return (
+            *found,
+            *(
+                Violation(f"hosts:in-the-way:{c.table}:{'-'.join(map(str, c.target))}", "stop", where, str(c),
+                          "recell renumbers nothing: remove the row that nobody uses")
                 for c in conflicts.named[:_NAMED]
-            ]
-        return tuple(found)
+            ),
+        )  # fmt: skip
 
     # -- what is under way there -------------------------------------------------------------------
 
