@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -161,11 +162,11 @@ def test_deployments_in_which_hosts_can_not_move() -> None:
     ]
     services = {s.host: s for s in found.role("compute")}
 
-    def changed(**values: object) -> Deployment:
+    def changed(**values: Any) -> Deployment:
         return replace(
             found,
             services=tuple(replace(s, **values) if s == services["cmp2"] else s for s in found.services),
-        )  # type: ignore[arg-type]
+        )
 
     cases += [
         (changed(active=False), "doesn't run"),
