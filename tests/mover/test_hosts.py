@@ -145,8 +145,8 @@ def cells(servers: dict[Side, PrivateServer]) -> Iterator[tuple[CellHosts, dict[
     port = CellHosts(hosts, MOVE, OURS, NOVA, no_broker)
     port.make("old", "recell")
     for thing in ("recell", "database", "nova"):
-        port.make("new", thing)  # type: ignore[arg-type]
-        port.make("new", thing)  # type: ignore[arg-type]
+        port.make("new", thing)
+        port.make("new", thing)
     assert port.there("new") == {"recell", "database", "nova"}
     new.sql("SET foreign_key_checks = 0", *ddl(load(TODAY), INDEX), database="nova_cell2")
     assert port.differences() == ()

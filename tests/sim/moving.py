@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recell.adapters.ports import RelayPort
 from recell.errors import StepFailed, Unknowable, VerifyFailed
-from recell.model.moving import Ends, Login, Retention, Session, Standing, Thing
+from recell.model.moving import Ends, Login, Pace, Retention, Session, Standing, Thing
 from recell.model.relay import Client, Held, RelayState, Side, Switched, Upstream, other
 from recell.model.urls import parse_url
 from recell.model.violation import Violation
@@ -43,6 +43,7 @@ class SimJournal:
     verified: bool = False
     position: int = 0
     watched: int = 0
+    pace: Pace = field(default_factory=Pace)
 
 
 class SimDatabases:
@@ -296,6 +297,17 @@ class SimMover:
         journal.verified = True
         self._change("verified")
         return "all compared"
+
+    def compare(self, tell: Callable[[dict[str, float]], None]) -> str:
+        self._apply()
+        return "all compared"
+
+    def pace(self) -> Pace | None:
+        return self.databases.journal.pace if self.databases.journal else None
+
+    def set_pace(self, pace: Pace) -> None:
+        assert self.databases.journal is not None
+        self.databases.journal.pace = pace
 
     def catch_up(self, limit_s: float) -> float:
         assert self.databases.journal is not None

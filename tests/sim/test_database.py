@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from recell.adapters.ports import Finished
+from recell.cli.desk import Desk
 from recell.cli.main import main
 from recell.errors import BadInput, StepFailed, Unsupported, VerifyFailed
 from recell.journal import Journal
@@ -263,6 +268,42 @@ def test_where_it_stands_says_until_when_undo_works(desks: Any) -> None:
     assert said.exit_code == 0 and "way back: db2:3306" in said.stdout and "binary log" in said.stdout
     desk.go("backward")
     assert "way back" not in CliRunner().invoke(main, ["status", "--dir", str(desk.path.parent)]).stdout
+
+
+def test_rows_are_watched_paced_and_compared(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, plan = alone(desks)
+    desk = desks(world, plan)
+    directory = desk.path.parent
+
+    def rows(*words: str) -> tuple[int, str]:
+        said = CliRunner().invoke(main, ["rows", "--dir", str(directory), *words])
+        return said.exit_code, said.stdout + said.stderr
+
+    @contextmanager
+    def simulated(deployment: object) -> Iterator[SimWorld]:
+        world.reborn()
+        yield world
+
+    monkeypatch.setattr(sys.modules["recell.cli.rows"], "world_of", simulated)
+    monkeypatch.setattr(SimWorld, "claim", lambda *_: None, raising=False)
+    monkeypatch.setattr(Desk, "deployment", lambda self: None)
+    (directory / "plan.json").write_bytes(dump_plan(plan))
+    Journal.create(desk.path, plan.digest).close()
+    assert rows()[0] == 9 and "nothing was applied yet. Begin with: recell apply" in rows()[1]
+    desk.go("forward")
+    assert rows()[1].splitlines() == [
+        "nova: all rows are there, and changes follow (db2:3306 -> db1:3306)",
+        "  pace: as fast as the servers bear"]
+    assert "at most 500 rows/s" in rows("--rate", "500")[1]
+    assert "paused (then: at most 500 rows/s)" in rows("--pause")[1]
+    said = json.loads(rows("--go-on", "--json")[1])
+    assert said[0]["pace"] == {"rate": 500.0, "paused": False, "words": "at most 500 rows/s"}
+    assert "all compared" in rows("--compare")[1]
+    runs = Journal.open(desk.path, read_only=True).runs()
+    assert (runs[-1].verb, runs[-1].direction) == ("rows", "forward")
+    world, plan = both()
+    (directory / "plan.json").write_bytes(dump_plan(plan_split(scan(world), layout(LAYOUT), 0.0)))
+    assert rows()[0] == 3 and "moves no database" in rows()[1]
 
 
 def test_a_purged_binlog_is_said(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:

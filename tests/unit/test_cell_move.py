@@ -9,8 +9,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from recell.errors import Denied, Locked, StepFailed, Unknowable
-from recell.model.moving import End, Ends, Login, Standing
+from recell.errors import Denied, Locked, StepFailed, Unknowable, VerifyFailed
+from recell.model.moving import End, Ends, Login, Pace, Standing
 from recell.model.relay import Side
 from recell.mover.cell import CellMove
 from recell_bench.schemas import TODAY, ddl, load
@@ -113,12 +113,20 @@ def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     old, new = servers["old"], servers["new"]
     move = moves()
     prepare(move)
+    assert move.pace() is None
+    with pytest.raises(StepFailed, match="nothing to compare"):
+        move.compare(lambda figures: None)
     told: list[dict[str, float]] = []
     assert "3 rows" in move.follow(told.append)
     assert told and all(set(figures) <= {"rows", "rows_per_s", "lag_s", "eta_s"} for figures in told)
     write(old, 4)
     assert move.catch_up(60) <= 1
     assert ids(new) == [1, 2, 3, 4]
+    assert "none differs" in move.compare(told.append)
+    assert move.pace() == Pace()
+    moves().set_pace(Pace(1000, paused=True))  # another process may say it
+    assert move.pace() == Pace(1000, paused=True)
+    moves().set_pace(Pace(1000))
     move.close()
 
     move = moves()  # another process goes on
@@ -147,6 +155,13 @@ def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     write(new, 7)
     assert move.catch_up(60) <= 1
     assert ids(old) == [1, 2, 3, 4, 5, 6, 7], "what was written before the turn came back too"
+    assert "none differs" in move.compare(told.append)
+    new.sql("SET sql_log_bin = 0", "UPDATE instances SET host = 'c9' WHERE id = 7", database="nova")
+    with pytest.raises(VerifyFailed, match="instances"):
+        move.compare(told.append)
+    move = moves()
+    new.sql("SET sql_log_bin = 0", "UPDATE instances SET host = 'c1' WHERE id = 7", database="nova")
+    assert "none differs" in move.compare(told.append)
     kept = move.retention("new")
     assert kept.seconds == 3 * 86400 and kept.there and kept.needed_from.startswith("binlog.")
     move.close()

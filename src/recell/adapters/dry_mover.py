@@ -7,7 +7,7 @@ from typing import Any
 
 from recell.adapters.dry import Record
 from recell.adapters.mover_port import MoverPort
-from recell.model.moving import Ends, Retention, Session, Standing, Thing
+from recell.model.moving import Ends, Pace, Retention, Session, Standing, Thing
 from recell.model.relay import Side
 from recell.model.violation import Violation
 
@@ -51,6 +51,15 @@ class DryMover:
         self._note("new", f"copy {self._ends.database} and follow its changes")
         self._standing = Standing("following", verified=True)
         return "nothing was copied"
+
+    def compare(self, tell: Callable[[dict[str, float]], None]) -> str:
+        return "nothing was compared"
+
+    def pace(self) -> Pace | None:
+        return None
+
+    def set_pace(self, pace: Pace) -> None:
+        self._note("new", f"read rows {pace}")
 
     def catch_up(self, limit_s: float) -> float:
         return 0.0

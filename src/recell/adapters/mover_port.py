@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from recell.model.moving import Retention, Session, Standing, Thing
+from recell.model.moving import Pace, Retention, Session, Standing, Thing
 from recell.model.relay import Side
 from recell.model.violation import Violation
 
@@ -57,6 +57,22 @@ class MoverPort(Protocol):
             ``lag_s`` and ``eta_s``.
         :raises VerifyFailed: rows differ; they are named.
         """
+        ...
+
+    def compare(self, tell: Callable[[dict[str, float]], None]) -> str:
+        """All rows of both sides, once more, while writers go on; in words. One that was ended goes on
+        where it was.
+
+        :raises StepFailed: nothing is being moved. :raises VerifyFailed: rows differ; they are named.
+        """
+        ...
+
+    def pace(self) -> Pace | None:
+        """How fast rows may be read; None: nothing is being moved."""
+        ...
+
+    def set_pace(self, pace: Pace) -> None:
+        """From now on, for whichever process moves the rows."""
         ...
 
     def catch_up(self, limit_s: float) -> float:

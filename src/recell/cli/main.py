@@ -20,6 +20,7 @@ from recell.cli import (
     plan,
     report,
     resume,
+    rows,
     runbook,
     scan,
     status,
@@ -78,6 +79,7 @@ def main() -> None:
       recell runbook                     the way back by hand, should recell not be there
       recell apply                   ->  journal.sqlite    does it, while users keep working
       recell verify, recell report   ->  report.html, report.json
+      recell rows                        of a database that moves: how far, how fast; compare them
       recell export --to TOOL            what Ansible or Puppet must learn, so that they keep it
       recell undo                        back, also after success, until: recell finish
       recell takeover                    go on from another machine; the first one is fenced
@@ -100,6 +102,7 @@ for command in (
     takeover.command,
     undo.command,
     verify.command,
+    rows.command,
     report.command,
     export.command,
     finish.command,

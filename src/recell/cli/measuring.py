@@ -11,7 +11,7 @@ from recell.cli.desk import Desk, world_of
 from recell.drawing.groups import topology_groups
 from recell.engine.run import records
 from recell.errors import BadInput
-from recell.journal import Journal, Run, position
+from recell.journal import BESIDE, Journal, Run, position
 from recell.model.deployment import Deployment
 from recell.model.measure import Measurement, StepRecord, UserRequest, Window
 from recell.model.plan import Plan
@@ -53,7 +53,7 @@ def measure(
     runs = [
         r
         for r in journal.runs()
-        if r.direction == direction and r.verb != "finish" and r.began >= baseline.taken - 5
+        if r.direction == direction and r.verb not in BESIDE and r.began >= baseline.taken - 5
     ]
     window = Window(runs[0].began if runs else baseline.taken, _end(runs))
     deployment = desk.deployment()

@@ -10,6 +10,7 @@ import click
 from recell.cli import measuring
 from recell.cli.desk import Desk, options
 from recell.errors import BadInput
+from recell.journal import BESIDE
 from recell.model.step import Direction
 from recell.probe.record import read_requests
 from recell.report.write import document, write_report
@@ -34,7 +35,7 @@ def command(directory: Path, as_json: bool, requests: Path | None, of: str | Non
     journal = desk.journal(read_only=True)
     try:
         journal.belongs_to(plan.digest)
-        runs = [r for r in journal.runs() if r.verb != "finish"]
+        runs = [r for r in journal.runs() if r.verb not in BESIDE]
         if not runs:
             raise BadInput(f"{desk.journal_path} has no run", "Begin with: recell apply")
         direction: Direction = {"apply": "forward", "undo": "backward"}.get(of or "", runs[-1].direction)  # type: ignore[assignment]

@@ -51,6 +51,10 @@ class Entry:
     detail: dict[str, Any]
 
 
+BESIDE = ("finish", "rows")
+"""Verbs whose runs are no part of the way there or back."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One invocation of recell that wrote here. ``outcome`` None: it never said (or still runs)."""

@@ -68,6 +68,19 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast rows are read to be copied or compared. ``rate``: rows per second; 0: as fast as the server
+    that is read bears."""
+
+    rate: float = 0.0
+    paused: bool = False
+
+    def __str__(self) -> str:
+        fast = f"at most {self.rate:,.0f} rows/s" if self.rate else "as fast as the servers bear"
+        return f"paused (then: {fast})" if self.paused else fast
+
+
+@dataclass(frozen=True)
 class Session:
     """Somebody who has the database open. ``address``: without the port."""
 

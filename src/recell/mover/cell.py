@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pymysql
 
@@ -21,14 +21,14 @@ from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.ports import Finished
 from recell.adapters.schema import compare_schemas, read_schema
 from recell.errors import Denied, RecellError, StepFailed, Unknowable, Unreachable, VerifyFailed
-from recell.model.moving import Ends, Login, Retention, Session, Standing, Thing
+from recell.model.moving import Ends, Login, Pace, Retention, Session, Standing, Thing
 from recell.model.relay import Side
 from recell.model.scope import Schema
 from recell.model.violation import Violation
 from recell.mover import servers
 from recell.mover.fence import Hold
 from recell.mover.identity import identity
-from recell.mover.journal import PREFIX, Journal, State
+from recell.mover.journal import PREFIX, Journal, State, set_pace
 from recell.mover.move import Move, Status
 from recell.mover.shut import Grants, prove_shut, reopen, shut, survey
 from recell.mover.survey import troubles
@@ -36,7 +36,9 @@ from recell.mover.verify import Report
 from recell.planning.ini import get
 from recell.planning.tables import cell_scope
 
-__all__ = ["SIDES", "CellMove", "Host", "figures"]
+__all__ = ["SIDES", "CellMove", "Host", "copy_and_compare", "found_equal", "told"]
+
+T = TypeVar("T")
 
 SIDES: tuple[Side, Side] = ("old", "new")
 SOCKETS = (
@@ -318,21 +320,31 @@ class CellMove:
     def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
         with self._moving() as move:
             began = move.phase
-            work: Future[tuple[int, Report]] = Future()
-            # Whoever leaves here early doesn't wait for it: the next run's epoch shuts it out.
-            Thread(target=_copy_and_compare, args=(move, work), name="copy", daemon=True).start()
-            while not work.done():
-                wait([work], _TELL_S)
-                tell(figures(move.status()))
-            copied, report = work.result()
-            if not report.equal:
-                named = "; ".join(f"{d}" for d in report.differences[:_NAMED])
-                raise VerifyFailed(
-                    f"{len(report.differences)} rows differ after the copy: {named}",
-                    "Somebody else writes to the new server: find out who, recell undo, and begin again",
-                )
-            return (f"{copied} rows copied, {report.rows} compared, none differs" if began == "copying"
-                    else f"{report.rows} rows compared, none differs")
+            copied, report = told(move, copy_and_compare, tell)
+            said = found_equal(report, "recell undo, and begin again")
+            return f"{copied} rows copied, {said}" if began == "copying" else said
+
+    def compare(self, tell: Callable[[dict[str, float]], None]) -> str:
+        if self.standing().phase != "following":
+            raise StepFailed("there is nothing to compare: rows are not being followed",
+                             "recell status says how far the run is")
+        with self._moving() as move:
+            move.follow()
+            report = told(move, Move.verify, tell)
+            return found_equal(report, "keep it out, and mend these rows before going on")
+
+    def pace(self) -> Pace | None:
+        standing = self.standing()
+        if standing.phase == "none":
+            return None
+        journal = Journal(self.endpoint("old" if standing.backward else "new"))
+        try:
+            return Pace(*journal.control())
+        finally:
+            journal.close()
+
+    def set_pace(self, pace: Pace) -> None:
+        set_pace([self.endpoint(side) for side in SIDES], pace)
 
     def catch_up(self, limit_s: float) -> float:
         with self._moving() as move:
@@ -463,13 +475,37 @@ def _broke_off(where: str, why: Exception) -> Unreachable:
                        "Make it reachable, then: recell resume")
 
 
-def _copy_and_compare(move: Move, work: Future[tuple[int, Report]]) -> None:
-    try:
-        move.copy()
-        move.follow()
-        work.set_result((move.status().rows, move.verify()))
-    except BaseException as error:
-        work.set_exception(error)
+def copy_and_compare(move: Move) -> tuple[int, Report]:
+    move.copy()
+    move.follow()
+    return move.status().rows, move.verify()
+
+
+def told(move: Move, job: Callable[[Move], T], tell: Callable[[dict[str, float]], None]) -> T:
+    """What a long job on the move returns; meanwhile its figures are told."""
+    work: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            work.set_result(job(move))
+        except BaseException as error:
+            work.set_exception(error)
+
+    # Whoever leaves here early doesn't wait for it: the next run's epoch shuts it out.
+    Thread(target=run, name="rows", daemon=True).start()
+    while not work.done():
+        wait([work], _TELL_S)
+        tell(figures(move.status()))
+    return work.result()
+
+
+def found_equal(report: Report, remedy: str) -> str:
+    """:raises VerifyFailed: rows differ."""
+    if report.equal:
+        return f"{report.rows} rows compared, none differs"
+    named = "; ".join(f"{d}" for d in report.differences[:_NAMED])
+    raise VerifyFailed(f"{len(report.differences)} rows differ: {named}",
+                       f"Somebody else writes to the other server: find out who, {remedy}")
 
 
 def figures(status: Status) -> dict[str, float]:

@@ -7,9 +7,7 @@ no nova-compute writes them. In the moment only these hosts' instances are locke
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
-from threading import Thread
 from typing import Any
 
 from recell.adapters.amqp import Amqp
@@ -25,13 +23,12 @@ from recell.model.relay import Side, other
 from recell.model.scope import Schema, Scope
 from recell.model.violation import Violation
 from recell.mover import host_rows, servers
-from recell.mover.cell import SIDES, CellMove, Host, figures
+from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
 from recell.mover.conflicts import find_conflicts
 from recell.mover.gap import part_counters, plan_gap, raise_counters, read_counters
 from recell.mover.hosts_survey import busy, troubles
 from recell.mover.journal import PREFIX, Journal, State
 from recell.mover.move import Move, Options
-from recell.mover.verify import Report
 from recell.planning.tables import SEEDED_BY_SYNC, guests_scope, hosts_scope
 
 __all__ = ["CellHosts"]
@@ -41,7 +38,6 @@ FENCE = "updating_password"
 """A task that nova-compute's start leaves alone, and nova-api lets nothing else begin in."""
 ASIDE = PREFIX + "aside"
 _NAMED = 10
-_TELL_S = 2.0
 _AT_ONCE = 500
 
 OpenBroker = Callable[[Side], Amqp]
@@ -323,23 +319,9 @@ class CellHosts:
             self.part(toward)
         with self._moving(toward) as move:
             began = move.phase
-            work: Future[tuple[int, Report]] = Future()
-            Thread(target=_copy_and_compare, args=(move, work), name="copy", daemon=True).start()
-            while not work.done():
-                wait([work], _TELL_S)
-                tell(figures(move.status()))
-            copied, report = work.result()
-            if not report.equal:
-                raise VerifyFailed(
-                    f"{len(report.differences)} rows differ after the copy:"
-                    f" {'; '.join(f'{d}' for d in report.differences[:_NAMED])}",
-                    "Somebody else writes them: find out who, recell undo, and begin again",
-                )
-            return (
-                f"{copied} rows copied, {report.rows} compared, none differs"
-                if began == "copying"
-                else f"{report.rows} rows compared, none differs"
-            )
+            copied, report = told(move, copy_and_compare, tell)
+            said = found_equal(report, "recell undo, and begin again")
+            return f"{copied} rows copied, {said}" if began == "copying" else said
 
     def _whole_schema(self) -> Schema:
         scope = self._whole()
@@ -581,12 +563,3 @@ def _hide(session: Connection, hosts: Sequence[str]) -> int:
             (list(hosts),),
         )
     return count
-
-
-def _copy_and_compare(move: Move, work: Future[tuple[int, Report]]) -> None:
-    try:
-        move.copy()
-        move.follow()
-        work.set_result((move.status().rows, move.verify()))
-    except BaseException as error:
-        work.set_exception(error)

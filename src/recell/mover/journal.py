@@ -22,10 +22,12 @@ from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session
 from recell.adapters.mysql.sql import Key, KeyPart
 from recell.errors import Locked, RecellError, StalePlan, Unreachable
+from recell.model.moving import Pace
 from recell.model.scope import Scope
 from recell.mover.members import Link
 
-__all__ = ["MARK", "PREFIX", "Chunk", "Journal", "Laid", "Phase", "State", "fingerprint"]
+__all__ = ["MARK", "PREFIX", "Chunk", "Journal", "Laid", "Phase", "State", "fingerprint",
+           "set_pace"]
 
 PREFIX = "recell_mover_"
 MARK = PREFIX + "mark"
@@ -333,3 +335,14 @@ def _load(text: str) -> Any:
 def as_key(value: Sequence[KeyPart] | None) -> Key | None:
     """A key as it comes back out of JSON."""
     return None if value is None else tuple(value)
+
+
+def set_pace(endpoints: Iterable[Endpoint], pace: Pace) -> None:
+    """For whichever process moves rows between these: it looks there once a second."""
+    for endpoint in endpoints:
+        journal = Journal(endpoint)
+        try:
+            if journal.state() is not None:
+                journal.set_control(pace.rate, pace.paused)
+        finally:
+            journal.close()

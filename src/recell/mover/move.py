@@ -12,12 +12,13 @@ from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session, Sessions
 from recell.errors import RecellError, StepFailed, Unreachable, VerifyFailed
+from recell.model.moving import Pace
 from recell.model.scope import Scope
 from recell.mover.copy import Copier
 from recell.mover.feed import Feed, ForeignWriter, Sentry, Start
 from recell.mover.follow import Follower
 from recell.mover.identity import check_server, continues, identity
-from recell.mover.journal import Journal, Phase, State, fingerprint, positions, same_scope
+from recell.mover.journal import Journal, Phase, State, fingerprint, positions, same_scope, set_pace
 from recell.mover.members import Members, select_members
 from recell.mover.throttle import Limits, Throttle
 from recell.mover.verify import Report, Verifier
@@ -332,13 +333,7 @@ class Move:
 
         Kept beside the journal, so any process may call it while another one moves.
         """
-        for endpoint in self._ends:
-            journal = Journal(endpoint)
-            try:
-                if journal.state() is not None:
-                    journal.set_control(rate, paused)
-            finally:
-                journal.close()
+        set_pace(self._ends, Pace(rate, paused))
         self.throttle.set(rate, paused)
 
     def status(self) -> Status:

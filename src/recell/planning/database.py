@@ -347,14 +347,14 @@ def roll_host(
                    new=end, nova_host=member.nova_host)  # fmt: skip
         elif not member.url:
             _renew(draft, member, "renew-console", word, acts, because, why)
-    webs = [m for m in mine if m.url]
-    servers = [s for m in webs for s in m.servers]
-    if servers:
-        _proxied(draft, host, word, acts, "drain", servers)
-    for member in webs:
+    # One at a time: the others carry nova-api's load only while it is restarted itself.
+    for member in [m for m in mine if m.url]:
+        servers = list(member.servers)
+        if servers:
+            _proxied(draft, member, word, acts, "drain", servers)
         _renew(draft, member, "renew-api", word, acts, because, why, url=member.url, servers=servers)
-    if servers:
-        _proxied(draft, host, word, acts, "ready", servers)
+        if servers:
+            _proxied(draft, member, word, acts, "ready", servers)
 
 
 def _renew(
@@ -384,17 +384,17 @@ def _renew(
 
 
 def _proxied(
-    draft: Draft, host: str, word: str, acts: Acts, forward: str, servers: Sequence[dict[str, str]]
+    draft: Draft, member: Member, word: str, acts: Acts, forward: str, servers: Sequence[dict[str, str]]
 ) -> None:
     drain = forward == "drain"
+    it = f"{member.unit} on {member.host}"
     draft.add(
-        f"{host}/{word}-{forward}",
+        f"{member.host}/{word}-{forward}-{member.unit}",
         "proxied",
-        host,
-        f"send no new requests to {host}; wait for those inside" if drain
-        else f"send requests to {host} again",
+        member.host,
+        f"send no new requests to {it}; wait for those inside" if drain else f"send requests to {it} again",
         notice="nothing: other servers answer" if drain else "nothing",
-        undone="requests are sent there again" if drain else f"{host} is drained",
+        undone="requests are sent there again" if drain else "it is drained",
         # A run may be killed while the host is drained; undo must not drain the next one then.
         acts="both" if drain and acts == "forward" else acts,
         estimate=3,

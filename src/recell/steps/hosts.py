@@ -111,8 +111,8 @@ class HostsOpen(HostsStep):
             self.remember("closed-forward", False)
             self.remember("closed-backward", False)
             if toward == "backward" and (out := self.left_out()):
-                before: list[str] = self.context.journal.recall("hosts", "left-out", [])
-                self.context.journal.remember("hosts", "left-out", [h for h in before if h not in out])
+                named: list[str] = self.context.journal.recall("hosts", "left-out", [])
+                self.context.journal.remember("hosts", "left-out", [h for h in named if h not in out])
                 self.remember("left-out", [])
             return
         port.shut_out(side, move.hosts)
