@@ -62,8 +62,8 @@ class PrivateBroker:
                     pytest.fail(f"RabbitMQ does not start: {said}")
                 time.sleep(0.3)
 
-    def connect(self, password: str = "guest", vhost: str = "/") -> Amqp:
-        return Amqp(("127.0.0.1", self.port), "guest", password, vhost, "mq-test")
+    def connect(self, password: str = "", vhost: str = "/") -> Amqp:
+        return Amqp(("127.0.0.1", self.port), "guest", password or "guest", vhost, "mq-test")
 
     def stop(self) -> None:
         for process in (self._process, self._mapper):

@@ -43,7 +43,10 @@ def servers() -> Iterator[dict[Side, PrivateServer]]:
         sides: tuple[Side, Side] = ("old", "new")
         for number, side in enumerate(sides, 1):
             made[side] = PrivateServer(
-                "log-bin=binlog", "binlog-format=ROW", f"server-id={number}", "expire-logs-days=3",
+                "log-bin=binlog",
+                "binlog-format=ROW",
+                f"server-id={number}",
+                "expire-logs-days=3",
                 "performance-schema=OFF",
             )
         yield made
@@ -55,18 +58,66 @@ def servers() -> Iterator[dict[Side, PrivateServer]]:
 def fill(old: PrivateServer) -> None:
     old.create("nova", ddl(load(TODAY), INDEX))
     for number, host in enumerate(("cmp1", "cmp2"), 1):
-        old.row("nova", "services", id=number, uuid=f"s{number}", host=host, binary="nova-compute", topic="compute",
-                disabled=0, deleted=0, report_count=1)
-        old.row("nova", "compute_nodes", id=number, uuid=f"n{number}", host=host, hypervisor_hostname=host,
-                deleted=0, mapped=1, vcpus=1, memory_mb=1, local_gb=1, vcpus_used=0, memory_mb_used=0,
-                local_gb_used=0, hypervisor_type="x", hypervisor_version=1, cpu_info="")
-        old.row("nova", "pci_devices", id=number, uuid=f"p{number}", compute_node_id=number, address="0",
-                product_id="1", vendor_id="1", dev_type="x", status="available", label="x", deleted=0)
+        old.row(
+            "nova",
+            "services",
+            id=number,
+            uuid=f"s{number}",
+            host=host,
+            binary="nova-compute",
+            topic="compute",
+            disabled=0,
+            deleted=0,
+            report_count=1,
+        )
+        old.row(
+            "nova",
+            "compute_nodes",
+            id=number,
+            uuid=f"n{number}",
+            host=host,
+            hypervisor_hostname=host,
+            deleted=0,
+            mapped=1,
+            vcpus=1,
+            memory_mb=1,
+            local_gb=1,
+            vcpus_used=0,
+            memory_mb_used=0,
+            local_gb_used=0,
+            hypervisor_type="x",
+            hypervisor_version=1,
+            cpu_info="",
+        )
+        old.row(
+            "nova",
+            "pci_devices",
+            id=number,
+            uuid=f"p{number}",
+            compute_node_id=number,
+            address="0",
+            product_id="1",
+            vendor_id="1",
+            dev_type="x",
+            status="available",
+            label="x",
+            deleted=0,
+        )
         for guest in range(3):
             uuid = f"{host}-{guest}"
             row = number * 10 + guest
-            old.row("nova", "instances", id=row, uuid=uuid, host=host, hidden=0, deleted=0, vm_state="active",
-                    display_name=f"naïve {uuid}")
+            old.row(
+                "nova",
+                "instances",
+                id=row,
+                compute_id=number,
+                uuid=uuid,
+                host=host,
+                hidden=0,
+                deleted=0,
+                vm_state="active",
+                display_name=f"naïve {uuid}",
+            )
             old.row("nova", "instance_extra", id=row, instance_uuid=uuid, deleted=0, flavor="{}")
             old.row("nova", "instance_actions", id=row, instance_uuid=uuid, action="create", deleted=0)
             old.row("nova", "instance_actions_events", id=row, event="compute_x", action_id=row, deleted=0)
@@ -94,8 +145,8 @@ def cells(servers: dict[Side, PrivateServer]) -> Iterator[tuple[CellHosts, dict[
     port = CellHosts(hosts, MOVE, OURS, NOVA, no_broker)
     port.make("old", "recell")
     for thing in ("recell", "database", "nova"):
-        port.make("new", thing)  # type: ignore[arg-type]
-        port.make("new", thing)  # type: ignore[arg-type]
+        port.make("new", thing)
+        port.make("new", thing)
     assert port.there("new") == {"recell", "database", "nova"}
     new.sql("SET foreign_key_checks = 0", *ddl(load(TODAY), INDEX), database="nova_cell2")
     assert port.differences() == ()
@@ -112,8 +163,11 @@ def instances(server: PrivateServer, database: str) -> dict[str, tuple[str | Non
 def begin_task(server: PrivateServer, database: str, uuid: str, task: str) -> int:
     """As nova-api does: the task is written if there is none. Rows changed."""
     with server.connect(database, NOVA.user, NOVA.password) as nova, nova.cursor() as cursor:
-        return int(cursor.execute(
-            "UPDATE instances SET task_state = %s WHERE uuid = %s AND task_state IS NULL", (task, uuid)))
+        return int(
+            cursor.execute(
+                "UPDATE instances SET task_state = %s WHERE uuid = %s AND task_state IS NULL", (task, uuid)
+            )
+        )
 
 
 def moment(port: CellHosts, left: Side, goal: Side) -> None:
@@ -147,27 +201,36 @@ def test_there_and_back(cells: tuple[CellHosts, dict[Side, PrivateServer]]) -> N
     assert new.sql("SELECT host, `binary` FROM services", database="nova_cell2") == [("cmp2", "nova-compute")]
     assert new.sql("SELECT compute_node_id FROM pci_devices", database="nova_cell2") == [(2,)]
     # nova-compute serves there by now, and writes its own rows and those of its instances.
-    new.sql("UPDATE services SET report_count = 7", "UPDATE instances SET power_state = 1",
-            "UPDATE compute_nodes SET vcpus_used = 1", database="nova_cell2")
+    new.sql(
+        "UPDATE services SET report_count = 7",
+        "UPDATE instances SET power_state = 1",
+        "UPDATE compute_nodes SET vcpus_used = 1",
+        database="nova_cell2",
+    )
     assert begin_task(old, "nova", "cmp2-2", "powering-off") == 1
     moment(port, "old", "new")
     after = instances(new, "nova_cell2")
     assert {u: (t, h) for u, (t, h, _) in after.items()} == {
-        "cmp2-0": (None, 0), "cmp2-1": ("rebooting", 0), "cmp2-2": ("powering-off", 0)}
+        "cmp2-0": (None, 0),
+        "cmp2-1": ("rebooting", 0),
+        "cmp2-2": ("powering-off", 0),
+    }
     assert {u: n for u, (_, _, n) in after.items()} == {u: n for u, (_, _, n) in before.items() if u in after}
     left = instances(old, "nova")
     assert {left[u][:2] for u in after} == {(FENCE, 1)} and left["cmp1-0"] == before["cmp1-0"]
     assert begin_task(old, "nova", "cmp2-0", "rebooting") == 0, "a late writer meets a conflict"
     port.forget()
     assert "rows deleted" in port.clear("old") and port.left("old") == 0
-    assert {u for u in instances(old, "nova")} == {"cmp1-0", "cmp1-1", "cmp1-2"}
+    assert set(instances(old, "nova")) == {"cmp1-0", "cmp1-1", "cmp1-2"}
     for table, column in (("instance_extra", "instance_uuid"), ("instance_actions", "instance_uuid")):
         assert not old.sql(f"SELECT 1 FROM {table} WHERE {column} LIKE 'cmp2%'", database="nova")
     assert len(old.sql("SELECT 1 FROM instance_actions_events", database="nova")) == 3
     assert old.sql("SELECT id FROM services ORDER BY id", database="nova") == [(1,), (9,)]
 
     # And back, with a guest that was born there.
-    new.row("nova_cell2", "instances", uuid="cmp2-9", host="cmp2", hidden=0, deleted=0, display_name="born there")
+    new.row(
+        "nova_cell2", "instances", uuid="cmp2-9", host="cmp2", hidden=0, deleted=0, display_name="born there"
+    )
     port.follow("old", told.append)
     port.bring_hosts("old")
     moment(port, "new", "old")
@@ -176,16 +239,20 @@ def test_there_and_back(cells: tuple[CellHosts, dict[Side, PrivateServer]]) -> N
     assert not instances(new, "nova_cell2") and port.left("new") == 0
     now = instances(old, "nova")
     assert set(now) == set(before) | {"cmp2-9"} and now["cmp2-9"][1] == 0
-    number = old.sql("SELECT AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'nova'"
-                     " AND TABLE_NAME = 'instances'")[0][0]
-    there = new.sql("SELECT AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'nova_cell2'"
-                    " AND TABLE_NAME = 'instances'")[0][0]
+    number = old.sql(
+        "SELECT AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'nova'"
+        " AND TABLE_NAME = 'instances'"
+    )[0][0]
+    there = new.sql(
+        "SELECT AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'nova_cell2'"
+        " AND TABLE_NAME = 'instances'"
+    )[0][0]
     assert number > there + 10_000_000, "both cells go on counting far from each other"
     assert not [t for (t,) in old.sql("SHOW TABLES", database="nova") if t.startswith("recell_")]
 
 
 def test_a_writer_in_the_moment_waits_and_meets_the_fence(
-    cells: tuple[CellHosts, dict[Side, PrivateServer]]
+    cells: tuple[CellHosts, dict[Side, PrivateServer]],
 ) -> None:
     port, servers = cells
     old = servers["old"]
@@ -195,7 +262,8 @@ def test_a_writer_in_the_moment_waits_and_meets_the_fence(
     port.hold("old")
     changed: list[int] = []
     late = threading.Thread(
-        target=lambda: changed.append(begin_task(old, "nova", "cmp2-0", "rebooting")), daemon=True)
+        target=lambda: changed.append(begin_task(old, "nova", "cmp2-0", "rebooting")), daemon=True
+    )
     late.start()
     assert begin_task(old, "nova", "cmp1-0", "rebooting") == 1, "other hosts of the cell go on"
     while not old.sql("SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"):
@@ -222,7 +290,7 @@ def test_another_run_goes_on(cells: tuple[CellHosts, dict[Side, PrivateServer]])
 
 
 def test_hosts_are_closed_and_what_is_under_way_is_seen(
-    cells: tuple[CellHosts, dict[Side, PrivateServer]]
+    cells: tuple[CellHosts, dict[Side, PrivateServer]],
 ) -> None:
     port, servers = cells
     old = servers["old"]
@@ -236,10 +304,30 @@ def test_hosts_are_closed_and_what_is_under_way_is_seen(
     port.shut_out("old", ["cmp2"])
     port.let_in("old", ["cmp2"])
     assert old.sql("SELECT disabled_reason FROM services WHERE id = 2", database="nova") == [("a person",)]
-    old.row("nova", "migrations", id=1, uuid="m1", source_compute="cmp1", dest_compute="cmp2", deleted=0,
-            status="finished", migration_type="resize", instance_uuid="cmp2-0")
-    old.row("nova", "migrations", id=2, uuid="m2", source_compute="cmp2", dest_compute="cmp1", deleted=0,
-            status="confirmed", migration_type="resize", instance_uuid="cmp1-0")
+    old.row(
+        "nova",
+        "migrations",
+        id=1,
+        uuid="m1",
+        source_compute="cmp1",
+        dest_compute="cmp2",
+        deleted=0,
+        status="finished",
+        migration_type="resize",
+        instance_uuid="cmp2-0",
+    )
+    old.row(
+        "nova",
+        "migrations",
+        id=2,
+        uuid="m2",
+        source_compute="cmp2",
+        dest_compute="cmp1",
+        deleted=0,
+        status="confirmed",
+        migration_type="resize",
+        instance_uuid="cmp1-0",
+    )
     assert port.busy("old") == {"cmp2": "resize of cmp2-0 is finished"}
     old.sql("UPDATE migrations SET status = 'confirmed'", database="nova")
     old.sql("UPDATE instances SET vm_state = 'building' WHERE uuid = 'cmp2-2'", database="nova")
@@ -276,26 +364,38 @@ def test_mappings_change_while_lookups_wait(servers: dict[Side, PrivateServer]) 
     server = servers["new"]
     server.create("nova_api", [s for s in API.split(";") if s.strip()])
     for number in (1, 2):
-        server.row("nova_api", "cell_mappings", id=number, uuid=f"c{number}", name=f"cell{number}", disabled=0)
+        server.row(
+            "nova_api", "cell_mappings", id=number, uuid=f"c{number}", name=f"cell{number}", disabled=0
+        )
     for host in ("cmp1", "cmp2"):
         server.row("nova_api", "host_mappings", host=host, cell_id=1)
         server.row("nova_api", "instance_mappings", instance_uuid=f"{host}-0", cell_id=1)
-    nova = NovaDatabases(Controller(server.socket), "mysql+pymysql://root@db2/nova_api", "rabbit://mq1/",
-                         "mysql://nova:p@db1/nova")
+    nova = NovaDatabases(
+        Controller(server.socket),
+        "mysql+pymysql://root@db2/nova_api",
+        "rabbit://mq1/",
+        "mysql://nova:p@db1/nova",
+    )
     try:
         assert nova.host_cells(["cmp1", "cmp2", "cmp3"]) == {"cmp1": "c1", "cmp2": "c1"}
         with pytest.raises(StepFailed, match="not held"):
             nova.flip(["cmp2"], ["cmp2-0"], "c1", "c2")
-        nova.hold_mappings(5)
+        nova.hold_mappings(5, 0.0)
         seen: list[Any] = []
 
         def look() -> None:
-            seen.extend(server.sql("SELECT cell_id FROM instance_mappings WHERE instance_uuid = 'cmp2-0'",
-                                   database="nova_api"))
+            seen.extend(
+                server.sql(
+                    "SELECT cell_id FROM instance_mappings WHERE instance_uuid = 'cmp2-0'",
+                    database="nova_api",
+                )
+            )
 
         user = threading.Thread(target=look, daemon=True)
         user.start()
-        while not server.sql("SELECT 1 FROM information_schema.PROCESSLIST WHERE STATE LIKE '%metadata lock%'"):
+        while not server.sql(
+            "SELECT 1 FROM information_schema.PROCESSLIST WHERE STATE LIKE '%metadata lock%'"
+        ):
             time.sleep(0.05)
         assert not seen
         assert nova.flip(["cmp2"], ["cmp2-0", "gone"], "c1", "c2") == Flipped(1, 1)
@@ -303,7 +403,7 @@ def test_mappings_change_while_lookups_wait(servers: dict[Side, PrivateServer]) 
         user.join(60)
         assert seen == [(2,)]
         assert nova.host_cells(["cmp2"]) == {"cmp2": "c2"}
-        nova.hold_mappings(5)
+        nova.hold_mappings(5, 0.0)
         with pytest.raises(StalePlan, match="cmp1"):
             nova.flip(["cmp1"], [], "c2", "c1")
         nova.let_mappings_go()
@@ -318,4 +418,3 @@ def test_mappings_change_while_lookups_wait(servers: dict[Side, PrivateServer]) 
             nova.remove_mapping(made)
     finally:
         nova.close()
-

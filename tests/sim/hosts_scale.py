@@ -1,6 +1,6 @@
 """How planner and engine bear a large cloud: ``python -m tests.sim.hosts_scale [HOSTS [GUESTS]]``.
 
-The world is simulated and nobody is at work in it, so nearly all of the time is the planner's and the engine's.
+The world is simulated and nobody is at work in it: the time is the planner's and the engine's.
 """
 
 from __future__ import annotations
@@ -88,8 +88,10 @@ def main(hosts: int = 1000, guests: int = 50) -> None:
     plan = make_plan(deployment, layout(LAYOUT.replace("[cmp2]", '["*"]')), 0.0)
     data = dump_plan(plan)
     planned = time.process_time() - began
-    print(f"{hosts} hosts, {len(world.guest_of)} instances: planned in {planned:.1f} s of CPU,"
-          f" {len(plan.steps)} steps, {len(data) / 1e6:.1f} MB")
+    print(
+        f"{hosts} hosts, {len(world.guest_of)} instances: planned in {planned:.1f} s of CPU,"
+        f" {len(plan.steps)} steps, {len(data) / 1e6:.1f} MB"
+    )
     with tempfile.TemporaryDirectory() as top:
         path = Path(top) / "journal.sqlite"
         journal = Journal.create(path, plan.digest)

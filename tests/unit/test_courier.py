@@ -86,7 +86,9 @@ def test_each_once_in_order_byte_for_byte(connect: Callable[[], Amqp], other: Am
     assert Courier(here, other, wait=lambda s: None).carry([HOST], 60) == Carried()
 
 
-def test_what_nobody_would_take_stays(connect: Callable[[], Amqp], other: Amqp, broker: PrivateBroker) -> None:
+def test_what_nobody_would_take_stays(
+    connect: Callable[[], Amqp], other: Amqp, broker: PrivateBroker
+) -> None:
     here = connect()
     here.declare(QUEUE)
     here.publish("", QUEUE, PROPERTIES, request(1))
@@ -103,8 +105,12 @@ def test_the_answer_comes_back(connect: Callable[[], Amqp], other: Amqp) -> None
     other.declare("there")
     call = request(7, _msg_id="m7", _reply_q="reply_1x")
     here.publish("", QUEUE, PROPERTIES, call)
-    answer = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(
-        {"result": 42, "failure": None, "ending": True, "_msg_id": "m7"})}).encode()
+    answer = json.dumps(
+        {
+            "oslo.version": "2.0",
+            "oslo.message": json.dumps({"result": 42, "failure": None, "ending": True, "_msg_id": "m7"}),
+        }
+    ).encode()
 
     def serve() -> None:
         while (message := compute.get("there")) is None:
@@ -112,12 +118,11 @@ def test_the_answer_comes_back(connect: Callable[[], Amqp], other: Amqp) -> None
         compute.ack(message)
         assert compute.publish("", "reply_1x", PROPERTIES, answer), "nobody would bring it back"
 
-    class Home(Amqp):
-        """Brokers have queues of one name each; on one node the sender's has to have another one."""
-
     sent: list[tuple[str, bytes]] = []
 
     class Watched:
+        """Both brokers have a queue of the sender's name; on one node the sender's own has another one."""
+
         def __getattr__(self, name: str) -> Any:
             return getattr(here, name)
 

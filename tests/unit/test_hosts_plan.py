@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,11 @@ def planned(text: str = LAYOUT, found: Deployment | None = None, *only: str) -> 
 
 
 def waves(plan: Plan) -> list[list[str]]:
-    return [s.params["move"]["hosts"] for s in plan.steps if s.kind == "hosts-computes"
-            and s.params["forward"] == "leave"]
+    return [
+        s.params["move"]["hosts"]
+        for s in plan.steps
+        if s.kind == "hosts-computes" and s.params["forward"] == "leave"
+    ]
 
 
 def test_the_plan_makes_the_cell_and_moves_the_host() -> None:
@@ -49,12 +53,33 @@ def test_the_plan_makes_the_cell_and_moves_the_host() -> None:
     assert plan.kind == "hosts" and load_plan(dump_plan(plan), "plan.json") == plan
     assert b"s3cret" not in dump_plan(plan) and b"dbpw" not in dump_plan(plan)
     ids = [s.id for s in plan.steps]
-    order = ["cell2/database", "cell2/broker", "cell2/schema", "ctl1/nova-conductor-cell2", "cell2/mapping",
-             "ctl1/cell2-nova-api", "wave1/close", "wave1/rows", "wave1/flip-back", "wave1/leave",
-             "cmp2/cell2-nova-conf", "wave1/enter", "wave1/flip", "wave1/clear", "wave1/open", "prove"]
+    order = [
+        "cell2/database",
+        "cell2/broker",
+        "cell2/schema",
+        "ctl1/nova-conductor-cell2",
+        "cell2/mapping",
+        "ctl1/cell2-nova-api",
+        "wave1/close",
+        "wave1/rows",
+        "wave1/flip-back",
+        "wave1/leave",
+        "cmp2/cell2-nova-conf",
+        "wave1/enter",
+        "wave1/flip",
+        "wave1/clear",
+        "wave1/open",
+        "prove",
+    ]
     assert [i for i in ids if i in order] == order
     schema = next(s for s in plan.steps if s.kind == "cell-schema")
-    assert schema.params["argv"][1:] == ["--config-file", "/etc/nova/nova-cell2.conf", "db", "sync", "--local_cell"]
+    assert schema.params["argv"][1:] == [
+        "--config-file",
+        "/etc/nova/nova-cell2.conf",
+        "db",
+        "sync",
+        "--local_cell",
+    ]
     groups = {g["name"]: g for g in plan.topology_after["groups"]}
     assert groups["cell2"]["services"] == {"compute": ["cmp2"]}
     assert groups["cell1"]["services"]["compute"] == ["cmp1"]
@@ -66,7 +91,11 @@ def test_waves_canary_and_some_hosts_only() -> None:
     found = many(7)
     text = LAYOUT.replace("[cmp2]", '[cmp2, "x*"]') + "\nmoving: {wave: 3, canary: x0004}\n"
     assert waves(planned(text, found)) == [
-        ["x0004"], ["cmp2", "x0000", "x0001"], ["x0002", "x0003", "x0005"], ["x0006"]]
+        ["x0004"],
+        ["cmp2", "x0000", "x0001"],
+        ["x0002", "x0003", "x0005"],
+        ["x0006"],
+    ]
     assert waves(planned(text, found, "x000[1-2]")) == [["x0001", "x0002"]]
 
 
@@ -74,21 +103,30 @@ def test_hosts_go_back_and_between_cells_that_are_there() -> None:
     there = next(s for s in planned().steps if s.kind == "new-mapping").params["cell"]
     found = deployment()
     cell1 = next(m for m in found.mappings if m.name == "cell1")
-    cell2 = replace(cell1, uuid=there, name="cell2",
-                    transport_resolved=cell1.transport_resolved.replace("mq1", "mq5").replace("mq2", "mq5"),
-                    database_resolved=cell1.database_resolved.replace("@db1/nova", "@db2/nova_cell2"))
+    cell2 = replace(
+        cell1,
+        uuid=there,
+        name="cell2",
+        transport_resolved=cell1.transport_resolved.replace("mq1", "mq5").replace("mq2", "mq5"),
+        database_resolved=cell1.database_resolved.replace("@db1/nova", "@db2/nova_cell2"),
+    )
     records = tuple(replace(r, cell=there) if r.host == "cmp2" else r for r in found.records)
-    services = tuple(replace(s, transport_url=cell2.transport_resolved) if s.host == "cmp2" else s
-                     for s in found.services)
+    services = tuple(
+        replace(s, transport_url=cell2.transport_resolved) if s.host == "cmp2" else s for s in found.services
+    )
     found = replace(found, mappings=(*found.mappings, cell2), records=records, services=services)
-    back = planned("generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {hosts: [cmp2]}, cell2: {}}", found)
+    back = planned(
+        "generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {hosts: [cmp2]}, cell2: {}}", found
+    )
     assert not [s for s in back.steps if s.kind in ("new-mapping", "cell-schema")]
     move = next(s for s in back.steps if s.kind == "flip-hosts").params["move"]
     assert (move["old"]["name"], move["new"]["name"]) == ("cell2", "cell1")
     conf = next(s for s in back.steps if s.kind == "edit-config")
     assert conf.params["changes"][0]["nodes"] == [["mq1", 5672], ["mq2", 5672]]
     with pytest.raises(Unsupported, match="every host is in the cell"):
-        planned("generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {hosts: [cmp1]}, cell2: {}}", found)
+        planned(
+            "generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {hosts: [cmp1]}, cell2: {}}", found
+        )
 
 
 BAD: list[tuple[str, str, str, type[RecellError]]] = [
@@ -124,23 +162,34 @@ def test_deployments_in_which_hosts_can_not_move() -> None:
     ]
     services = {s.host: s for s in found.role("compute")}
 
-    def changed(**values: object) -> Deployment:
-        return replace(found, services=tuple(
-            replace(s, **values) if s == services["cmp2"] else s for s in found.services))  # type: ignore[arg-type]
+    def changed(**values: Any) -> Deployment:
+        return replace(
+            found,
+            services=tuple(replace(s, **values) if s == services["cmp2"] else s for s in found.services),
+        )
 
     cases += [
         (changed(active=False), "doesn't run"),
         (changed(options={"DEFAULT/compute_driver": "ironic.IronicDriver"}), "ironic"),
         (changed(origins={}), "takes transport_url from nowhere"),
-        (replace(found, services=(*found.services, replace(services["cmp2"], unit="other", role="metadata"))),
-         "reads /etc/nova/nova.conf too"),
+        (
+            replace(
+                found, services=(*found.services, replace(services["cmp2"], unit="other", role="metadata"))
+            ),
+            "reads /etc/nova/nova.conf too",
+        ),
         (replace(found, mappings=tuple(replace(m, templated=True) for m in found.mappings)), "is a template"),
     ]
     for case, said in cases:
         with pytest.raises(Unsupported, match=said):
             planned(LAYOUT, case)
-    apis = replace(found, services=tuple(
-        replace(s, transport_url=services["cmp1"].transport_url) if s.role == "api" else s for s in found.services))
+    apis = replace(
+        found,
+        services=tuple(
+            replace(s, transport_url=services["cmp1"].transport_url) if s.role == "api" else s
+            for s in found.services
+        ),
+    )
     with pytest.raises(Unsupported, match="not split off"):
         planned(LAYOUT, apis)
 

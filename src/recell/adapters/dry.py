@@ -384,7 +384,7 @@ class DryNova:
     def host_cells(self, hosts: Sequence[str]) -> dict[str, str]:
         return self._real.host_cells(hosts) | {h: c for h, c in self._flipped.items() if h in hosts}
 
-    def hold_mappings(self, limit_s: float) -> None:
+    def hold_mappings(self, limit_s: float, settle_s: float) -> None:
         self._record.add("nova_api", "let lookups of mappings wait")
 
     def flip(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -130,9 +131,10 @@ class NovaDatabases:
             " WHERE h.host IN %s", (list(hosts),))
         return {str(r["host"]): str(r["uuid"]) for r in rows}
 
-    def hold_mappings(self, limit_s: float) -> None:
+    def hold_mappings(self, limit_s: float, settle_s: float) -> None:
         self._permit()
         self._hold.begin(limit_s)
+        time.sleep(settle_s)
 
     def flip(self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str) -> Flipped:
         return self._hold.flip(hosts, instances, source, target)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
-from recell.model.hosts import Flipped, HostsMove
+from recell.adapters.nova_port import NovaPort as NovaPort
+from recell.adapters.nova_port import RawMapping as RawMapping
+from recell.adapters.nova_port import ServiceRow as ServiceRow
+from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
@@ -410,90 +413,6 @@ class RelayPort(Protocol):
 
     def release(self) -> None:
         """End the hold, whoever began it; nothing when there is none."""
-        ...
-
-
-@dataclass(frozen=True)
-class RawMapping:
-    """A row of nova_api.cell_mappings, as stored: URLs may be templates and hold passwords."""
-
-    uuid: str
-    name: str
-    transport_url: str
-    database_connection: str
-    disabled: bool
-
-
-@dataclass(frozen=True)
-class ServiceRow:
-    """A live row of a cell database's services table."""
-
-    id: int
-    uuid: str
-    host: str
-    binary: str
-    version: int
-    disabled: bool
-    seconds_since_report: float
-
-
-class NovaPort(Protocol):
-    """Nova's own databases: the API database and those of the cells, by cell uuid."""
-
-    def mappings(self) -> tuple[RawMapping, ...]: ...
-    def set_mapping(self, old: RawMapping, new: RawMapping) -> None:
-        """Compare-and-set in one transaction; StalePlan when the row is not ``old``."""
-        ...
-
-    def add_mapping(self, new: RawMapping) -> None:
-        """A further cell. :raises StalePlan: its uuid or name is taken."""
-        ...
-
-    def remove_mapping(self, old: RawMapping) -> None:
-        """:raises StalePlan: the row is not ``old``. :raises StepFailed: hosts or instances belong to it."""
-        ...
-
-    def host_cells(self, hosts: Sequence[str]) -> dict[str, str]:
-        """Cell uuids by host, of those that are mapped."""
-        ...
-
-    def hold_mappings(self, limit_s: float) -> None:
-        """Lookups of host and instance mappings wait until :meth:`let_mappings_go`, or the session's end.
-
-        :raises StepFailed: a transaction doesn't end within ``limit_s``; nobody waits.
-        """
-        ...
-
-    def flip(
-        self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str
-    ) -> Flipped:
-        """While lookups are held: these hosts and instances belong to cell ``target``, in one transaction.
-
-        :raises StalePlan: a host does not belong to ``source``; nothing was changed.
-        """
-        ...
-
-    def let_mappings_go(self) -> None:
-        """Nothing when none are held. Never raises."""
-        ...
-
-    def services(self, cell: str) -> tuple[ServiceRow, ...]: ...
-    def retire_service(self, cell: str, row: ServiceRow) -> None:
-        """What ``nova-manage`` does when a service is deleted: soft-delete exactly this row."""
-        ...
-
-    def restore_service(self, cell: str, row_id: int) -> None: ...
-    def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
-        """Work begun through the API in [since, before) (seconds since 1970) and not yet ended:
-        build requests and unfinished conductor_* action events. One short text each."""
-        ...
-
-    def now(self) -> float:
-        """The database server's clock, seconds since 1970: what rows are stamped against."""
-        ...
-
-    def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
-        """A read-only statement on a cell's database ("" is the API database)."""
         ...
 
 

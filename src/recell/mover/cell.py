@@ -36,7 +36,7 @@ from recell.mover.verify import Report
 from recell.planning.ini import get
 from recell.planning.tables import cell_scope
 
-__all__ = ["SIDES", "CellMove", "Host", "figures"]
+__all__ = ["SIDES", "CellMove", "Host", "copy_and_compare", "found_equal", "told"]
 
 T = TypeVar("T")
 
@@ -320,8 +320,8 @@ class CellMove:
     def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
         with self._moving() as move:
             began = move.phase
-            copied, report = _told(move, _copy_and_compare, tell)
-            said = _equal(report, "recell undo, and begin again")
+            copied, report = told(move, copy_and_compare, tell)
+            said = found_equal(report, "recell undo, and begin again")
             return f"{copied} rows copied, {said}" if began == "copying" else said
 
     def compare(self, tell: Callable[[dict[str, float]], None]) -> str:
@@ -330,7 +330,8 @@ class CellMove:
                              "recell status says how far the run is")
         with self._moving() as move:
             move.follow()
-            return _equal(_told(move, Move.verify, tell), "keep it out, and mend these rows before going on")
+            report = told(move, Move.verify, tell)
+            return found_equal(report, "keep it out, and mend these rows before going on")
 
     def pace(self) -> Pace | None:
         standing = self.standing()
@@ -474,13 +475,13 @@ def _broke_off(where: str, why: Exception) -> Unreachable:
                        "Make it reachable, then: recell resume")
 
 
-def _copy_and_compare(move: Move) -> tuple[int, Report]:
+def copy_and_compare(move: Move) -> tuple[int, Report]:
     move.copy()
     move.follow()
     return move.status().rows, move.verify()
 
 
-def _told(move: Move, job: Callable[[Move], T], tell: Callable[[dict[str, float]], None]) -> T:
+def told(move: Move, job: Callable[[Move], T], tell: Callable[[dict[str, float]], None]) -> T:
     """What a long job on the move returns; meanwhile its figures are told."""
     work: Future[T] = Future()
 
@@ -498,7 +499,7 @@ def _told(move: Move, job: Callable[[Move], T], tell: Callable[[dict[str, float]
     return work.result()
 
 
-def _equal(report: Report, remedy: str) -> str:
+def found_equal(report: Report, remedy: str) -> str:
     """:raises VerifyFailed: rows differ."""
     if report.equal:
         return f"{report.rows} rows compared, none differs"

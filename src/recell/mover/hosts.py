@@ -7,9 +7,7 @@ no nova-compute writes them. In the moment only these hosts' instances are locke
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
-from threading import Thread
 from typing import Any
 
 from recell.adapters.amqp import Amqp
@@ -25,13 +23,12 @@ from recell.model.relay import Side, other
 from recell.model.scope import Schema, Scope
 from recell.model.violation import Violation
 from recell.mover import host_rows, servers
-from recell.mover.cell import SIDES, CellMove, Host, figures
+from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
 from recell.mover.conflicts import find_conflicts
 from recell.mover.gap import part_counters, plan_gap, raise_counters, read_counters
 from recell.mover.hosts_survey import busy, troubles
 from recell.mover.journal import PREFIX, Journal, State
 from recell.mover.move import Move, Options
-from recell.mover.verify import Report
 from recell.planning.tables import SEEDED_BY_SYNC, guests_scope, hosts_scope
 
 __all__ = ["CellHosts"]
@@ -41,7 +38,6 @@ FENCE = "updating_password"
 """A task that nova-compute's start leaves alone, and nova-api lets nothing else begin in."""
 ASIDE = PREFIX + "aside"
 _NAMED = 10
-_TELL_S = 2.0
 _AT_ONCE = 500
 
 OpenBroker = Callable[[Side], Amqp]
@@ -181,24 +177,26 @@ class CellHosts:
                     ) from None
 
     def troubles(self) -> tuple[Violation, ...]:
-        with self._root("old", inside=True) as old, self._root("new") as new:
-            made = servers.has_database(new, self._database("new"))
-            found = list(troubles(old, new if made else None, self.move, self._schema(old, "old")))
-        if made and not found:
-            with self._root("old", inside=True) as old, self._root("new", inside=True) as new:
-                scope = hosts_scope(self._schema(old, "old"), self.move.hosts)
-                conflicts = find_conflicts(old.endpoint, new.endpoint, scope)
-            found += [
-                Violation(
-                    f"hosts:in-the-way:{self.move.new.name}:{c.table}:{'-'.join(map(str, c.target))}",
-                    "stop",
-                    self.move.new.where,
-                    str(c),
-                    "recell renumbers nothing: remove the row that nobody uses",
-                )
+        with self._root("new") as root:
+            made = servers.has_database(root, self._database("new"))
+        with self._root("old", inside=True) as old:
+            schema = self._schema(old, "old")
+            if not made:
+                return tuple(troubles(old, None, self.move, schema))
+            with self._root("new", inside=True) as new:
+                found = list(troubles(old, new, self.move, schema))
+                if any(v.severity == "stop" for v in found):
+                    return tuple(found)
+                conflicts = find_conflicts(old.endpoint, new.endpoint, hosts_scope(schema, self.move.hosts))
+        where = self.move.new.where
+        return (
+            *found,
+            *(
+                Violation(f"hosts:in-the-way:{c.table}:{'-'.join(map(str, c.target))}", "stop", where, str(c),
+                          "recell renumbers nothing: remove the row that nobody uses")
                 for c in conflicts.named[:_NAMED]
-            ]
-        return tuple(found)
+            ),
+        )  # fmt: skip
 
     # -- what is under way there -------------------------------------------------------------------
 
@@ -321,23 +319,9 @@ class CellHosts:
             self.part(toward)
         with self._moving(toward) as move:
             began = move.phase
-            work: Future[tuple[int, Report]] = Future()
-            Thread(target=_copy_and_compare, args=(move, work), name="copy", daemon=True).start()
-            while not work.done():
-                wait([work], _TELL_S)
-                tell(figures(move.status()))
-            copied, report = work.result()
-            if not report.equal:
-                raise VerifyFailed(
-                    f"{len(report.differences)} rows differ after the copy:"
-                    f" {'; '.join(f'{d}' for d in report.differences[:_NAMED])}",
-                    "Somebody else writes them: find out who, recell undo, and begin again",
-                )
-            return (
-                f"{copied} rows copied, {report.rows} compared, none differs"
-                if began == "copying"
-                else f"{report.rows} rows compared, none differs"
-            )
+            copied, report = told(move, copy_and_compare, tell)
+            said = found_equal(report, "recell undo, and begin again")
+            return f"{copied} rows copied, {said}" if began == "copying" else said
 
     def _whole_schema(self) -> Schema:
         scope = self._whole()
@@ -579,12 +563,3 @@ def _hide(session: Connection, hosts: Sequence[str]) -> int:
             (list(hosts),),
         )
     return count
-
-
-def _copy_and_compare(move: Move, work: Future[tuple[int, Report]]) -> None:
-    try:
-        move.copy()
-        move.follow()
-        work.set_result((move.status().rows, move.verify()))
-    except BaseException as error:
-        work.set_exception(error)

@@ -65,8 +65,8 @@ def _rows(step: PlanStep, undo: bool, path: str) -> Lines:
     source = "old" if target == "new" else "new"
     words = (
         f"By hand the rows of {names} can be copied only while nova-compute has ended and nobody uses its"
-        f" instances: dump them from {move[source]['database']} and load them into {move[target]['database']}."
-        " Which rows: recell's documentation, Which rows move."
+        f" instances: dump them from {move[source]['database']}, load them into {move[target]['database']}."
+        " Which rows: see recell's documentation."
     )
     return [(step.where, words, ())]
 
@@ -85,12 +85,15 @@ def _open(step: PlanStep, undo: bool, path: str) -> Lines:
 def _computes(step: PlanStep, undo: bool, path: str) -> Lines:
     leaves = (step.params["forward"] == "leave") != undo
     words = (
-        "Stop it when no instance of the host has a task; guests go on. What is asked for meanwhile may be lost."
+        "Stop it when no instance of the host has a task; guests go on. What is asked for meanwhile may"
+        " be lost."
         if leaves
         else "Start it, and see that it is up."
     )
     verb = "stop" if leaves else "start"
-    return [(str(c["host"]), words, (_sh("systemctl", verb, str(c["unit"])),)) for c in step.params["computes"]]
+    return [
+        (str(c["host"]), words, (_sh("systemctl", verb, str(c["unit"])),)) for c in step.params["computes"]
+    ]
 
 
 def _flip(step: PlanStep, undo: bool, path: str) -> Lines:

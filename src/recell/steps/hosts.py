@@ -111,8 +111,8 @@ class HostsOpen(HostsStep):
             self.remember("closed-forward", False)
             self.remember("closed-backward", False)
             if toward == "backward" and (out := self.left_out()):
-                before: list[str] = self.context.journal.recall("hosts", "left-out", [])
-                self.context.journal.remember("hosts", "left-out", [h for h in before if h not in out])
+                named: list[str] = self.context.journal.recall("hosts", "left-out", [])
+                self.context.journal.remember("hosts", "left-out", [h for h in named if h not in out])
                 self.remember("left-out", [])
             return
         port.shut_out(side, move.hosts)
@@ -120,7 +120,8 @@ class HostsOpen(HostsStep):
         began = self.world.clock()
         nova, before = self.world.nova(), self.world.nova().now()
         # A scheduler may have chosen one of them a moment ago. One that is stuck isn't waited for.
-        while nova.busy(move.at(side).cell, before, before - BUILD_S) and self.world.clock() - began < BUILD_S:
+        cell = move.at(side).cell
+        while nova.busy(cell, before, before - BUILD_S) and self.world.clock() - began < BUILD_S:
             self.world.wait(POLL_S)
         while busy := port.busy(side):
             if self.world.clock() - began > self.limit("quiet_s"):
@@ -417,10 +418,9 @@ class FlipHosts(HostsStep):
         """One attempt. Whatever stops it, everybody goes on where they were."""
         port, nova, left = self.port(), self.world.nova(), other(goal)
         port.prepare_hold(left, REST_S)
-        nova.hold_mappings(REST_S)
         began = self.world.clock()
+        nova.hold_mappings(REST_S, SETTLE_S)
         try:
-            self.world.wait(SETTLE_S)
             port.hold(left)
             said = port.drain(LIMIT_S - (self.world.clock() - began))
             port.prove_held()
