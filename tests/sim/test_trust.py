@@ -15,9 +15,14 @@ import pytest
 from click.testing import CliRunner
 
 from recell.adapters import dry, ports
+from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.dry import DryWorld
+from recell.adapters.dry_bridge import DryBridgeEnd
 from recell.adapters.dry_hosts import DryHosts
+from recell.adapters.dry_mover import DryMover
+from recell.adapters.dry_nova import DryNova
 from recell.adapters.hosts_port import HostsPort
+from recell.adapters.mover_port import MoverPort
 from recell.cli import apply, observe
 from recell.cli.main import main
 from recell.engine import Engine
@@ -82,11 +87,13 @@ def test_nothing_of_a_pretended_world_is_left_to_the_real_one() -> None:
         (dry.DryHost, ports.HostPort),
         (dry.DryBroker, ports.BrokerPort),
         (dry.DryProxy, ports.ProxyPort),
-        (dry.DryNova, ports.NovaPort),
+        (DryNova, ports.NovaPort),
         (dry.DryRabbit, ports.RabbitNodePort),
         (dry.DryRelay, ports.RelayPort),
         (dry.DryWorld, ports.World),
         (DryHosts, HostsPort),
+        (DryMover, MoverPort),
+        (DryBridgeEnd, BridgeEnd),
     ):
         wanted = {n for n, v in vars(port).items() if callable(v) and not n.startswith("_")}
         assert wanted <= set(vars(dry_class)), dry_class
