@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recell.model.deployment import NovaService
 from recell.planning.changes import Change, describe
 from recell.planning.draft import Draft, Facts, cell_path, edited_file
 
@@ -22,54 +23,60 @@ DISABLE: Change = {
 UNSET: Change = {"section": "api_database", "option": "connection", "op": "unset"}
 
 
+def change_compute(
+    draft: Draft, s: NovaService, mark: str, changes: list[Change], cell: str, on: dict[str, Any], notice: str
+) -> None:
+    """One nova-compute gets other settings, and its one restart. ``on``: its broker and vhost."""
+    path = s.origins.get("DEFAULT/transport_url", s.config_files[0])
+    recycle: dict[str, Any] = {
+        "unit": s.unit, "nova_host": s.nova_host, "cell": cell, "reads": list(s.config_files), **on,
+    }  # fmt: skip
+    draft.add(
+        f"{s.host}/undo-{s.unit}",
+        "recycle-compute",
+        s.host,
+        f"restart {s.unit} (on undo, after its file is put back)",
+        notice=notice,
+        undone="(acts on undo only)",
+        acts="backward",
+        estimate=20,
+        **recycle,
+    )
+    draft.add(
+        f"{s.host}/{mark}",
+        "edit-config",
+        s.host,
+        f"{path}: " + "; ".join(describe(c) for c in changes),
+        undone="the old file is put back",
+        path=path,
+        changes=changes,
+    )
+    draft.add(
+        f"{s.host}/{s.unit}",
+        "recycle-compute",
+        s.host,
+        f"restart {s.unit} at a moment without tasks; guests go on",
+        notice=notice,
+        undone="restarted with its old file",
+        acts="forward",
+        estimate=20,
+        **recycle,
+    )
+
+
 def remove_api_database(facts: Facts, draft: Draft) -> None:
     for s in facts.deployment.role("compute"):
         if not s.active:
             continue
-        path = s.origins.get("DEFAULT/transport_url", s.config_files[0])
-        changes = [DISABLE, *([UNSET] if s.api_database else [])]
-        recycle: dict[str, Any] = {
-            "unit": s.unit,
-            "nova_host": s.nova_host,
-            "cell": facts.cell.uuid,
-            "broker": facts.old.name,
-            "vhost": facts.old_vhost,
-            "reads": list(s.config_files),
-        }
-        notice = (
+        change_compute(
+            draft,
+            s,
+            "upcall-conf",
+            [DISABLE, *([UNSET] if s.api_database else [])],
+            facts.cell.uuid,
+            {"broker": facts.old.name, "vhost": facts.old_vhost},
             "requests for its instances wait until it is back; of those sent just then Nova itself loses"
-            " reboots, and ends a stop or start that it carries out with an error in the instance's history"
-        )
-        draft.add(
-            f"{s.host}/undo-{s.unit}",
-            "recycle-compute",
-            s.host,
-            f"restart {s.unit} (on undo, after its file is put back)",
-            notice=notice,
-            undone="(acts on undo only)",
-            acts="backward",
-            estimate=20,
-            **recycle,
-        )
-        draft.add(
-            f"{s.host}/upcall-conf",
-            "edit-config",
-            s.host,
-            f"{path}: " + "; ".join(describe(c) for c in changes),
-            undone="the old file is put back",
-            path=path,
-            changes=changes,
-        )
-        draft.add(
-            f"{s.host}/{s.unit}",
-            "recycle-compute",
-            s.host,
-            f"restart {s.unit} at a moment without tasks; guests go on",
-            notice=notice,
-            undone="restarted with its old file",
-            acts="forward",
-            estimate=20,
-            **recycle,
+            " reboots, and ends a stop or start that it carries out with an error in the instance's history",
         )
     shared = {(s.host, edited_file(s)) for s in facts.api_level}
     for s in facts.conductors:

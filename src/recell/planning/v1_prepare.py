@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from recell.model.deployment import NovaService
 from recell.planning import commands
 from recell.planning.changes import Change, describe
 from recell.planning.draft import Draft, edited_file
+from recell.planning.upcalls import change_compute
 from recell.planning.v1_facts import V1Facts
 from recell.planning.v1_import import full_path_assignment
 from recell.planning.v1_names import (
@@ -57,46 +56,14 @@ def computes(facts: V1Facts, draft: Draft) -> None:
     for s in facts.computes:
         if not _waits_for_neutron(s, wanted):
             continue
-        path = s.origins.get("DEFAULT/transport_url", s.config_files[0])
-        recycle: dict[str, Any] = {
-            "unit": s.unit,
-            "nova_host": s.nova_host,
-            "cell": facts.cell,
-            "broker": facts.old.name,
-            "vhost": facts.old_vhost,
-            "reads": list(s.config_files),
-        }
-        notice = "requests for its instances wait until it is back"
-        draft.add(
-            f"{s.host}/undo-{s.unit}",
-            "recycle-compute",
-            s.host,
-            f"restart {s.unit} (on undo, after its file is put back)",
-            notice=notice,
-            undone="(acts on undo only)",
-            acts="backward",
-            estimate=20,
-            **recycle,
-        )
-        draft.add(
-            f"{s.host}/vif-conf",
-            "edit-config",
-            s.host,
-            f"{path}: " + "; ".join(describe(c) for c in changes),
-            undone="the old file is put back",
-            path=path,
-            changes=changes,
-        )
-        draft.add(
-            f"{s.host}/{s.unit}",
-            "recycle-compute",
-            s.host,
-            f"restart {s.unit} at a moment without tasks; guests go on",
-            notice=notice,
-            undone="restarted with its old file",
-            acts="forward",
-            estimate=20,
-            **recycle,
+        change_compute(
+            draft,
+            s,
+            "vif-conf",
+            changes,
+            facts.cell,
+            {"broker": facts.old.name, "vhost": facts.old_vhost},
+            "requests for its instances wait until it is back",
         )
 
 
