@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.real.clouds import Api, wait_until
@@ -9,10 +10,13 @@ from tests.real.clouds import Api, wait_until
 
 def exercise(api: Api, mark: str) -> None:
     """Boot, stop, start, reboot, resize, cold and live migration, server group, delete."""
-    with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(job, api, f"{mark}-{job.__name__}") for job in (power, resize, migrate, group)]
-        for job in jobs:
-            job.result()
+    together(api, mark, power, resize, migrate, group)
+
+
+def together(api: Api, mark: str, *jobs: Callable[[Api, str], None]) -> None:
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for done in [pool.submit(job, api, f"{mark}-{job.__name__}") for job in jobs]:
+            done.result()
 
 
 def power(api: Api, name: str) -> None:

@@ -31,7 +31,7 @@ from tests.real.clouds import (
     users,
     wait_until,
 )
-from tests.real.exercise import exercise
+from tests.real.exercise import exercise, migrate, power, together
 from tests.real.killer import MOMENTS
 
 pytestmark = pytest.mark.real
@@ -219,7 +219,7 @@ def test_there_again_and_every_host_rebooted(story: Story, api: Api) -> None:
         240,
     )
     recell("verify", directory=d)
-    exercise(api, "rebooted")
+    together(api, "rebooted", power, migrate)
     clean(api)
 
 
