@@ -115,17 +115,7 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
         argv = commands.with_config(s, {path: child_config(facts, path)})
         both = facts.own.neutron == "child"
         what, port = ("metadata and Neutron's events", s.port) if both else ("metadata", METADATA_PORT)
-        draft.add_file(
-            f"{s.host}/{s.unit}-config",
-            "drop-in",
-            s.host,
-            f"{s.unit} reads {child_config(facts, path)}",
-            f"/etc/systemd/system/{s.unit}.service.d/50-recell.conf",
-            undone="the drop-in is removed",
-            unit=s.unit,
-            argv=argv,
-            text=commands.dropin(argv, facts.child),
-        )
+        v1_prepare.read_childs(facts, draft, s, path, argv)
         draft.add(
             f"{s.host}/{s.unit}",
             "restart-api",

@@ -127,17 +127,7 @@ def child(facts: V1Facts, draft: Draft) -> None:
             continue
         path = edited_file(by_host[s.host])
         argv = [*s.argv, "--config-file", child_config(facts, path)]
-        draft.add_file(
-            f"{s.host}/{s.unit}-config",
-            "drop-in",
-            s.host,
-            f"{s.unit} reads {child_config(facts, path)}",
-            f"/etc/systemd/system/{s.unit}.service.d/50-recell.conf",
-            undone="the drop-in is removed",
-            unit=s.unit,
-            argv=argv,
-            text=commands.dropin(argv, facts.child),
-        )
+        read_childs(facts, draft, s, path, argv)
 
 
 def _record(facts: V1Facts, draft: Draft, side: str, hosts: tuple[str, ...]) -> None:
@@ -322,3 +312,18 @@ def state(facts: V1Facts, draft: Draft) -> None:
                 for h in facts.layout.api.hosts
             ],
         )
+
+
+def read_childs(facts: V1Facts, draft: Draft, s: NovaService, path: str, argv: list[str]) -> None:
+    """From its next start on the service reads the child's copy of ``path``."""
+    draft.add_file(
+        f"{s.host}/{s.unit}-config",
+        "drop-in",
+        s.host,
+        f"{s.unit} reads {child_config(facts, path)}",
+        f"/etc/systemd/system/{s.unit}.service.d/50-recell.conf",
+        undone="the drop-in is removed",
+        unit=s.unit,
+        argv=argv,
+        text=commands.dropin(argv, facts.child),
+    )
