@@ -12,6 +12,7 @@ from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Deployment
 from recell.model.plan import Plan, dump_plan, load_plan
 from recell.planning.split import make_plan
+from recell.preflight.check import check
 from tests.sim.cloud import layout
 from tests.sim.hosts import LAYOUT, scan, split
 
@@ -200,3 +201,20 @@ def test_nobody_is_forgotten_in_a_large_cloud() -> None:
     moved = [h for wave in waves(plan) for h in wave]
     assert sorted(moved) == sorted(["cmp1", "cmp2", *(f"x{n:04}" for n in range(300))])
     assert len(waves(plan)) == 31
+
+
+def test_what_goes_on_unrestarted_since_the_split_stands_in_no_ones_way() -> None:
+    found = replace(
+        deployment(),
+        remarks=(
+            "stale-process|ctl1|nova-conductor|/etc/nova/nova-cell1.conf",
+            "stale-process|ctl1|nova-super-conductor|/etc/nova/nova.conf",
+            "stale-process|cmp2|nova-compute|/etc/nova/nova.conf",
+        ),
+    )
+    said = {v.id: v.severity for v in check(found, layout(LAYOUT)) if v.id.startswith("stale:")}
+    assert said == {
+        "stale:ctl1:nova-conductor": "warning",
+        "stale:ctl1:nova-super-conductor": "stop",
+        "stale:cmp2:nova-compute": "stop",
+    }

@@ -23,9 +23,9 @@ START_TIMEOUT = 180  # seconds for one thing to come up; far more than a loaded 
 DISCOVER = ["nova-manage", "cell_v2", "discover_hosts"]
 
 
-def up(*, controllers: int, computes: int, nova: str, progress: Progress) -> None:
+def up(*, controllers: int, computes: int, nova: str, progress: Progress, cell_brokers: int = 0) -> None:
     """Make the cloud and wait until it works. Raises LabError naming what does not."""
-    cloud = Cloud.of(nova, controllers, computes)
+    cloud = Cloud.of(nova, controllers, computes, cell_brokers)
     hosts = {host.spec.name: host for host in lab.begin(cloud.hosts)}
     base = prepared.ensure(cloud, hosts, progress)
     passwords = base.passwords

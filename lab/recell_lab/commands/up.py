@@ -14,8 +14,15 @@ DEFAULT_NOVA = "33.0.2"
 @click.command()
 @click.option("--controllers", type=click.IntRange(1, 8), default=2, show_default=True)
 @click.option("--computes", type=click.IntRange(1, 16), default=4, show_default=True)
+@click.option(
+    "--cell-brokers",
+    type=click.IntRange(0, 2),
+    default=0,
+    show_default=True,
+    help="Blank brokers for further cells: mq5, mq6.",
+)
 @click.option("--nova", default=DEFAULT_NOVA, show_default=True, help="Nova's version; 19 is Stein.")
-def command(controllers: int, computes: int, nova: str) -> None:
+def command(controllers: int, computes: int, cell_brokers: int, nova: str) -> None:
     """Make the cloud and wait until it works."""
     if state.exists():
         off = [host.spec.name for host in lab.all_hosts() if not host.running()]
@@ -39,7 +46,9 @@ def command(controllers: int, computes: int, nova: str) -> None:
     nova = packages.full_version(nova)
     packages.ensure_debian(progress)
     packages.ensure_venv(nova, progress)
-    cloud.up(controllers=controllers, computes=computes, nova=nova, progress=progress)
+    cloud.up(
+        controllers=controllers, computes=computes, cell_brokers=cell_brokers, nova=nova, progress=progress
+    )
     topology = state.load()
     state.save(topology.hosts, {**topology.facts, "ready": True})
     progress("the lab is up")

@@ -1,0 +1,19 @@
+"""recell-lab picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from recell_lab import proof
+
+
+@click.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
+def command(out: Path) -> None:
+    """Write down what Placement has allocated, for `prove-cells --before`."""
+    found = proof.allocations()
+    out.write_text(json.dumps(found, indent=1))
+    click.echo(f"{len(found['providers'])} providers, {len(found['allocations'])} consumers")
