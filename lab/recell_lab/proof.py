@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,8 @@ def homes() -> Homes:
     return Homes(hosts, mapped, rows, placed, living)
 
 
-def _pairs(database: Host, sql: str) -> Iterator[tuple[str, str]]:
-    for one, two in ready.query(database, sql):
-        yield one, two
+def _pairs(database: Host, sql: str) -> list[tuple[str, str]]:
+    return [(row[0], row[1]) for row in ready.query(database, sql)]
 
 
 def _where(url: str) -> tuple[str, str]:
