@@ -106,7 +106,8 @@ def homes() -> Homes:
         for table, column in (*((t, "instance_uuid") for (t,) in children), ("instances", "uuid")):
             sql = f"SELECT DISTINCT `{column}` FROM `{database}`.`{table}`"  # noqa: S608
             mine += [(table, found) for (found,) in ready.query(host, sql) if _UUID.match(found)]
-        sql = f"SELECT uuid, IFNULL(host, ''), deleted FROM `{database}`.instances WHERE hidden = 0"  # noqa: S608
+        columns = "uuid, IFNULL(host, ''), deleted"
+        sql = f"SELECT {columns} FROM `{database}`.instances WHERE COALESCE(hidden, 0) = 0"  # noqa: S608
         for uuid, at, deleted in ready.query(host, sql):
             placed[uuid] = at
             if deleted == "0":
