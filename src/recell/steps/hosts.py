@@ -383,6 +383,9 @@ class FlipHosts(HostsStep):
             if self.belong(move) != goal:
                 self.remember("carried", False)
                 self.remember("flipped", True)
+                # Schedulers remember the cells of hosts: those that run now have to go.
+                known = self.context.journal
+                known.remember("hosts", "turn", int(known.recall("hosts", "turn", 0)) + 1)
                 self._attempts(move, goal, toward)
             port.hide(other(goal))
             carried = port.carry(goal, CARRY_S)
