@@ -60,6 +60,42 @@ def allocations_that_differ(
     return found
 
 
+# -- QEMU ------------------------------------------------------------------------------------------
+
+_QEMU = """\
+import json, pathlib
+found = {}
+for place in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        words = (place / "cmdline").read_bytes().decode(errors="replace").split("\\0")
+        started = int((place / "stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        continue
+    if "qemu-system" in words[0] and "-uuid" in words:
+        found[words[words.index("-uuid") + 1]] = [int(place.name), started]
+print(json.dumps(found))
+"""
+
+
+def qemu(name: str) -> dict[str, list[int]]:
+    """(pid, start in clock ticks) of each QEMU of a host, by its instance; none for a host of "" ."""
+    if not name:
+        return {}
+    found: dict[str, list[int]] = json.loads(lab.host(name).run(["python3", "-c", _QEMU]).stdout)
+    return found
+
+
+def qemu_that_differ(
+    before: Mapping[str, Sequence[int]], after: Mapping[str, Sequence[int]], changed: Collection[str]
+) -> list[str]:
+    """In words; changed: instances that users have stopped, started, rebooted or deleted meanwhile."""
+    return [
+        f"the QEMU of {uuid} was {list(was)} and is {list(after.get(uuid, []))}"
+        for uuid, was in sorted(before.items())
+        if uuid not in changed and list(after.get(uuid, [])) != list(was)
+    ]
+
+
 # -- cells -----------------------------------------------------------------------------------------
 
 
@@ -180,6 +216,16 @@ def unverified(cloud: Cloud, uuids: Collection[str]) -> dict[str, int]:
 
 
 # -- users -----------------------------------------------------------------------------------------
+
+
+def changed_instances(requests: Path) -> set[str]:
+    """Instances whose processes users may have ended, or begun."""
+    lines = (json.loads(text) for text in requests.read_text().splitlines())
+    return {
+        line["instance"]
+        for line in lines
+        if line.get("method") not in (None, "GET") and not line["kind"].startswith("metadata")
+    }
 
 
 def share_of_operations(

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from recell_lab import proof, state
-from recell_lab.cloud.topology import Cloud
+from recell_lab import proof, state, watching
+from recell_lab.cloud.topology import Cloud, public_url
 from tests.real.clouds import (
     BACKUP,
     STATE,
@@ -107,6 +107,17 @@ def in_cells(**moved: str) -> dict[str, str]:
     return {**{f"cmp{n}": "cell1" for n in range(1, 5)}, **moved}
 
 
+def builds_may_go_everywhere() -> None:
+    """nova-compute takes its trait back when it looks the next time, once a minute."""
+    url = public_url("placement-api", "/resource_providers?required=COMPUTE_STATUS_DISABLED")
+
+    def closed() -> list[Any]:
+        found = watching.administrator().call("GET", url, headers=proof.PLACEMENT)
+        return list(found["resource_providers"])
+
+    wait_until("every host is open to builds", lambda: not closed(), 150, every=3)
+
+
 def serve(api: Api) -> None:
     """Every service is up, and instances on the hosts of this story answer."""
     for service in api.call("GET", "/os-services")["services"]:
@@ -135,6 +146,7 @@ def test_there_killed_on_the_way_while_users_work(story: Story) -> None:
 
 def test_it_is_what_was_wanted(story: Story) -> None:
     sound(story, in_cells(cmp3="cell2", cmp4="cell2"))
+    builds_may_go_everywhere()
     exercise(Api(), "moved")
     again = recell("apply", "--no-measure", directory=story.directory)
     assert "Done" in again.stdout

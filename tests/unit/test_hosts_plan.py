@@ -218,3 +218,28 @@ def test_what_goes_on_unrestarted_since_the_split_stands_in_no_ones_way() -> Non
         "stale:ctl1:nova-super-conductor": "stop",
         "stale:cmp2:nova-compute": "stop",
     }
+
+
+def test_notifications_go_on_to_where_they_are_listened_for() -> None:
+    def changed(text: str) -> dict[str, list[dict[str, Any]]]:
+        return {
+            s.id: [c for c in s.params["changes"] if c["section"] == "oslo_messaging_notifications"]
+            for s in planned(text).steps
+            if s.kind in ("edit-config", "copy-config")
+        }
+
+    kept = changed(LAYOUT)
+    assert {"cmp2/cell2-nova-conf", "ctl1/cell2-conductor-config"} <= kept.keys()
+    driver = "oslo_messaging_notifications/driver"
+    assert {"cmp2", "ctl1"} <= {s.host for s in deployment().services if s.options.get(driver)}
+    for found in kept.values():
+        assert [(c["op"], c["source"]) for c in found] == [("copy", ["DEFAULT", "transport_url"])]
+    follow = changed(LAYOUT + "services: {notifications: follow}\n")
+    assert follow.keys() == kept.keys() and not any(follow.values())
+
+
+def test_schedulers_forget_where_hosts_were_once_all_have_moved() -> None:
+    ids = [s.id for s in planned().steps]
+    for host in ("ctl1", "ctl2"):
+        assert ids.index("wave1/open") < ids.index(f"{host}/moved-nova-scheduler") < ids.index("prove")
+        assert f"{host}/undo-moved-nova-scheduler" not in ids, "the cell's own end restarts them on undo"

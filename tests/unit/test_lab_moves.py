@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recell_lab import keys, proof, watching
 from recell_lab.cloud import layout, topology
+from recell_lab.cloud.novaconf import nova_conf
 from recell_lab.cloud.passwords import Passwords
 from recell_lab.cloud.topology import Cloud
 from recell_lab.errors import LabError
@@ -66,7 +68,8 @@ def test_rows_in_a_cell_that_they_do_not_belong_to_are_named() -> None:
 
 
 def test_allocations_are_compared_but_for_those_of_instances_that_ended() -> None:
-    before = {"providers": {"cmp3": "u"}, "allocations": {ONE: {"cmp3": {"VCPU": 1}}, TWO: {"cmp3": {}}}}
+    held = {ONE: {"cmp3": {"VCPU": 1}}, TWO: {"cmp3": {}}}
+    before: dict[str, dict[str, Any]] = {"providers": {"cmp3": "u"}, "allocations": held}
     assert proof.allocations_that_differ(before, before, [ONE, TWO]) == []
     ended = {**before, "allocations": {ONE: {"cmp3": {"VCPU": 1}}}}
     assert proof.allocations_that_differ(before, ended, [ONE]) == []
@@ -102,3 +105,22 @@ def test_the_share_of_operations_that_was_about_hosts_that_move(tmp_path: Path) 
     )  # fmt: skip
     window = {"start": 10, "end": 20}
     assert proof.share_of_operations(path, window, {ONE: "cmp1", TWO: "cmp3"}, ["cmp3"]) == (1, 2)
+
+
+def test_a_host_with_libvirt_says_so_in_its_configuration_and_keeps_disks() -> None:
+    cloud = Cloud.of("33.0.2", 2, 4, 1, "cmp4")
+    passwords = Passwords.random()
+    usual, qemu = (nova_conf(host, cloud, passwords) for host in cloud.computes[2:])
+    assert "compute_driver = guests.GuestDriver" in usual and "[libvirt]" not in usual
+    assert "compute_driver = libvirt.LibvirtDriver" in qemu and "guests.GuestDriver" not in qemu
+    assert qemu.count("[vnc]\n\n") == 1 and "virt_type = qemu" in qemu
+    assert qemu.count("helper_command = ") == 4
+    assert [h.size_mb for h in cloud.computes] == [512, 512, 512, 65536]
+
+
+def test_qemus_are_compared_but_for_those_that_users_changed() -> None:
+    before = {ONE: [7, 100], TWO: [8, 101]}
+    assert proof.qemu_that_differ(before, before, []) == []
+    assert proof.qemu_that_differ(before, {ONE: [7, 100], TWO: [9, 500]}, [TWO]) == []
+    assert "was [8, 101] and is [9, 500]" in proof.qemu_that_differ(before, {**before, TWO: [9, 500]}, [])[0]
+    assert "is []" in proof.qemu_that_differ(before, {TWO: [8, 101]}, [])[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recell_lab.cloud import confs, stein, unitfiles
+from recell_lab.cloud import confs, libvirt, stein, unitfiles
 from recell_lab.cloud.novaconf import nova_conf
 from recell_lab.cloud.parts import (
     LIB,
@@ -34,7 +34,8 @@ def part_of(host: HostSpec, cloud: Cloud, passwords: Passwords) -> Part:
         case "api_cell":
             return stein.installed(cloud)
         case "computes":
-            return _nova(host, cloud, passwords) + _compute(cloud)
+            qemu = host.name == cloud.libvirt
+            return _nova(host, cloud, passwords) + (libvirt.part(cloud) if qemu else _compute(cloud))
         case "services":
             own = stein.services(cloud, passwords) if cloud.cells_v1 else _services(cloud, passwords)
             return own + _consumer(cloud, passwords)

@@ -46,29 +46,36 @@ def controller(number: int) -> HostSpec:
     return HostSpec(f"ctl{number}", f"{NETWORK}.{10 + number}", "controllers", 512)
 
 
-def compute(number: int) -> HostSpec:
-    """The compute host of that number, from 1."""
-    return HostSpec(f"cmp{number}", f"{NETWORK}.{50 + number}", "computes", 512)
+def compute(number: int, libvirt: str = "") -> HostSpec:
+    """The compute host of that number, from 1. libvirt: name of the one that keeps guests' disks."""
+    name = f"cmp{number}"
+    # Nova counts whole gigabytes. Nothing of them is in memory until somebody writes it.
+    return HostSpec(name, f"{NETWORK}.{50 + number}", "computes", 65536 if name == libvirt else 512)
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """The hosts of a cloud, and the Nova version on them. cell_brokers: for cells that are not there yet."""
+    """The hosts of a cloud, and the Nova version on them. cell_brokers: for cells that are not there yet;
+    libvirt: name of the compute host whose guests are QEMU's, if any."""
 
     nova: str
     controllers: tuple[HostSpec, ...]
     computes: tuple[HostSpec, ...]
     cell_brokers: tuple[HostSpec, ...] = ()
+    libvirt: str = ""
 
     @classmethod
-    def of(cls, nova: str, controllers: int, computes: int, cell_brokers: int = 0) -> Cloud:
+    def of(
+        cls, nova: str, controllers: int, computes: int, cell_brokers: int = 0, libvirt: str = ""
+    ) -> Cloud:
         """A cloud of so many controllers (1 to 8), compute hosts (1 to 16) and brokers for further cells (up
         to 2; one that can run cells v1 has blank brokers anyway)."""
         return cls(
             nova,
             tuple(controller(number) for number in range(1, controllers + 1)),
-            tuple(compute(number) for number in range(1, computes + 1)),
+            tuple(compute(number, libvirt) for number in range(1, computes + 1)),
             () if nova.startswith(CELLS_V1) else CELL_BROKERS[:cell_brokers],
+            libvirt,
         )
 
     @property

@@ -39,6 +39,16 @@ def command(
     """
     moved = [host for host in hosts.split(",") if host]
     found, wrong = _cells(before)
+    if before is not None and (was := json.loads(before.read_text())["qemu"]):
+        now = proof.qemu(str(state.load().facts["libvirt"]))
+        changed = proof.changed_instances(requests) if requests is not None else set()
+        differ = proof.qemu_that_differ(was, now, changed)
+        kept = sum(list(now.get(uuid, [])) == list(pid) for uuid, pid in was.items())
+        asked = sorted({*was} & changed)
+        found["qemu"] = {"before": was, "after": now, "same": kept, "changed_by_users": asked}
+        wrong += differ
+        click.echo(f"QEMU: {kept} of {len(was)} have the process that they had; {len(differ)} have another"
+                   " one or none that no user asked for")
     if report is not None:
         window = json.loads(report.read_text())["window"]
         if requests is not None:
@@ -72,11 +82,8 @@ def command(
 
 def _cells(before: Path | None) -> tuple[dict[str, Any], list[str]]:
     wrong: list[str] = []
-    specs = lab.all_hosts()
-    cloud = Cloud.of(
-        str(state.load().facts["nova"]),
-        *(sum(h.spec.role == role for h in specs) for role in ("controllers", "computes")),
-    )
+    roles = [host.spec.role for host in lab.all_hosts()]
+    cloud = Cloud.of(str(state.load().facts["nova"]), roles.count("controllers"), roles.count("computes"))
     homes, placement = proof.homes(), proof.allocations()
     click.echo(f"{len(homes.living)} instances on {len(homes.hosts)} hosts in {len(homes.rows)} cells")
     if before is not None:

@@ -207,7 +207,7 @@ def _file(layout: Layout, wave: Wave, compute: Compute, draft: Draft, mark: str)
 
 
 def _schedulers(facts: Facts, draft: Draft, acts: Acts) -> None:
-    """They keep in mind which cell a host is in, and look for its instances there (for different_host, say)."""
+    """They keep in mind which cell a host is in, and look there for its instances (for different_host)."""
     schedulers = [m for m in facts.members if m.role == "scheduler"]
     for host in dict.fromkeys(m.host for m in schedulers):
         roll_host(schedulers, draft, host, "moved", acts, KIND, "the hosts that moved")
