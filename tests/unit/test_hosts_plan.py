@@ -243,3 +243,12 @@ def test_schedulers_forget_where_hosts_were_once_all_have_moved() -> None:
     for host in ("ctl1", "ctl2"):
         assert ids.index("wave1/open") < ids.index(f"{host}/moved-nova-scheduler") < ids.index("prove")
         assert f"{host}/undo-moved-nova-scheduler" not in ids, "the cell's own end restarts them on undo"
+
+
+def test_a_host_that_moves_needs_a_firewall_too() -> None:
+    found = deployment()
+    bare = replace(
+        found,
+        hosts=tuple(replace(h, firewall="" if h.name in ("cmp1", "cmp2") else "nft") for h in found.hosts),
+    )
+    assert {v.id for v in check(bare, layout(LAYOUT)) if v.id.startswith("firewall:")} == {"firewall:cmp2"}

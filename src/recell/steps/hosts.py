@@ -18,7 +18,7 @@ from recell.steps.database import recells_login
 POLL_S = 1.0
 LIMIT_S = 2.0
 """How long the API may wait for one attempt, in seconds."""
-SETTLE_S = 0.5
+SETTLE_S = 0.8
 """Of it: for requests that have read the old mapping to write what they write."""
 REST_S = 0.5
 """Of it: for transactions of the old cell to come to their end."""
@@ -421,8 +421,7 @@ class FlipHosts(HostsStep):
         """One attempt. Whatever stops it, everybody goes on where they were."""
         port, nova, left = self.port(), self.world.nova(), other(goal)
         port.prepare_hold(left, REST_S)
-        began = self.world.clock()
-        nova.hold_mappings(REST_S, SETTLE_S)
+        began = self.world.clock() - nova.hold_mappings(REST_S, SETTLE_S)
         try:
             port.hold(left)
             said = port.drain(LIMIT_S - (self.world.clock() - began))
