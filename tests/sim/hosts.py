@@ -541,6 +541,11 @@ class SimCells:
     def _brokers(self, toward: Side) -> tuple[str, str]:
         return self.move.at(other(toward)).broker, self.move.at(toward).broker
 
+    def served(self, side: Side) -> frozenset[str]:
+        end = self.move.at(side)
+        taken = {q.name for q in self.world.broker(end.broker).queues(end.vhost) if q.consumers}
+        return frozenset(h for h in self.move.hosts if f"compute.{h}" in taken)
+
     def waiting(self, side: Side) -> int:
         return sum(len(self.world.queues.get((self.move.at(side).broker, h), [])) for h in self.move.hosts)
 

@@ -242,13 +242,12 @@ class HostsComputes(HostsStep):
         return unit.running and unit.started_at > max((s.mtime for s in stats if s), default=0.0)
 
     def _serving(self, computes: list[dict[str, Any]]) -> list[str]:
-        """Hosts of those that take requests at this side's broker, which is asked once for all."""
+        """Hosts of those that take requests at this side's broker."""
         there = [c for c in computes if self._fresh(c) and self._connected(c)]
         if not there:
             return []
-        end = self.move().at(self._side())
-        taken = {q.name for q in self.world.broker(end.broker).queues(end.vhost) if q.consumers}
-        return [c["host"] for c in there if f"compute.{c['nova_host']}" in taken]
+        taken = self.port().served(self._side())
+        return [c["host"] for c in there if c["nova_host"] in taken]
 
     def _connected(self, compute: dict[str, Any]) -> bool:
         host, unit = self.world.host(compute["host"]), self._unit(compute)
