@@ -37,7 +37,10 @@ def command(host: str, answers: Path, out: Path) -> None:
     # A question that the old process has answered late is not the new one's.
     ready.wait(f"{host} answers", lambda: answered(restarted), ANSWER_TIMEOUT)
     end = time.time()
-    silence = watching.longest_silence(watching.read_answers(answers), host, start, end)
+    found = watching.read_answers(answers)
+    silence = watching.longest_silence(found, host, start, end)
+    lost = sum(a.host == host and a.status != 200 and start <= a.done <= end for a in found)
+    line = {"host": host, "start": start, "end": end, "silence_s": silence, "lost": lost}
     with out.open("a") as file:
-        file.write(json.dumps({"host": host, "start": start, "end": end, "silence_s": silence}) + "\n")
-    click.echo(f"nova-compute on {host} did not answer for {silence:.1f} s")
+        file.write(json.dumps(line) + "\n")
+    click.echo(f"nova-compute on {host} did not answer for {silence:.1f} s; {lost} questions to it were lost")

@@ -62,9 +62,7 @@ def command(
                 for host in moved
             }
             lines = plain.read_text().splitlines() if plain is not None else []
-            found["plain_restart_s"] = {
-                one["host"]: round(one["silence_s"], 1) for one in map(json.loads, lines)
-            }
+            found["plain_restarts"] = [json.loads(line) for line in lines]
             found["unanswered"] = [
                 {"host": a.host, "t0": a.t0, "status": a.status, "why": a.why}
                 for a in told
@@ -108,11 +106,15 @@ def _cells(before: Path | None) -> tuple[dict[str, Any], list[str]]:
 
 
 def _say_silences(found: dict[str, Any]) -> None:
-    plain = sorted(found["plain_restart_s"].values())
+    restarts = found["plain_restarts"]
+    # A question that is lost in a plain restart blocks its asker for a minute: the shortest is what counts.
+    shortest = min((one["silence_s"] for one in restarts), default=None)
     for host, silence in found["silence_s"].items():
         said = f"{host} did not answer for {silence:.1f} s"
-        if plain:
-            ratio = silence / (sum(plain) / len(plain))
-            found.setdefault("ratio", {})[host] = round(ratio, 2)
-            said += f", {ratio:.2f} times a plain restart ({sum(plain) / len(plain):.1f} s)"
+        if shortest is not None:
+            found.setdefault("ratio", {})[host] = round(silence / shortest, 2)
+            said += f", {silence / shortest:.2f} times the shortest of {len(restarts)} plain restarts"
         click.echo(said)
+    if restarts:
+        lost = sum(one["lost"] for one in restarts)
+        click.echo(f"the shortest took {shortest:.1f} s; {lost} questions were lost in all of them")
