@@ -22,6 +22,7 @@ GROUPS = (
     "computes",
     "rabbitmq",
     "rabbitmq_api",
+    "rabbitmq_cell",
     "database",
     "database_cell",
     "loadbalancer",

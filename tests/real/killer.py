@@ -2,7 +2,9 @@
 
 Moments: ``before`` (nothing of the step is written), ``started`` (its start is durable, nothing was
 done), ``inside`` (some way into acting, at its end at the latest), ``acted`` (done, and not yet written
-that it was), ``finished`` (written, before the next step). The rest of the words are recell's own.
+that it was), ``finished`` (written, before the next step). ``call:NAME`` and ``done:NAME`` are inside: when
+the step calls this method of what moves hosts, and when that has returned. The rest of the words are
+recell's own.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 from recell.cli import main
 from recell.journal import Journal
+from recell.mover.hosts import CellHosts
 
 MOMENTS = ("before", "started", "inside", "acted", "finished")
 INSIDE_S = 0.3
@@ -41,8 +44,21 @@ def arm(step: str, moment: str) -> None:
             _die()
         if moment == "inside" and begins:
             threading.Timer(INSIDE_S, _die).start()
+        if begins and ":" in moment:
+            _die_around(*moment.split(":"))
 
     Journal.append = append  # type: ignore[method-assign, assignment]
+
+
+def _die_around(when: str, name: str) -> None:
+    method = getattr(CellHosts, name)
+
+    def last(self: CellHosts, *args: Any, **more: Any) -> None:
+        if when == "done":
+            method(self, *args, **more)
+        _die()
+
+    setattr(CellHosts, name, last)
 
 
 if __name__ == "__main__":

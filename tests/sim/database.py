@@ -56,7 +56,7 @@ class SimNova:
     def host_cells(self, hosts: Sequence[str]) -> dict[str, str]:
         raise AssertionError("no hosts move here")
 
-    def hold_mappings(self, limit_s: float, settle_s: float) -> None:
+    def hold_mappings(self, limit_s: float, settle_s: float) -> float:
         raise AssertionError("no hosts move here")
 
     def flip(

@@ -301,12 +301,13 @@ class CellsNova(SimNova):
     def host_cells(self, hosts: Sequence[str]) -> dict[str, str]:
         return {h: self.world.homes[h] for h in hosts if h in self.world.homes}
 
-    def hold_mappings(self, limit_s: float, settle_s: float) -> None:
+    def hold_mappings(self, limit_s: float, settle_s: float) -> float:
         self.world.point("before lookups wait")
         self.world.mappings_held = True
         self.world.time += settle_s
         self.world.observe()
         self.world.point("lookups wait")
+        return settle_s
 
     def flip(self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str) -> Flipped:
         self.world.point("before the flip")
@@ -539,6 +540,11 @@ class SimCells:
 
     def _brokers(self, toward: Side) -> tuple[str, str]:
         return self.move.at(other(toward)).broker, self.move.at(toward).broker
+
+    def served(self, side: Side) -> frozenset[str]:
+        end = self.move.at(side)
+        taken = {q.name for q in self.world.broker(end.broker).queues(end.vhost) if q.consumers}
+        return frozenset(h for h in self.move.hosts if f"compute.{h}" in taken)
 
     def waiting(self, side: Side) -> int:
         return sum(len(self.world.queues.get((self.move.at(side).broker, h), [])) for h in self.move.hosts)

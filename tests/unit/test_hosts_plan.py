@@ -12,6 +12,7 @@ from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Deployment
 from recell.model.plan import Plan, dump_plan, load_plan
 from recell.planning.split import make_plan
+from recell.preflight.check import check
 from tests.sim.cloud import layout
 from tests.sim.hosts import LAYOUT, scan, split
 
@@ -200,3 +201,54 @@ def test_nobody_is_forgotten_in_a_large_cloud() -> None:
     moved = [h for wave in waves(plan) for h in wave]
     assert sorted(moved) == sorted(["cmp1", "cmp2", *(f"x{n:04}" for n in range(300))])
     assert len(waves(plan)) == 31
+
+
+def test_what_goes_on_unrestarted_since_the_split_stands_in_no_ones_way() -> None:
+    found = replace(
+        deployment(),
+        remarks=(
+            "stale-process|ctl1|nova-conductor|/etc/nova/nova-cell1.conf",
+            "stale-process|ctl1|nova-super-conductor|/etc/nova/nova.conf",
+            "stale-process|cmp2|nova-compute|/etc/nova/nova.conf",
+        ),
+    )
+    said = {v.id: v.severity for v in check(found, layout(LAYOUT)) if v.id.startswith("stale:")}
+    assert said == {
+        "stale:ctl1:nova-conductor": "warning",
+        "stale:ctl1:nova-super-conductor": "stop",
+        "stale:cmp2:nova-compute": "stop",
+    }
+
+
+def test_notifications_go_on_to_where_they_are_listened_for() -> None:
+    def changed(text: str) -> dict[str, list[dict[str, Any]]]:
+        return {
+            s.id: [c for c in s.params["changes"] if c["section"] == "oslo_messaging_notifications"]
+            for s in planned(text).steps
+            if s.kind in ("edit-config", "copy-config")
+        }
+
+    kept = changed(LAYOUT)
+    assert {"cmp2/cell2-nova-conf", "ctl1/cell2-conductor-config"} <= kept.keys()
+    driver = "oslo_messaging_notifications/driver"
+    assert {"cmp2", "ctl1"} <= {s.host for s in deployment().services if s.options.get(driver)}
+    for found in kept.values():
+        assert [(c["op"], c["source"]) for c in found] == [("copy", ["DEFAULT", "transport_url"])]
+    follow = changed(LAYOUT + "services: {notifications: follow}\n")
+    assert follow.keys() == kept.keys() and not any(follow.values())
+
+
+def test_schedulers_forget_where_hosts_were_once_all_have_moved() -> None:
+    ids = [s.id for s in planned().steps]
+    for host in ("ctl1", "ctl2"):
+        assert ids.index("wave1/open") < ids.index(f"{host}/moved-nova-scheduler") < ids.index("prove")
+        assert f"{host}/undo-moved-nova-scheduler" not in ids, "the cell's own end restarts them on undo"
+
+
+def test_a_host_that_moves_needs_a_firewall_too() -> None:
+    found = deployment()
+    bare = replace(
+        found,
+        hosts=tuple(replace(h, firewall="" if h.name in ("cmp1", "cmp2") else "nft") for h in found.hosts),
+    )
+    assert {v.id for v in check(bare, layout(LAYOUT)) if v.id.startswith("firewall:")} == {"firewall:cmp2"}

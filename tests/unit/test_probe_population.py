@@ -161,3 +161,29 @@ def test_every_request_is_legal_and_enough_of_them_change_something(
         deleting = sum(s["OS-EXT-STS:task_state"] == "delete" for s in world.servers.values())
         assert deleting <= 3 and len(world.servers) - deleting <= 8
     assert changes >= 0.3 * 400 * 0.9
+
+
+def test_so_many_changes_are_about_instances_of_some_hosts() -> None:
+    p = Population(bounds=(6, 6), change_share=1, rng=random.Random(1), aim=["h2"], aim_share=0.75)  # noqa: S311
+    for number in range(6):
+        _active(p, f"i{number}", 0)
+    servers = [{**_server(f"i{n}"), "hostId": f"h{n % 3}"} for n in range(6)]
+    asked = []
+    for when in range(10, 2010, 10):
+        for server in servers:
+            p.seen(server, when)
+        choice = p.choose()
+        asked.append(choice.instance)
+        p.answered(choice, True, when + 1)
+        settled = {"stop": "SHUTOFF", "start": "ACTIVE", "reboot-soft": "ACTIVE", "reboot-hard": "ACTIVE"}
+        servers = [{**s, "status": settled.get(choice.kind, s["status"])} if s["id"] == choice.instance else s
+                   for s in servers]
+    there = sum(i in ("i2", "i5") for i in asked)
+    assert p.aimed == there and 145 <= there <= 155
+
+
+def test_users_who_aim_where_nobody_is_work_elsewhere() -> None:
+    p = Population(bounds=(2, 2), change_share=1, rng=random.Random(1), aim=["away"], aim_share=1)  # noqa: S311
+    for name in ("a", "b"):
+        _active(p, name, 0)
+    assert p.choose().instance in ("a", "b") and p.aimed == 0

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from recell.adapters.ports import NovaPort, RawMapping
 from recell.errors import BadInput
 from recell.model.measure import RowFigures
-from recell.model.plan import ExpectedChange
+from recell.model.plan import MOVES, ExpectedChange
 from recell.report import rows
 
 CELL = "c1"
@@ -286,3 +286,37 @@ def test_a_snapshot_of_many_rows_is_quick(nova: FakeNova, tmp_path: Path) -> Non
     rows.snapshot(nova.port, tmp_path / "many")
     assert time.monotonic() - began < 30
     assert nova.queries < 40
+
+
+def _snapshot(path: Path, rows_: Sequence[tuple[str, str, str, str, int]]) -> Path:
+    """rows_: database, table, key, content, stamp."""
+    with sqlite3.connect(path) as store:
+        store.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value REAL)")
+        store.execute("INSERT INTO meta VALUES ('started', ?), ('ended', ?)", (START, START + 60))
+        store.execute("CREATE TABLE rows (db TEXT, tbl TEXT, key TEXT, hash TEXT, core TEXT, stamp INTEGER,"
+                      " owner TEXT, PRIMARY KEY (db, tbl, key)) WITHOUT ROWID")
+        store.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, NULL)",
+                          [(d, t, k, c, c.partition("/")[0], s) for d, t, k, c, s in rows_])
+    return path
+
+
+@pytest.mark.parametrize(("there", "found"), [
+    ([("cell2", "instances", "id=1", "x/1", 5)], []),
+    ([("cell2", "instances", "id=1", "x/2", START + 9)], []),  # Nova wrote its state since
+    ([("cell2", "instances", "id=1", "y/2", START + 9)], ["changed"]),
+    ([("cell2", "instances", "id=1", "x/2", 5)], ["changed"]),
+    ([("cell2", "instances", "id=7", "x/1", 5)], ["gone"]),
+    ([("cell3", "instances", "id=1", "x/1", 5)], ["gone"]),
+    ([], ["gone"]),
+])
+def test_a_row_that_moves_to_another_cell_is_found_there_as_it_was(
+    tmp_path: Path, there: list[tuple[str, str, str, str, int]], found: list[str],
+) -> None:
+    steady = [("cell1", "instances", "id=2", "z/1", 5)]
+    before = _snapshot(tmp_path / "a", [("cell1", "instances", "id=1", "x/1", 5), *steady])
+    after = _snapshot(tmp_path / "b", [*there, *steady])
+    expected = [ExpectedChange(cell, "instances", MOVES, "hosts move") for cell in ("cell1", "cell2")]
+    figures = rows.compare(before, after, expected=expected)
+    assert [d["how"] for d in figures.differences] == found
+    elsewhere = there and found == ["gone"]
+    assert figures.appeared == ({f"{there[0][0]}.instances": 1} if elsewhere else {})

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from recell_lab.cloud.bringup import up
+from recell_lab.cloud.libvirt import PACKAGES as QEMU
+from recell_lab.cloud.topology import Cloud
 
-__all__ = ["up"]
+__all__ = ["QEMU", "Cloud", "up"]

@@ -23,9 +23,8 @@ START_TIMEOUT = 180  # seconds for one thing to come up; far more than a loaded 
 DISCOVER = ["nova-manage", "cell_v2", "discover_hosts"]
 
 
-def up(*, controllers: int, computes: int, nova: str, progress: Progress) -> None:
+def up(cloud: Cloud, progress: Progress) -> None:
     """Make the cloud and wait until it works. Raises LabError naming what does not."""
-    cloud = Cloud.of(nova, controllers, computes)
     hosts = {host.spec.name: host for host in lab.begin(cloud.hosts)}
     base = prepared.ensure(cloud, hosts, progress)
     passwords = base.passwords
@@ -66,6 +65,7 @@ def facts(cloud: Cloud) -> dict[str, object]:
     """What lab.json tells of the cloud."""
     return {
         "nova": cloud.nova,
+        "libvirt": cloud.libvirt,
         "region": topology.REGION,
         "auth_url": public_url("keystone", "/v3"),
         "endpoints": {service: public_url(service) for service in topology.PORTS},

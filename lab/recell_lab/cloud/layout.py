@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recell_lab.cloud import confs, stein, unitfiles
+from recell_lab.cloud import confs, libvirt, stein, unitfiles
 from recell_lab.cloud.novaconf import nova_conf
 from recell_lab.cloud.parts import (
     LIB,
@@ -34,13 +34,14 @@ def part_of(host: HostSpec, cloud: Cloud, passwords: Passwords) -> Part:
         case "api_cell":
             return stein.installed(cloud)
         case "computes":
-            return _nova(host, cloud, passwords) + _compute(cloud)
+            qemu = host.name == cloud.libvirt
+            return _nova(host, cloud, passwords) + (libvirt.part(cloud) if qemu else _compute(cloud))
         case "services":
             own = stein.services(cloud, passwords) if cloud.cells_v1 else _services(cloud, passwords)
             return own + _consumer(cloud, passwords)
         case "database" | "database_cell":
             return _database(host, cloud)
-        case "rabbitmq" | "rabbitmq_api":
+        case "rabbitmq" | "rabbitmq_api" | "rabbitmq_cell":
             return _broker(host, cloud, passwords)
     raise LabError(f"{host.name}: the cloud has nothing for the role {host.role!r}")
 
@@ -192,13 +193,14 @@ def _database(host: HostSpec, cloud: Cloud) -> Part:
 
 
 def _broker(host: HostSpec, cloud: Cloud, passwords: Passwords) -> Part:
-    spare = host in cloud.spare_brokers
-    # Blank ones have the cluster's cookie, so that they can join it.
+    spare = host in (*cloud.spare_brokers, *cloud.cell_brokers)
+    blank = host in cloud.cell_brokers or (spare and cloud.cells_v1)
+    # Those that may join the cluster one day have its cookie.
     cookie = passwords.cookie_api if spare and not cloud.cells_v1 else passwords.cookie
     owner = "rabbitmq:rabbitmq"
     return Part(
         (
-            text("/etc/rabbitmq/rabbitmq.conf", confs.rabbitmq_conf(host, blank=spare and cloud.cells_v1)),
+            text("/etc/rabbitmq/rabbitmq.conf", confs.rabbitmq_conf(host, blank=blank)),
             text("/etc/rabbitmq/rabbitmq-env.conf", confs.RABBITMQ_ENV),
             HostFile("/var/lib/rabbitmq", None, 0o750, owner),
             text("/var/lib/rabbitmq/.erlang.cookie", cookie, 0o400, owner),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recell_lab.cloud import topology
+from recell_lab.cloud import libvirt, topology
 from recell_lab.cloud.conffile import Option, Section, option, render
 from recell_lab.cloud.passwords import Passwords
 from recell_lab.cloud.topology import Cloud
@@ -18,6 +18,13 @@ def nova_conf(host: HostSpec, cloud: Cloud, passwords: Passwords) -> str:
     controller = host.role == "controllers"
     sections = [Section("DEFAULT", _default(host, passwords, controller=controller))]
     sections += _controller_sections(cloud, passwords) if controller else _compute_sections()
+    if host.name == cloud.libvirt:
+        kept = [one for one in sections[0].options if one.name != "compute_driver"]
+        sections[0] = Section("DEFAULT", [*kept, *libvirt.default_options()])
+        sections = [s for s in sections if s.name != "vnc"] + [
+            Section("vnc", [option("enabled", "false", "Whether guests have a VNC console.", "true")]),
+            *libvirt.sections(),
+        ]
     if controller and cloud.cells_v1:
         sections[0] = Section("DEFAULT", [*sections[0].options, *_eventlet_api()])
     sections += _common_sections(passwords)

@@ -103,7 +103,9 @@ def ensure(cloud: Cloud, hosts: Mapping[str, Host], progress: Callable[[str], No
     new.mkdir(mode=0o700)
     passwords = Passwords.random()
     first = cloud.controllers[0]
-    used = [hosts[spec.name] for spec in (*cloud.foundation, first)]
+    # Brokers for further cells are blank: nothing of them is kept.
+    kept = [spec for spec in cloud.foundation if spec not in cloud.cell_brokers]
+    used = [hosts[spec.name] for spec in (*kept, first)]
     by_name = {host.spec.name: host for host in used}
     _empty_database(new / "empty")
     for host in used:

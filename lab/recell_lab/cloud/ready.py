@@ -126,7 +126,7 @@ def silent(cloud: Cloud) -> list[str]:
     ports = {f"nova-novncproxy on {host.name}": (host.ip, 6080) for host in cloud.controllers}
     ports |= {
         f"RabbitMQ on {host.name}": (host.ip, topology.BROKER_PORT)
-        for host in (*topology.BROKERS, *cloud.spare_brokers)
+        for host in (*topology.BROKERS, *cloud.spare_brokers, *cloud.cell_brokers)
     }
     return [what for what, url in web.items() if not answers(url)] + [
         what for what, (ip, port) in ports.items() if not listens(ip, port)

@@ -34,6 +34,8 @@ BROKERS = tuple(HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq", 512) for n
 API_BROKER, *MORE_BROKERS = (
     HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq_api", 512) for n in (4, 5, 6)
 )
+# For further cells, only when asked for: as their package leaves them.
+CELL_BROKERS = tuple(HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq_cell", 512) for n in (5, 6))
 # Where a cloud of cells v1 gets its API cell: Nova is installed there, and nothing is configured.
 API_CELL = tuple(HostSpec(f"api{n}", f"{NETWORK}.{21 + n}", "api_cell", 512) for n in (1, 2))
 CELLS_V1 = ("19.",)  # releases of this lab that can run in cells v1
@@ -44,26 +46,36 @@ def controller(number: int) -> HostSpec:
     return HostSpec(f"ctl{number}", f"{NETWORK}.{10 + number}", "controllers", 512)
 
 
-def compute(number: int) -> HostSpec:
-    """The compute host of that number, from 1."""
-    return HostSpec(f"cmp{number}", f"{NETWORK}.{50 + number}", "computes", 512)
+def compute(number: int, libvirt: str = "") -> HostSpec:
+    """The compute host of that number, from 1. libvirt: name of the one that keeps guests' disks."""
+    name = f"cmp{number}"
+    # Nova counts whole gigabytes. Nothing of them is in memory until somebody writes it.
+    return HostSpec(name, f"{NETWORK}.{50 + number}", "computes", 65536 if name == libvirt else 512)
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """The hosts of a cloud, and the Nova version on them."""
+    """The hosts of a cloud, and the Nova version on them. cell_brokers: for cells that are not there yet;
+    libvirt: name of the compute host whose guests are QEMU's, if any."""
 
     nova: str
     controllers: tuple[HostSpec, ...]
     computes: tuple[HostSpec, ...]
+    cell_brokers: tuple[HostSpec, ...] = ()
+    libvirt: str = ""
 
     @classmethod
-    def of(cls, nova: str, controllers: int, computes: int) -> Cloud:
-        """A cloud of so many controllers (1 to 8) and compute hosts (1 to 16)."""
+    def of(
+        cls, nova: str, controllers: int, computes: int, cell_brokers: int = 0, libvirt: str = ""
+    ) -> Cloud:
+        """A cloud of so many controllers (1 to 8), compute hosts (1 to 16) and brokers for further cells (up
+        to 2; one that can run cells v1 has blank brokers anyway)."""
         return cls(
             nova,
             tuple(controller(number) for number in range(1, controllers + 1)),
-            tuple(compute(number) for number in range(1, computes + 1)),
+            tuple(compute(number, libvirt) for number in range(1, computes + 1)),
+            () if nova.startswith(CELLS_V1) else CELL_BROKERS[:cell_brokers],
+            libvirt,
         )
 
     @property
@@ -84,7 +96,8 @@ class Cloud:
     @property
     def foundation(self) -> tuple[HostSpec, ...]:
         """What Nova stands on: needs nothing of Nova to come up."""
-        return (DATABASE, CELL_DATABASE, *BROKERS, *self.spare_brokers, LOAD_BALANCER, SERVICES)
+        brokers = (*BROKERS, *self.spare_brokers, *self.cell_brokers)
+        return (DATABASE, CELL_DATABASE, *brokers, LOAD_BALANCER, SERVICES)
 
     @property
     def hosts(self) -> tuple[HostSpec, ...]:
@@ -98,6 +111,7 @@ class Cloud:
             CELL_DATABASE,
             *BROKERS,
             *self.spare_brokers,
+            *self.cell_brokers,
             *self.computes,
         )
 

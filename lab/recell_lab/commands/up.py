@@ -14,8 +14,16 @@ DEFAULT_NOVA = "33.0.2"
 @click.command()
 @click.option("--controllers", type=click.IntRange(1, 8), default=2, show_default=True)
 @click.option("--computes", type=click.IntRange(1, 16), default=4, show_default=True)
+@click.option(
+    "--cell-brokers",
+    type=click.IntRange(0, 2),
+    default=0,
+    show_default=True,
+    help="Blank brokers for further cells: mq5, mq6.",
+)
+@click.option("--libvirt-host", default="", help="A compute host whose guests are QEMU's, e.g. cmp4.")
 @click.option("--nova", default=DEFAULT_NOVA, show_default=True, help="Nova's version; 19 is Stein.")
-def command(controllers: int, computes: int, nova: str) -> None:
+def command(controllers: int, computes: int, cell_brokers: int, libvirt_host: str, nova: str) -> None:
     """Make the cloud and wait until it works."""
     if state.exists():
         off = [host.spec.name for host in lab.all_hosts() if not host.running()]
@@ -37,9 +45,12 @@ def command(controllers: int, computes: int, nova: str) -> None:
         click.echo(f"{time.monotonic() - began:6.1f} s  {line}")
 
     nova = packages.full_version(nova)
-    packages.ensure_debian(progress)
+    wanted = cloud.Cloud.of(nova, controllers, computes, cell_brokers, libvirt_host)
+    if libvirt_host and libvirt_host not in [host.name for host in wanted.computes]:
+        raise click.ClickException(f"{libvirt_host} is no compute host of this lab")
+    packages.ensure_debian(progress, *(cloud.QEMU if libvirt_host else ()))
     packages.ensure_venv(nova, progress)
-    cloud.up(controllers=controllers, computes=computes, nova=nova, progress=progress)
+    cloud.up(wanted, progress)
     topology = state.load()
     state.save(topology.hosts, {**topology.facts, "ready": True})
     progress("the lab is up")

@@ -145,6 +145,9 @@ class DryHosts:
         self._note(side, "put requests back that were set aside")
         return 0
 
+    def served(self, side: Side) -> frozenset[str]:
+        return self._real.served(side) if self._asks(side) else frozenset()
+
     def waiting(self, side: Side) -> int:
         return 0
 

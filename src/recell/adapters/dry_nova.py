@@ -38,8 +38,9 @@ class DryNova:
     def host_cells(self, hosts: Sequence[str]) -> dict[str, str]:
         return self._real.host_cells(hosts) | {h: c for h, c in self._flipped.items() if h in hosts}
 
-    def hold_mappings(self, limit_s: float, settle_s: float) -> None:
+    def hold_mappings(self, limit_s: float, settle_s: float) -> float:
         self._record.add("nova_api", "let lookups of mappings wait")
+        return settle_s
 
     def flip(
         self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str

@@ -164,6 +164,11 @@ class HostsPort(Protocol):
 
     # -- messages ----------------------------------------------------------------------------------
 
+    def served(self, side: Side) -> frozenset[str]:
+        """Hosts whose requests somebody takes at this side's broker. Cheap: it is asked while nova-compute
+        starts, on its own processor's time."""
+        ...
+
     def waiting(self, side: Side) -> int:
         """Requests to these hosts that wait at this side's broker, where nobody takes them."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -28,8 +29,10 @@ class MappingHold(Database):
 
     _cells: dict[str, int] | None = None
 
-    def begin(self, limit_s: float) -> None:
-        """:raises StepFailed: a transaction that has read them doesn't end within ``limit_s``."""
+    def begin(self, limit_s: float) -> float:
+        """How long it took to get the locks, in seconds: whoever comes meanwhile waits already.
+
+        :raises StepFailed: a transaction that has read them doesn't end within ``limit_s``."""
         self.end()
         cells = {str(r["uuid"]): int(r["id"]) for r in self.read("SELECT id, uuid FROM cell_mappings")}
         try:
@@ -39,13 +42,16 @@ class MappingHold(Database):
                     (max(1, math.ceil(limit_s)), LEASE_S),
                 )
                 cursor.execute("SET SESSION autocommit = 0")
+                began = time.monotonic()
                 cursor.execute("LOCK TABLES host_mappings WRITE, instance_mappings WRITE")
+                waited = time.monotonic() - began
         except (pymysql.Error, OSError) as error:
             self.close()
             raise StepFailed(
                 f"lookups in {self.where} could not be held ({error.args[-1]})", "Nobody waits; try again"
             ) from None
         self._cells = cells
+        return waited
 
     def flip(self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str) -> Flipped:
         if self._cells is None:

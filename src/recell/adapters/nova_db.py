@@ -131,10 +131,11 @@ class NovaDatabases:
             " WHERE h.host IN %s", (list(hosts),))
         return {str(r["host"]): str(r["uuid"]) for r in rows}
 
-    def hold_mappings(self, limit_s: float, settle_s: float) -> None:
+    def hold_mappings(self, limit_s: float, settle_s: float) -> float:
         self._permit()
-        self._hold.begin(limit_s)
+        waited = self._hold.begin(limit_s)
         time.sleep(settle_s)
+        return waited + settle_s
 
     def flip(self, hosts: Sequence[str], instances: Sequence[str], source: str, target: str) -> Flipped:
         return self._hold.flip(hosts, instances, source, target)

@@ -55,10 +55,11 @@ class NovaPort(Protocol):
         """Cell uuids by host, of those that are mapped."""
         ...
 
-    def hold_mappings(self, limit_s: float, settle_s: float) -> None:
+    def hold_mappings(self, limit_s: float, settle_s: float) -> float:
         """Lookups of host and instance mappings wait until :meth:`let_mappings_go`, or the session's end.
 
-        Returns after another ``settle_s``: those that looked just before have gone on by then.
+        Returns after another ``settle_s``: those that looked just before have gone on by then. How long
+        somebody may have waited already, in seconds: to get there takes longer, and nobody waits for that.
 
         :raises StepFailed: a transaction doesn't end within ``limit_s``; nobody waits.
         """

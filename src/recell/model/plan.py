@@ -48,8 +48,12 @@ class ExpectedChange:
 
     database: str  # "api" or a cell's name
     table: str
-    key: str  # column=value, or * for any row of the table that names ``key`` hosts
+    key: str  # column=value; * for any row; "moves" for rows that may go to a database that says it too
     why: str
+
+
+MOVES = "moves"
+"""The key of an :class:`ExpectedChange` under which a row may be in another database, and be no other row."""
 
 
 @dataclass(frozen=True)

@@ -518,6 +518,14 @@ class CellHosts:
 
     # -- messages ----------------------------------------------------------------------------------
 
+    def served(self, side: Side) -> frozenset[str]:
+        broker = self._broker(side)
+        try:
+            found = {host: broker.look(f"compute.{host}") for host in self.move.hosts}
+        finally:
+            broker.close()
+        return frozenset(host for host, queue in found.items() if queue is not None and queue.consumers)
+
     def waiting(self, side: Side) -> int:
         count = 0
         broker = self._broker(side)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 from recell.errors import Unsupported
+from recell.model.deployment import NovaService
+from recell.model.layout import Layout
 from recell.model.urls import parse_url
 from recell.planning import ini
 
@@ -27,6 +29,23 @@ class Change(TypedDict):
     vhost: NotRequired[str]
     source: NotRequired[list[str]]
     cell: NotRequired[str]
+
+
+def kept_notifications(layout: Layout, service: NovaService) -> list[Change]:
+    """What lets a service that gets another broker send its notifications where they are listened for today;
+    nothing where the layout says otherwise, none are sent, or their broker is named already."""
+    notifies = service.options.get("oslo_messaging_notifications/driver", "") not in ("", "noop")
+    own = "oslo_messaging_notifications/transport_url" in service.origins
+    if layout.services.notifications != "keep" or not notifies or own:
+        return []
+    return [
+        {
+            "section": "oslo_messaging_notifications",
+            "option": "transport_url",
+            "op": "copy",
+            "source": ["DEFAULT", "transport_url"],
+        }
+    ]
 
 
 MappingUrl = Callable[[str], str]

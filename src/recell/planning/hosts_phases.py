@@ -12,10 +12,11 @@ from typing import Any
 from recell.model.deployment import Deployment
 from recell.model.hosts import HostsMove
 from recell.model.layout import Layout
-from recell.model.plan import Acts, ExpectedChange, Plan
+from recell.model.plan import MOVES, Acts, ExpectedChange, Plan
 from recell.model.scope import ByHost, ByParent
 from recell.planning import hosts, new_cell
-from recell.planning.changes import Change, describe
+from recell.planning.changes import Change, describe, kept_notifications
+from recell.planning.database import roll_host
 from recell.planning.draft import Draft
 from recell.planning.hosts import KIND, Compute, Facts, Wave
 from recell.planning.safety import with_safe_points
@@ -38,8 +39,11 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
         accounts.add((new.model.server, new.model.port, new.model.database))
     for old, new_end in pairs:
         new_cell.accounts(facts, HostsMove(old, new_end), draft, accounts)
+    if not facts.made:  # else they restart on undo because the cell is gone
+        _schedulers(facts, draft, "backward")
     for number, wave in enumerate(facts.waves, 1):
         _wave(facts, wave, draft, number)
+    _schedulers(facts, draft, "forward")
     _prove(facts, draft, "prove", "forward")
     changes = [
         *(
@@ -49,7 +53,7 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
         ExpectedChange("api", "host_mappings", "*", "hosts belong to another cell"),
         ExpectedChange("api", "instance_mappings", "*", "their instances do"),
         *(
-            ExpectedChange(cell, table, "*", "rows of hosts that move")
+            ExpectedChange(cell, table, MOVES, "rows of hosts that move")
             for cell in sorted({end.name for w in facts.waves for end in (w.old, w.new)})
             for table in rows_of_hosts()
         ),
@@ -130,7 +134,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         computes=computes,
     )
     for compute in wave.computes:
-        _file(wave, compute, draft, mark)
+        _file(facts.layout, wave, compute, draft, mark)
     add(
         "enter",
         "hosts-computes",
@@ -179,11 +183,12 @@ def _unit(compute: Compute) -> dict[str, Any]:
     return {"host": s.host, "unit": s.unit, "nova_host": s.nova_host, "reads": list(s.config_files)}
 
 
-def _file(wave: Wave, compute: Compute, draft: Draft, mark: str) -> None:
+def _file(layout: Layout, wave: Wave, compute: Compute, draft: Draft, mark: str) -> None:
     vhost = "" if wave.new.vhost == "/" else wave.new.vhost
     changes: list[Change] = [
         {"section": "DEFAULT", "option": "transport_url", "op": "nodes",
          "nodes": [list(n) for n in compute.nodes], "vhost": vhost},
+        *kept_notifications(layout, compute.service),
     ]  # fmt: skip
     if wave.consoles is not None:
         changes.append(
@@ -199,6 +204,13 @@ def _file(wave: Wave, compute: Compute, draft: Draft, mark: str) -> None:
         changes=changes,
         wave=mark,
     )
+
+
+def _schedulers(facts: Facts, draft: Draft, acts: Acts) -> None:
+    """They keep in mind which cell a host is in, and look there for its instances (for different_host)."""
+    schedulers = [m for m in facts.members if m.role == "scheduler"]
+    for host in dict.fromkeys(m.host for m in schedulers):
+        roll_host(schedulers, draft, host, "moved", acts, KIND, "the hosts that moved")
 
 
 def _prove(facts: Facts, draft: Draft, id: str, acts: Acts) -> None:

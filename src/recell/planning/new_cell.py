@@ -7,7 +7,7 @@ from typing import Any
 from recell.model.deployment import NovaService
 from recell.model.hosts import HostsMove
 from recell.planning import commands
-from recell.planning.changes import Change, describe
+from recell.planning.changes import Change, describe, kept_notifications
 from recell.planning.database import roll_host
 from recell.planning.draft import Draft, edited_file
 from recell.planning.hosts import Facts, NewCell
@@ -82,7 +82,7 @@ def make_cell(facts: Facts, new: NewCell, draft: Draft) -> None:
         host=first.host,
         config=edited_file(first),
     )
-    _files(new, draft)
+    _files(facts, new, draft)
     argv = [
         *facts.deployment.host(first.host).nova_prefix,
         facts.deployment.host(first.host).nova_manage,
@@ -107,7 +107,7 @@ def make_cell(facts: Facts, new: NewCell, draft: Draft) -> None:
     _mapping(facts, new, draft)
 
 
-def _files(new: NewCell, draft: Draft) -> None:
+def _files(facts: Facts, new: NewCell, draft: Draft) -> None:
     end = new.end
     done: set[tuple[str, str]] = set()
     for service in (*new.conductors, *new.consoles):
@@ -121,6 +121,7 @@ def _files(new: NewCell, draft: Draft) -> None:
              "nodes": [list(n) for n in new.broker_nodes], "vhost": "" if end.vhost == "/" else end.vhost},
             {"section": "database", "option": "connection", "op": "nodes",
              "nodes": [[end.address, end.port]], "vhost": end.database},
+            *kept_notifications(facts.layout, service),
         ]  # fmt: skip
         if console and new.wanted.consoles is not None:
             changes += [

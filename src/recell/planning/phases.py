@@ -9,7 +9,7 @@ from recell.model.deployment import NovaService
 from recell.model.plan import Acts
 from recell.model.urls import parse_url
 from recell.planning import commands, contained
-from recell.planning.changes import Change, describe
+from recell.planning.changes import Change, describe, kept_notifications
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
 
 
@@ -28,18 +28,7 @@ def _api_changes(facts: Facts, service: NovaService) -> list[Change]:
         },
         {"section": "database", "option": "connection", "op": "mapping", "cell": CELL0},
     ]
-    notifies = service.options.get("oslo_messaging_notifications/driver", "") not in ("", "noop")
-    own = "oslo_messaging_notifications/transport_url" in service.origins
-    if facts.layout.services.notifications == "keep" and notifies and not own:
-        changes.append(
-            {
-                "section": "oslo_messaging_notifications",
-                "option": "transport_url",
-                "op": "copy",
-                "source": ["DEFAULT", "transport_url"],
-            }
-        )
-    return changes
+    return changes + kept_notifications(facts.layout, service)
 
 
 # -- phases ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from recell.model.layout import BrokerLayout, Layout
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import Plan
 from recell.model.violation import Violation
+from recell.planning.hosts import KIND as MOVES_HOSTS
 from recell.planning.moves import KIND as MOVES_DATABASE
 from recell.planning.split import make_plan
 from recell.preflight import cells_v1, live, rabbit, rules
@@ -64,6 +65,8 @@ def check(
         found += live.check(world, deployment, layout, plan)
     if plan is not None and plan.kind == MOVES_DATABASE:
         found = [_restarted_anyway(v, plan) for v in found]
+    if plan is not None and plan.kind == MOVES_HOSTS:
+        found = [_left_alone(v, plan) for v in found]
     accepted = set(layout.acknowledge)
     found = [
         replace(v, severity="warning", what=f"{v.what} (acknowledged)")
@@ -95,3 +98,15 @@ def _restarted_anyway(found: Violation, plan: Plan) -> Violation:
     if kind != "stale" or (host, unit) not in renewed:
         return found
     return replace(found, severity="warning", remedy="Nothing: the plan restarts it before rows are switched")
+
+
+def _left_alone(found: Violation, plan: Plan) -> Violation:
+    """Hosts move without a restart of their cells' conductors and console proxies. A process that the plan
+    does restart would come up with settings that nobody has tried."""
+    kind, _, rest = found.id.partition(":")
+    host, _, unit = rest.partition(":")
+    restarted = {(s.where, s.params["unit"]) for s in plan.steps if "unit" in s.params}
+    restarted |= {(c["host"], c["unit"]) for s in plan.steps for c in s.params.get("computes", ())}
+    if kind != "stale" or (host, unit) in restarted:
+        return found
+    return replace(found, severity="warning", remedy="Nothing for this plan: it goes on as it is")

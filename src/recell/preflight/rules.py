@@ -5,6 +5,7 @@ Those that do without a layout serve `recell doctor` too (doctor/rules/shared.py
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator
 
 from recell.model.deployment import Deployment
@@ -275,6 +276,10 @@ def brokers(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
 
 def firewalls(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     moved = {s.host for s in deployment.role("scheduler", "conductor") if s.active}
+    patterns = [p for cell in layout.cells.values() for p in cell.hosts]
+    moved |= {
+        s.host for s in deployment.role("compute") if any(fnmatch.fnmatch(s.host, p) for p in patterns)
+    }
     for host in deployment.hosts:
         if host.name in moved and not host.firewall:
             yield Violation(

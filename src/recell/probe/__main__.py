@@ -64,6 +64,9 @@ def read_known(path: Path | None) -> tuple[str, ...]:
               help="Uuids that every list must hold, one per line.")
 @click.option("--population", default="6:14", show_default=True, help="Own instances, MIN:MAX.")
 @click.option("--change-share", default=0.36, show_default=True, type=click.FloatRange(0, 1))
+@click.option("--aim", default="", metavar="HOST,...",
+              help="Compute hosts; --aim-share of all changes are about instances there.")
+@click.option("--aim-share", default=0.5, show_default=True, type=click.FloatRange(0, 1))
 @click.option("--settle", default=60.0, show_default=True, type=click.FloatRange(0),
               help="Seconds to wait at the end for changes in flight.")
 @click.option("--timeout", default=60.0, show_default=True, type=click.FloatRange(1),
@@ -72,14 +75,15 @@ def read_known(path: Path | None) -> tuple[str, ...]:
 @click.option("--image", default="guest", show_default=True)
 @click.option("--seed", default=None, type=int)
 def main(cloud: str, clouds_yaml: Path | None, out: Path, rate: float, duration: float | None,
-         boot: int, known: Path | None, population: str, change_share: float, settle: float,
-         timeout: float, flavor: str, image: str, seed: int | None) -> None:
+         boot: int, known: Path | None, population: str, change_share: float, aim: str,
+         aim_share: float, settle: float, timeout: float, flavor: str, image: str, seed: int | None) -> None:
     """Users of a cloud: open-loop requests, each written to a file with what became of it."""
     try:
         options = LoadOptions(
             rate=rate, duration=duration, boot=boot, settle=settle,
             bounds=parse_bounds(population), change_share=change_share, flavor=flavor, image=image,
-            seed=seed, known=read_known(known))
+            seed=seed, known=read_known(known),
+            aim=tuple(host.strip() for host in aim.split(",") if host.strip()), aim_share=aim_share)
         summary = asyncio.run(
             generate(cloud, clouds_yaml or default_clouds_yaml(), out, options, timeout))
     except RecellError as error:

@@ -7,6 +7,7 @@ fails is a request that failed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import ssl
 from collections.abc import Mapping
@@ -93,6 +94,7 @@ class Cloud:
         self._account = account
         self._timeout = timeout
         self._token = ""
+        self._project = ""
         self._expires = 0.0
         self._microversion = MICROVERSION
         self._endpoints: dict[str, str] = {}
@@ -154,6 +156,7 @@ class Cloud:
             raise BadInput(f"the catalogue of {url} has no {account.interface} compute endpoint",
                            "Correct the region or the interface in clouds.yaml")
         self._token = answer.headers["x-subject-token"]
+        self._project = str(token.get("project", {}).get("id", ""))
         self._expires = datetime.fromisoformat(token["expires_at"]).timestamp()
 
     async def _refresh(self) -> None:
@@ -187,6 +190,10 @@ class Cloud:
             return Answer(response.status_code, req_id, response.json())
         except ValueError:
             return Answer(response.status_code, req_id, None, "the answer is not JSON")
+
+    def host_id(self, host: str) -> str:
+        """What users are shown as an instance's ``hostId``: Nova's digest of their project and the host."""
+        return hashlib.sha224((self._project + host).encode()).hexdigest()
 
     async def look_up(self, flavor: str, image: str) -> tuple[str, str]:
         """The ids of a flavor and an image by name or id. :raises BadInput: no such thing."""

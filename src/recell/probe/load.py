@@ -30,6 +30,7 @@ class LoadOptions:
     """``rate`` in requests/s; ``duration`` in seconds, None until told to stop; ``boot``: how many
     instances to boot first that are left running as they are; ``settle``: how long to wait at the end
     for changes in flight; ``bounds``: how many instances the users keep of their own;
+    ``aim``: names of compute hosts, ``aim_share``: the share of changes about instances there;
     ``setup_limit``, ``poll``: how long and how often the first boots are looked at."""
 
     rate: float = 6.0
@@ -42,6 +43,8 @@ class LoadOptions:
     image: str = "guest"
     seed: int | None = None
     known: tuple[str, ...] = ()
+    aim: tuple[str, ...] = ()
+    aim_share: float = 0.5
     setup_limit: float = 300.0
     poll: float = 1.0
 
@@ -55,7 +58,8 @@ class Load:
         self._options = options
         self._population = Population(
             bounds=options.bounds, change_share=options.change_share,
-            rng=random.Random(options.seed))  # noqa: S311 (a dice, not a secret)
+            rng=random.Random(options.seed),  # noqa: S311 (a dice, not a secret)
+            aim=[cloud.host_id(host) for host in options.aim], aim_share=options.aim_share)
         self._stopping = asyncio.Event()
         self._phase: Phase = "setup"
         self._flavor = ""
@@ -102,6 +106,7 @@ class Load:
         await asyncio.gather(*tasks)
         summary = {
             "kind": "summary", "t0": time.time(), "began": began, **self._counts,
+            "aimed": self._population.aimed,
             "unsettled": [{"instance": k.uuid, "doing": k.doing}
                           for k in self._population.unsettled()],
         }

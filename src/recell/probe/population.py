@@ -7,7 +7,7 @@ that was sent after the acknowledgement shows it at rest, so a 409 is never the 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ class Known:
     delete_asked: float | None = None
     gone_since: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    host_id: str = ""
 
     @property
     def idle(self) -> bool:
@@ -60,13 +61,19 @@ class Population:
 
     :param bounds: how many instances of their own the users keep, at least and at most.
     :param change_share: the share of requests that change something, met as closely as is legal.
+    :param aim: hosts, by the hostId that the API gives them; aim_share: the share of changes that are
+        about instances there, met as closely as is legal.
     """
 
     def __init__(
         self, *, bounds: tuple[int, int], change_share: float, rng: random.Random,
+        aim: Collection[str] = (), aim_share: float = 0.0,
     ) -> None:
         self._bounds = bounds
         self._share = change_share
+        self._aim = frozenset(aim)
+        self._aim_share = aim_share
+        self.aimed = 0
         self._rng = rng
         self._known: dict[str, Known] = {}
         self._booting = 0
@@ -112,6 +119,7 @@ class Population:
             change = self._change()
             if change is not None:
                 self._changes += 1
+                self.aimed += bool(change.instance) and self._is_aimed(self._known[change.instance])
                 return change
         return self._read()
 
@@ -120,9 +128,19 @@ class Population:
         self._serial += 1
         return Choice("boot", detail={"serial": str(self._serial)})
 
+    def _is_aimed(self, known: Known) -> bool:
+        return known.host_id in self._aim
+
+    def _there(self, some: list[Known]) -> list[Known]:
+        """Of these, those on the side whose share has fallen behind; all, when none is there."""
+        if not self._aim:
+            return some
+        wanted = self.aimed <= self._aim_share * self._changes
+        return [k for k in some if self._is_aimed(k) is wanted] or some
+
     def _change(self) -> Choice | None:
         own = [k for k in self._known.values() if not k.resident and k.state != "gone"]
-        idle = [k for k in own if k.idle]
+        idle = self._there([k for k in own if k.idle])
         low, high = self._bounds
         deleting = sum(k.state == "deleting" for k in own)
         living = sum(k.state not in ("deleting", "error") for k in own) + self._booting
@@ -130,7 +148,8 @@ class Population:
             return self.boot()
         can: dict[str, list[Known]] = {
             # While all their own are busy, users write down something about the others.
-            "metadata-set": idle or [k for k in self._known.values() if k.resident and k.idle],
+            "metadata-set": idle or self._there(
+                [k for k in self._known.values() if k.resident and k.idle]),
             "metadata-delete": [k for k in idle if k.metadata],
             "stop": [k for k in idle if k.state == "active"],
             "start": [k for k in idle if k.state == "stopped"],
@@ -207,6 +226,7 @@ class Population:
         known = self._known.get(str(server.get("id")))
         if known is None or known.state == "gone" or "status" not in server:
             return
+        known.host_id = str(server.get("hostId") or known.host_id)
         if server.get("OS-EXT-STS:task_state") is not None or sent <= known.doing_since:
             return
         state = _STATUS.get(str(server["status"]))

@@ -12,6 +12,8 @@ A row of the first snapshot must be in the second with the same hash, unless
 * it is gone from a table in :data:`HARD_DELETED`;
 * the plan names it.
 
+A row of a table that moves between cells is looked for in the others, and is then held against what it was.
+
 Tables in :data:`STEADY` describe the deployment itself. There no stamp explains a difference; only
 the plan does, and the columns that services rewrite all the time are left out of the hash.
 """
@@ -30,7 +32,7 @@ from typing import Any
 from recell.adapters.ports import NovaPort
 from recell.errors import BadInput
 from recell.model.measure import RowFigures
-from recell.model.plan import ExpectedChange
+from recell.model.plan import MOVES, ExpectedChange
 from recell.report.collect import cells_of
 
 HARD_DELETED: Mapping[str, str] = {
@@ -219,18 +221,28 @@ def compare(
     owners = set(touched)
     named = _Expected(expected, nova)
     explained: Counter[str] = Counter()
+    moved: Counter[str] = Counter()
     differences: list[dict[str, str]] = []
     with closing(sqlite3.connect(f"file:{before}?mode=ro", uri=True)) as store:
         store.execute("ATTACH DATABASE ? AS later", (f"file:{after}?mode=ro",))
         start = floor(_meta(store, "main", "started"))
         end = _meta(store, "later", "ended") + _CLOCK_SLACK_S
         compared = store.execute("SELECT COUNT(*) FROM main.rows").fetchone()[0]
-        for db, tbl, key, stamp, owner, same, new_hash, new_stamp, new_owner in store.execute(
-                "SELECT b.db, b.tbl, b.key, b.stamp, b.owner, a.core IS b.core, "
+        found = store.execute(
+                "SELECT b.db, b.tbl, b.key, b.hash, b.core, b.stamp, b.owner, a.core IS b.core, "
                 "a.hash, a.stamp, a.owner "
                 "FROM main.rows b LEFT JOIN later.rows a "
                 "ON a.db = b.db AND a.tbl = b.tbl AND a.key = b.key "
-                "WHERE a.hash IS NULL OR a.hash IS NOT b.hash ORDER BY b.db, b.tbl, b.key"):
+                "WHERE a.hash IS NULL OR a.hash IS NOT b.hash ORDER BY b.db, b.tbl, b.key")
+        for db, tbl, key, old_hash, core, stamp, owner, same, new_hash, new_stamp, new_owner in found:
+            there = named.moved_to(store, db, tbl, key) if new_hash is None else None
+            if there is not None:
+                new_db, new_hash, new_stamp, new_owner, new_core = there
+                moved[f"{new_db}.{tbl}"] += 1
+                if new_hash == old_hash:
+                    explained["moved"] += 1
+                    continue
+                same = new_core == core
             gone = new_hash is None
             if named.has(db, tbl, key):
                 explained["plan"] += 1
@@ -246,6 +258,7 @@ def compare(
             "SELECT a.db || '.' || a.tbl, COUNT(*) FROM later.rows a LEFT JOIN main.rows b "
             "ON a.db = b.db AND a.tbl = b.tbl AND a.key = b.key "
             "WHERE b.hash IS NULL GROUP BY 1 ORDER BY 1"))
+    appeared = {name: n - moved[name] for name, n in appeared.items() if n > moved[name]}
     return RowFigures(
         compared=compared, differing=len(differences), differences=tuple(differences[:100]),
         explained=dict(sorted(explained.items())), appeared=appeared)
@@ -274,9 +287,13 @@ class _Expected:
     def __init__(self, changes: Iterable[ExpectedChange], nova: NovaPort | None) -> None:
         self._keys: set[tuple[str, str, str]] = set()
         self._whole: set[tuple[str, str]] = set()
+        self._moving: dict[str, list[str]] = defaultdict(list)
         schemas: dict[str, dict[str, Table]] = {}
         cells = {"api": "", **cells_of(nova)} if nova else {}
         for change in changes:
+            if change.key == MOVES:
+                self._moving[change.table].append(change.database)
+                continue
             if change.key == "*":
                 self._whole.add((change.database, change.table))
                 continue
@@ -294,6 +311,21 @@ class _Expected:
                     cell, f"SELECT {keys} FROM `{table.name}` "  # noqa: S608
                     f"WHERE `{column}` = %s", (value,))
                 self._keys |= {(change.database, table.name, key_text(table, r)) for r in rows}
+
+    def moved_to(
+        self, store: sqlite3.Connection, database: str, table: str, key: str
+    ) -> tuple[str, str, int, str | None, str] | None:
+        """(database, hash, stamp, owner, core) of a row that is gone, where it is now."""
+        among = self._moving.get(table, [])
+        for other in among if database in among else ():
+            if other == database:
+                continue
+            row: tuple[str, str, int, str | None, str] | None = store.execute(
+                "SELECT db, hash, stamp, owner, core FROM later.rows WHERE db = ? AND tbl = ? AND key = ?",
+                (other, table, key)).fetchone()
+            if row is not None:
+                return row
+        return None
 
     def has(self, database: str, table: str, key: str) -> bool:
         return (database, table) in self._whole or (database, table, key) in self._keys

@@ -18,7 +18,7 @@ from recell.steps.database import recells_login
 POLL_S = 1.0
 LIMIT_S = 2.0
 """How long the API may wait for one attempt, in seconds."""
-SETTLE_S = 0.5
+SETTLE_S = 0.8
 """Of it: for requests that have read the old mapping to write what they write."""
 REST_S = 0.5
 """Of it: for transactions of the old cell to come to their end."""
@@ -242,13 +242,12 @@ class HostsComputes(HostsStep):
         return unit.running and unit.started_at > max((s.mtime for s in stats if s), default=0.0)
 
     def _serving(self, computes: list[dict[str, Any]]) -> list[str]:
-        """Hosts of those that take requests at this side's broker, which is asked once for all."""
+        """Hosts of those that take requests at this side's broker."""
         there = [c for c in computes if self._fresh(c) and self._connected(c)]
         if not there:
             return []
-        end = self.move().at(self._side())
-        taken = {q.name for q in self.world.broker(end.broker).queues(end.vhost) if q.consumers}
-        return [c["host"] for c in there if f"compute.{c['nova_host']}" in taken]
+        taken = self.port().served(self._side())
+        return [c["host"] for c in there if c["nova_host"] in taken]
 
     def _connected(self, compute: dict[str, Any]) -> bool:
         host, unit = self.world.host(compute["host"]), self._unit(compute)
@@ -383,6 +382,9 @@ class FlipHosts(HostsStep):
             if self.belong(move) != goal:
                 self.remember("carried", False)
                 self.remember("flipped", True)
+                # Schedulers remember the cells of hosts: those that run now have to go.
+                known = self.context.journal
+                known.remember("hosts", "turn", int(known.recall("hosts", "turn", 0)) + 1)
                 self._attempts(move, goal, toward)
             port.hide(other(goal))
             carried = port.carry(goal, CARRY_S)
@@ -418,8 +420,7 @@ class FlipHosts(HostsStep):
         """One attempt. Whatever stops it, everybody goes on where they were."""
         port, nova, left = self.port(), self.world.nova(), other(goal)
         port.prepare_hold(left, REST_S)
-        began = self.world.clock()
-        nova.hold_mappings(REST_S, SETTLE_S)
+        began = self.world.clock() - nova.hold_mappings(REST_S, SETTLE_S)
         try:
             port.hold(left)
             said = port.drain(LIMIT_S - (self.world.clock() - began))
