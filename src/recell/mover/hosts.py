@@ -16,14 +16,14 @@ from recell.adapters.mysql.session import Busy, Lost
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.sql import among, name
 from recell.adapters.schema import compare_schemas, read_schema
-from recell.errors import RecellError, StepFailed, Unreachable, VerifyFailed
+from recell.errors import RecellError, StepFailed, VerifyFailed
 from recell.model.hosts import Carried, Following, HostsMove
 from recell.model.moving import Login, Thing
 from recell.model.relay import Side, other
 from recell.model.scope import Schema, Scope
 from recell.model.violation import Violation
 from recell.mover import host_rows, servers
-from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
+from recell.mover.cell import SIDES, CellMove, Host, away, copy_and_compare, found_equal, told
 from recell.mover.conflicts import find_conflicts
 from recell.mover.gap import part_counters, plan_gap, raise_counters, read_counters
 from recell.mover.hosts_survey import busy, troubles
@@ -258,10 +258,7 @@ class CellHosts:
         try:
             return journal.state()
         except (Lost, Busy) as error:
-            raise Unreachable(
-                f"{self.move.at(side).where} does not answer ({error})",
-                "Make it reachable, then: recell resume",
-            ) from None
+            raise away(self.move.at(side).where, error) from None
         finally:
             journal.close()
 
@@ -286,10 +283,7 @@ class CellHosts:
             yield self._alive(toward)
         except (Lost, Busy) as lost:
             self._leave()
-            raise Unreachable(
-                f"a database of {self.move.old.name} or {self.move.new.name} is away ({lost})",
-                "Make it reachable, then: recell resume",
-            ) from None
+            raise away(f"a database of {self.move.old.name} or {self.move.new.name}", lost) from None
         except BaseException:
             self._leave()
             raise
@@ -358,10 +352,7 @@ class CellHosts:
             try:
                 journal.drop()
             except (Lost, Busy) as error:
-                raise Unreachable(
-                    f"{self.move.at(side).where} does not answer ({error})",
-                    "Make it reachable, then: recell resume",
-                ) from None
+                raise away(self.move.at(side).where, error) from None
             finally:
                 journal.close()
 
@@ -388,10 +379,7 @@ class CellHosts:
             )
             lock.rollback()
         except (Lost, Busy) as error:
-            raise Unreachable(
-                f"{self.move.at(side).where} does not answer ({error})",
-                "Make it reachable, then: recell resume",
-            ) from None
+            raise away(self.move.at(side).where, error) from None
         self._lock = lock
 
     def hold(self, side: Side) -> float:
