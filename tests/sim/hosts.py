@@ -93,10 +93,15 @@ class CellsWorld(SimWorld):
         self.dead_in: set[str] = set()  # brokers on which no nova-compute comes up
         self.restless: set[str] = set()  # hosts on which a migration never ends
         self.busy_moments = 0
+        self.trouble = ""  # the moment at which nova-api begins to answer with errors
         self.folds = 0  # how often rows were copied
 
     def between(self, move: HostsMove, ours: Login) -> SimCells:
         return SimCells(self, move, ours)
+
+    def point(self, what: str) -> None:
+        self.api_errors += 5 * (what == self.trouble)
+        super().point(what)
 
     def reborn(self) -> None:
         super().reborn()

@@ -102,6 +102,7 @@ class SimWorld:
         self.databases = SimDatabases(self)
         self.changes: list[str] = []
         self.dead: set[str] = set()  # brokers that never answer again
+        self.api_errors = 0
         self._pid = 1000
 
     # -- World ------------------------------------------------------------------------------------
@@ -479,6 +480,7 @@ class SimBroker:
         self.world = world
         self.name = name
         self.vhost_set = {"/"}
+        self.depth = 0  # of each queue
         self.spares: set[tuple[str, str]] = set()
         self.user_map: dict[str, str] = {}
         self.permits: dict[tuple[str, str], tuple[str, str, str]] = {}
@@ -500,7 +502,9 @@ class SimBroker:
     def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
         serving = self.consumers(vhost)
         names = {c.queue for c in serving} | {"conductor", "scheduler"}
-        return tuple(QueueInfo(n, 0, 0, sum(c.queue == n for c in serving), False) for n in sorted(names))
+        return tuple(
+            QueueInfo(n, self.depth, 0, sum(c.queue == n for c in serving), False) for n in sorted(names)
+        )
 
     def bindings(self, vhost: str) -> tuple[tuple[str, str], ...]:
         live = {("scheduler_fanout", c.client_name) for c in self.consumers(vhost) if c.queue == "scheduler"}
@@ -586,6 +590,9 @@ class SimProxy:
         return tuple(
             replace(s, state="DOWN") if s.state == "UP" and not self._answers(s) else s for s in self.table
         )
+
+    def errors(self) -> dict[str, int]:
+        return dict.fromkeys({s.backend for s in self.table}, self.world.api_errors)
 
     def set_state(self, backend: str, server: str, state: Literal["ready", "drain", "maint"]) -> None:
         self.world.point(f"before {state} {server}")

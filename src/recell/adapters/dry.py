@@ -295,6 +295,9 @@ class DryProxy:
             for s in self._real.servers()
         )
 
+    def errors(self) -> dict[str, int]:
+        return self._real.errors()
+
     def set_state(
         self, backend: str, server: str, state: Literal["ready", "drain", "maint"],
     ) -> None:

@@ -335,6 +335,11 @@ class ProxyPort(Protocol):
     host: str
 
     def servers(self) -> tuple[ProxyServer, ...]: ...
+    def errors(self) -> dict[str, int]:
+        """By backend: answers with a 5xx status since it began to count, its own 503 included; without HTTP,
+        connections that failed."""
+        ...
+
     def set_state(self, backend: str, server: str, state: Literal["ready", "drain", "maint"]) -> None: ...
 
 

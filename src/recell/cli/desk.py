@@ -16,7 +16,7 @@ from recell.discovery import scan, scan_rabbit
 from recell.engine import Engine
 from recell.engine.run import Observer
 from recell.errors import BadInput, Locked, StalePlan
-from recell.journal import Journal, position
+from recell.journal import OPERATOR, Journal, position
 from recell.model.deployment import Deployment, load_deployment
 from recell.model.layout import BrokerLayout, Layout, load_any_layout, load_layout
 from recell.model.layout_v1 import CellsV1Layout
@@ -27,8 +27,6 @@ from recell.steps import Context, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-OPERATOR = "operator"
-"""What the journal's facts about the operator's own words stand under."""
 LIMITS = {"drain_s": 120.0, "quiet_s": 300.0, "stop_s": 120.0, "start_s": 180.0}
 
 

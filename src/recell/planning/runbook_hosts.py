@@ -118,7 +118,15 @@ def _console(step: PlanStep, undo: bool, path: str) -> Lines:
     return [(step.where, "Stop it." if undo else "Start it.", (command,))]
 
 
+def _gate(step: PlanStep, undo: bool, path: str) -> Lines:
+    if undo:
+        return [(step.where, "Nothing.", ())]
+    words = "See nova-api's errors in HAProxy's statistics and the depth of queues; go on when both are well."
+    return [(step.where, words, ())]
+
+
 KINDS: dict[str, Told] = {
+    "wave-gate": _gate,
     "cell-things": _things,
     "cell-schema": _schema,
     "new-mapping": _mapping,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import UnitState, processes_of
 from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed
+from recell.journal import OPERATOR
 from recell.model.hosts import HostsMove
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
@@ -44,6 +45,11 @@ class HostsStep(BaseStep):
         wave = self.param("wave", "")
         found: list[str] = self.context.journal.recall(f"{wave}/close", "left-out", []) if wave else []
         return found
+
+    def wanted(self, name: str, default: Any = None) -> Any:
+        """The operator's own word for this run, or the plan's."""
+        said: dict[str, Any] = self.context.journal.recall(OPERATOR, "moving", {})
+        return said.get(name, self.param(name, default))
 
     def port(self) -> HostsPort:
         move = self.move()
@@ -134,7 +140,7 @@ class HostsOpen(HostsStep):
         out = sorted({*self.left_out(), *busy})
         before: list[str] = self.context.journal.recall("hosts", "left-out", [])
         named = sorted({*before, *out})
-        if toward == "backward" or len(named) > int(self.param("max_failures", 0)):
+        if toward == "backward" or len(named) > int(self.wanted("max_failures", 0)):
             self.port().let_in(self._side(), sorted(busy))
             raise StepFailed(
                 f"not at rest after {self.limit('quiet_s'):.0f} s: {_words(busy)}",

@@ -13,6 +13,7 @@ from recell.steps.containers import SiblingContainer
 from recell.steps.database import DatabaseThings, FollowDatabase, Relayed, RelayStep
 from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
+from recell.steps.gate import WaveGate
 from recell.steps.hosts import FlipHosts, FollowHosts, HostsComputes, HostsOpen
 from recell.steps.mapping import LiteralMapping, MoveMapping
 from recell.steps.prove import Prove
@@ -75,6 +76,7 @@ KINDS: dict[str, type[BaseStep]] = {
         StartConsole,
         StartUnit,
         SwitchDatabase,
+        WaveGate,
     )
 }
 
