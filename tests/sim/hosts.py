@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from recell.adapters.guests_port import GuestsPort, GuestState, GuestVerb
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import Finished, RawMapping
 from recell.errors import StalePlan, StepFailed
 from recell.model.deployment import Deployment, ServiceRecord
-from recell.model.hosts import Carried, Flipped, Following, HostsMove
+from recell.model.hosts import Carried, Flipped, Following, HostsMove, Late
 from recell.model.moving import Login, Thing
 from recell.model.plan import Plan
 from recell.model.relay import Side, Upstream, other
@@ -42,6 +43,7 @@ LAYOUT = cloud.LAYOUT.replace(
 )
 OLD_DB, NEW_DB = "nova", "nova_cell2"
 GUESTS = 3
+CANARY = "canary"
 FENCE = "updating_password"
 
 
@@ -50,6 +52,8 @@ class Row:
     task: str = ""
     hidden: bool = False
     value: int = 0
+    name: int = 0  # what a request may write whatever the task
+    was: int = 0  # the name, in the moment
 
 
 @dataclass
@@ -69,6 +73,7 @@ class Users:
         self.asked: dict[int, str] = {}
         self.done: list[int] = []
         self.values: dict[str, int] = {}
+        self.names: dict[str, int] = {}
         self.refused = 0
 
 
@@ -89,10 +94,13 @@ class CellsWorld(SimWorld):
         self.journal = Following("none")
         self.parked: dict[tuple[str, str], list[tuple[int, str]]] = {}
         self.mappings_held = False
-        self.stale: list[tuple[str, str]] = []
+        self.stale: list[tuple[str, str, float]] = []  # who writes late, where, and when
         self.dead_in: set[str] = set()  # brokers on which no nova-compute comes up
         self.restless: set[str] = set()  # hosts on which a migration never ends
         self.busy_moments = 0
+        self.canary_task = self.canary_status = ""
+        self.obeyed: list[tuple[str, str]] = []
+        self.deaf: set[str] = set()  # hosts whose nova-compute takes no request of the canary's
         self.trouble = ""  # the moment at which nova-api begins to answer with errors
         self.folds = 0  # how often rows were copied
 
@@ -102,6 +110,10 @@ class CellsWorld(SimWorld):
     def point(self, what: str) -> None:
         self.api_errors += 5 * (what == self.trouble)
         super().point(what)
+
+    def guests(self, cloud: str) -> SimGuests:
+        assert cloud == "admin"
+        return SimGuests(self)
 
     def reborn(self) -> None:
         super().reborn()
@@ -143,7 +155,9 @@ class CellsWorld(SimWorld):
             return
         self._late()
         for instance, host in self.guest_of.items():
-            self._ask(instance, host)
+            if instance != CANARY:
+                self._ask(instance, host)
+        self._canary()
         for host in sorted(set(self.guest_of.values())):
             self._serve(host)
         self._list()
@@ -153,21 +167,44 @@ class CellsWorld(SimWorld):
                 if proxy.takes(server) and not set(self.mapped.values()) <= set(known):
                     self._complain(f"{server.server} does not know a cell that has instances")
 
+    def _canary(self) -> None:
+        """nova-compute does what is asked of the canary guest, where its row is and it serves."""
+        if CANARY not in self.guest_of or not self.canary_task:
+            return
+        host = self.guest_of[CANARY]
+        unit, broker = self.compute_of(host)
+        serves = unit.active and self.time >= unit.started_at + START_S
+        if not serves or self.cell_on(broker) is not self.cell(self.mapped[CANARY]) or host in self.deaf:
+            return
+        verb, self.canary_task = self.canary_task, ""
+        self.obeyed.append((verb, self.mapped[CANARY]))
+        self.canary_status = {"stop": "SHUTOFF"}.get(verb, "ACTIVE")
+        if verb == "delete":
+            self.cell(self.mapped.pop(CANARY)).rows.pop(CANARY)
+            del self.guest_of[CANARY]
+
     def _ask(self, instance: str, host: str) -> None:
         if self.mappings_held:
             return  # the lookup waits
         uuid = self.mapped[instance]
         if len(self.users.asked) % 7 == 3:
-            self.stale.append((instance, uuid))  # it has read the mapping, and writes a moment later
+            # It has read the mapping, and writes a moment later, or much.
+            self.stale.append((instance, uuid, self.time + (0, 5, 20)[len(self.stale) % 3]))
         self._write(instance, host, uuid)
 
     def _late(self) -> None:
         waiting, self.stale = self.stale, []
-        for instance, uuid in waiting:
-            if self.cell(uuid).locked:
-                self.stale.append((instance, uuid))
+        for instance, uuid, due in waiting:
+            if self.cell(uuid).locked or self.time < due:
+                self.stale.append((instance, uuid, due))
             else:
                 self._write(instance, self.guest_of[instance], uuid)
+                self._rename(instance, uuid)
+
+    def _rename(self, instance: str, uuid: str) -> None:
+        row = self.cell(uuid).rows.get(instance)
+        if row is not None:
+            row.name = self.users.names[instance] = max(self.users.names.values(), default=0) + 1
 
     def _write(self, instance: str, host: str, uuid: str) -> None:
         cell = self.cell(uuid)
@@ -214,7 +251,7 @@ class CellsWorld(SimWorld):
         gone = set(self.users.asked) - set(self.users.done) - waiting
         return gone | {
             v for i, v in self.users.values.items() if self.cell(self.mapped[i]).rows[i].value != v
-        }
+        } | {-v for i, v in self.users.names.items() if self.cell(self.mapped[i]).rows[i].name != v}
 
     def started(self, name: str, unit: SimUnit) -> None:
         """nova-compute begins: it needs its record, and forgets what was asked for meanwhile."""
@@ -416,7 +453,7 @@ class SimCells:
         source, target = self._cell(other(toward)), self._cell(toward)
         for instance, row in self._mine(source).items():
             known = target.rows.get(instance)
-            target.rows[instance] = Row("", known.hidden if known else True, row.value)
+            target.rows[instance] = Row("", known.hidden if known else True, row.value, row.name)
 
     def bring_hosts(self, toward: Side) -> None:
         self.world.point("before the hosts' rows are brought")
@@ -500,7 +537,8 @@ class SimCells:
         self.world.point("before the copy is shown")
         assert self._cell(other(side)).locked
         for instance, row in self._mine(self._cell(side)).items():
-            row.hidden, row.task = False, self._cell(other(side)).rows[instance].task
+            left = self._cell(other(side)).rows[instance]
+            row.hidden, row.task, left.was = False, left.task, left.name
         self._change("shown")
 
     def hide(self, side: Side) -> int:
@@ -562,11 +600,68 @@ class SimCells:
         self.world.point("carried")
         return Carried(count)
 
+    def late(self, side: Side) -> Late:
+        if self.world.journal != Following("drained", other(side), True):
+            return Late()
+        found = Late()
+        for instance, row in self._mine(self._cell(side)).items():
+            if row.name != row.was:
+                self.world.point("before late rows are brought")
+                there = self._cell(other(side)).rows[instance]
+                newer = row.name > there.name
+                there.name = max(row.name, there.name)
+                row.was = row.name
+                found += Late(int(newer), int(not newer))
+                self.world.point("late rows are brought")
+        return found
+
     def close(self) -> None:
         return None
 
 
+class SimGuests:
+    """:class:`~recell.adapters.guests_port.GuestsPort`"""
+
+    def __init__(self, world: CellsWorld) -> None:
+        self.world = world
+
+    def troubles(self, flavor: str, image: str) -> tuple[str, ...]:
+        return ()
+
+    def find(self, name: str) -> str:
+        assert name.startswith("recell-canary-")
+        return CANARY if CANARY in self.world.guest_of else ""
+
+    def boot(self, name: str, host: str, flavor: str, image: str, network: str) -> str:
+        world = self.world
+        world.point("before the canary is booted")
+        assert CANARY not in world.guest_of and (flavor, image, network) == ("m1.tiny", "guest", "none")
+        home = world.homes[host]
+        assert not world.cell(home).services[host], "the host is closed"
+        world.guest_of[CANARY], world.mapped[CANARY] = host, home
+        world.cell(home).rows[CANARY] = Row()
+        world.canary_task = "boot"
+        world.point("the canary is booted")
+        return CANARY
+
+    def look(self, uuid: str) -> GuestState | None:
+        world = self.world
+        if uuid not in world.guest_of:
+            return None
+        return GuestState(world.canary_status, world.canary_task, world.guest_of[uuid])
+
+    def ask(self, uuid: str, verb: GuestVerb) -> None:
+        world = self.world
+        world.point(f"before the canary is asked to {verb}")
+        if uuid in world.guest_of:
+            wrong = {"stop": "SHUTOFF", "start": "ACTIVE"}.get(verb) == world.canary_status
+            assert not wrong and (not world.canary_task or verb == "delete"), f"409 to {verb}"
+            world.canary_task = verb
+        world.point(f"the canary is asked to {verb}")
+
+
 _port: type[HostsPort] = SimCells
+_guests: type[GuestsPort] = SimGuests
 
 
 def split() -> CellsWorld:

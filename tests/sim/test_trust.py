@@ -18,9 +18,11 @@ from recell.adapters import dry, ports
 from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.dry import DryWorld
 from recell.adapters.dry_bridge import DryBridgeEnd
+from recell.adapters.dry_guests import DryGuests
 from recell.adapters.dry_hosts import DryHosts
 from recell.adapters.dry_mover import DryMover
 from recell.adapters.dry_nova import DryNova
+from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
 from recell.cli import apply, observe
@@ -93,6 +95,7 @@ def test_nothing_of_a_pretended_world_is_left_to_the_real_one() -> None:
         (dry.DryWorld, ports.World),
         (DryHosts, HostsPort),
         (DryMover, MoverPort),
+        (DryGuests, GuestsPort),
         (DryBridgeEnd, BridgeEnd),
     ):
         wanted = {n for n, v in vars(port).items() if callable(v) and not n.startswith("_")}

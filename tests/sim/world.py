@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import (
     ConnectionInfo,
@@ -136,6 +137,9 @@ class SimWorld:
 
     def between(self, move: HostsMove, ours: Login) -> HostsPort:
         raise AssertionError("no hosts move here")
+
+    def guests(self, cloud: str) -> GuestsPort:
+        raise AssertionError("no guest goes along")
 
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
         if self.databases.mover is None or self.databases.mover.ours != ours:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from recell.adapters.dry import Record
 from recell.adapters.dry_things import DryThings
 from recell.adapters.hosts_port import HostsPort
-from recell.model.hosts import Carried, Following, HostsMove
+from recell.model.hosts import Carried, Following, HostsMove, Late
 from recell.model.relay import Side, other
 from recell.model.violation import Violation
 
@@ -118,3 +118,6 @@ class DryHosts(DryThings):
             self._note(other(toward), f"carry requests that wait to {self._move.at(toward).name}")
             self._carried = True
         return Carried()
+
+    def late(self, side: Side) -> Late:
+        return Late()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.nova_port import NovaPort as NovaPort
@@ -503,6 +504,10 @@ class World(Protocol):
 
     def between(self, move: HostsMove, ours: Login) -> HostsPort:
         """Hosts between two cells; the same one at each call. ``ours``: recell's own account on both."""
+        ...
+
+    def guests(self, cloud: str) -> GuestsPort:
+        """Throw-away guests of this account of clouds.yaml."""
         ...
 
     def stop_rpc_server(

@@ -135,7 +135,22 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         )
 
     inside = f" ({Window.parse(moving.window)})" if moving.window else ""
+    canary = moving.canary_guest if moving.canary in [c.service.host for c in wave.computes] else None
+    guest: dict[str, Any] = {}
+    if canary is not None:
+        guest = {"guest": canary.model_dump(), "host": wave.computes[0].service.nova_host}
     gate("begin", f"{names}: begin when it is time{inside}, and count nova-api's errors from here", takes)
+    if canary is not None:
+        add(
+            "guest",
+            "canary-guest",
+            facts.first,
+            f"boot a guest of {canary.flavor} and {canary.image} on {names}, to go along",
+            notice="a guest more in the project of recell's account",
+            undone="it is deleted",
+            estimate=15,
+            **guest,
+        )
     add(
         "close",
         "hosts-open",
@@ -230,6 +245,16 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         side="new",
         max_failures=0,
     )
+    if canary is not None:
+        add(
+            "guest-proof",
+            "canary-proof",
+            facts.first,
+            f"stop, start, reboot and delete the guest on {names} in {new.name}; it must obey",
+            undone="(the guest is gone)",
+            estimate=30,
+            **guest,
+        )
     gate("end", f"stop here if nova-api or the queues are not well since {mark} began", 0.0)
 
 

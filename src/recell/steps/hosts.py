@@ -10,7 +10,7 @@ from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import UnitState, processes_of
 from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed
 from recell.journal import OPERATOR
-from recell.model.hosts import HostsMove
+from recell.model.hosts import HostsMove, Late
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
@@ -66,6 +66,27 @@ class HostsStep(BaseStep):
             return wave if self.belong(move) == "old" else ""
         except RecellError:
             return ""  # what stopped the step is said, not this
+
+    def note_late(self, late: Late, requests: int = 0) -> None:
+        """Count, for the report, what came to the cell that was left."""
+        if late == Late() and not requests:
+            return
+        journal, wave = self.context.journal, self.group
+        known: dict[str, Any] = journal.recall(wave, "late", {})
+        journal.remember(
+            wave,
+            "late",
+            {
+                "requests": known.get("requests", 0) + requests,
+                "carried": known.get("carried", 0) + late.carried,
+                "stale": known.get("stale", 0) + late.stale,
+                "lost": [*known.get("lost", []), *late.lost],
+            },
+        )
+
+    def moment(self) -> float:
+        """When the hosts last got another cell; 0.0: not yet."""
+        return float(self.context.journal.recall(self.group, "moment", 0.0))
 
     def belong(self, move: HostsMove) -> Side:
         """Whose the hosts are, as the API database says.
@@ -199,11 +220,21 @@ class FollowHosts(HostsStep):
                 f"{', '.join(move.hosts)} belong to {move.at(side).name}, whose rows would be deleted",
                 "See nova-manage cell_v2 list_hosts",
             )
-        late = port.carry(other(side), CARRY_S) if port.waiting(side) else None
-        if late is not None:
-            self.remember("late", late.requests)
+        self._grace(side, port)
         port.forget()
         self.remember("said", port.clear(side))
+
+    def _grace(self, side: Side, port: HostsPort) -> None:
+        """Whoever had read the old mapping ends meanwhile; what they leave behind is brought over."""
+        until = self.moment() + float(self.param("grace_s", 0.0))
+        while True:
+            if port.waiting(side):
+                self.note_late(Late(), port.carry(other(side), CARRY_S).requests)
+            self.note_late(port.late(side))
+            if self.world.clock() >= until:
+                return
+            port.alive(side)
+            self.world.wait(POLL_S)
 
     def prove(self, toward: Direction) -> str:
         said = super().prove(toward)
@@ -391,7 +422,9 @@ class FlipHosts(HostsStep):
                 self.remember("flipped", True)
                 self._attempts(move, goal, toward)
             port.hide(other(goal))
+            self.note_late(port.late(other(goal)))
             carried = port.carry(goal, CARRY_S)
+            self.note_late(port.late(other(goal)))
         finally:
             port.let_go()
             self.world.nova().let_mappings_go()
@@ -434,6 +467,7 @@ class FlipHosts(HostsStep):
                 raise StepFailed(f"it took more than {LIMIT_S} s to prove both sides equal", "Try again")
             instances = port.instances(goal)
             port.reveal(goal)
+            self.context.journal.remember(self.group, "moment", self.world.clock())
             done = nova.flip(move.hosts, instances, move.at(left).cell, move.at(goal).cell)
             with contextlib.suppress(RecellError):
                 port.hide(left)  # act() does it again, and says what is wrong

@@ -7,6 +7,7 @@ from recell.model.plan import Plan
 from recell.steps.apart import Apart
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
+from recell.steps.canary import CanaryGuest, CanaryProof
 from recell.steps.cell import CellSchema, CellThings, NewMapping, StartConsole
 from recell.steps.compute import RecycleCompute
 from recell.steps.containers import SiblingContainer
@@ -34,6 +35,8 @@ KINDS: dict[str, type[BaseStep]] = {
         Blank,
         BridgedRepoint,
         BrokerAccount,
+        CanaryGuest,
+        CanaryProof,
         CellSchema,
         CellThings,
         Conf,
