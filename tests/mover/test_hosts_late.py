@@ -6,8 +6,8 @@ from typing import Any
 
 from recell.model.hosts import Late
 from recell.model.relay import Side
-from recell.mover.hosts import CellHosts
-from tests.mover.test_hosts import MOVE, NOVA, OURS, moment
+from recell.mover.hosts import FENCE, CellHosts
+from tests.mover.test_hosts import MOVE, NOVA, OURS, begin_task, instances, moment
 from tests.mover.test_hosts import cells as cells
 from tests.mover.test_hosts import servers as servers
 from tests.private_server import DatabaseHost, PrivateServer
@@ -139,6 +139,33 @@ def test_what_can_not_be_brought_over_is_named(cells: Cells) -> None:
     assert new.sql("SELECT COUNT(*) FROM instances WHERE deleted = 0", database=NEW) == [(3,)]
     assert new.sql("SELECT COUNT(*) FROM instance_extra", database=NEW) == [(3,)]
     port.forget()
+
+
+def test_tasks_begun_after_a_run_has_died_in_the_moment(cells: Cells) -> None:
+    port, servers = cells
+    old, new = servers["old"], servers["new"]
+    port.follow("new", lambda figures: None)
+    assert begin_task(old, OLD, "cmp2-0", "rebooting") == 1
+    port.catch_up("new", 300)
+    port.prepare_hold("old", 20)
+    port.hold("old")
+    port.drain(120)
+    port.reveal("new")
+    port.close()  # the mappings have changed, and nothing is hidden
+    assert begin_task(old, OLD, "cmp2-1", "powering-off") == 1
+    assert begin_task(old, OLD, "cmp2-2", "powering-off") == 1
+    assert begin_task(new, NEW, "cmp2-2", "rebooting") == 1
+    other = again(servers)
+    other.hide("old")
+    tasks = {u: t for u, (t, _, _) in instances(new, NEW).items()}
+    assert tasks == {"cmp2-0": "rebooting", "cmp2-1": "powering-off", "cmp2-2": "rebooting"}
+    assert {t for u, (t, _, _) in instances(old, OLD).items() if u.startswith("cmp2")} == {FENCE}
+    new.sql("UPDATE instances SET task_state = NULL", database=NEW)
+    other.hide("old")
+    assert {t for t, _, _ in instances(new, NEW).values()} == {None}
+    assert other.late("old") == Late()
+    other.forget()
+    other.close()
 
 
 def test_nobody_meets_a_host_without_a_service(cells: Cells) -> None:

@@ -54,6 +54,7 @@ class Row:
     value: int = 0
     name: int = 0  # what a request may write whatever the task
     was: int = 0  # the name, in the moment
+    did: str = ""  # the task, in the moment
 
 
 @dataclass
@@ -538,13 +539,16 @@ class SimCells:
         assert self._cell(other(side)).locked
         for instance, row in self._mine(self._cell(side)).items():
             left = self._cell(other(side)).rows[instance]
-            row.hidden, row.task, left.was = False, left.task, left.name
+            row.hidden, row.task, left.was, left.did = False, left.task, left.name, left.task
         self._change("shown")
 
     def hide(self, side: Side) -> int:
         self.world.point("before what is left is hidden")
         mine = self._mine(self._cell(side))
-        for row in mine.values():
+        for instance, row in mine.items():
+            there = self._cell(other(side)).rows[instance]
+            if row.task not in ("", FENCE, row.did) and not there.task:
+                there.task = row.task
             row.hidden, row.task = True, FENCE
         self._change("hidden")
         return len(mine)

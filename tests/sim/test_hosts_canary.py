@@ -121,6 +121,7 @@ def test_killed_around_the_canary(desks: Any, then: str) -> None:
         one.kill_at = number
         with pytest.raises(Killed) as killed:
             desk.go("forward")
+        one.reborn()
         one.wait(1)
         desk.go(then)
         at_rest(one)

@@ -28,7 +28,7 @@ from recell.mover.conflicts import find_conflicts
 from recell.mover.hosts_made import CellMaking
 from recell.mover.hosts_survey import busy, troubles
 from recell.mover.journal import PREFIX, Journal, State
-from recell.mover.late import LEFT, bring_late, keep_left, make_left
+from recell.mover.late import LEFT, bring_late, give_tasks, keep_left, late_tasks, make_left
 from recell.mover.members import Work
 from recell.mover.move import Move, Options
 from recell.planning.tables import guests_scope, hosts_scope
@@ -381,6 +381,11 @@ class CellHosts(CellMaking):
             self._hidden = True
             return count
         with self._entered(side) as session:
+            # A run died in the moment, and nobody was held or fenced until now: tasks that were begun since
+            # go to the other cell, where the requests that they belong to are carried.
+            begun = late_tasks(session, self._database(side), self._hosts(), FENCE)
+            with self._entered(other(side)) as there:
+                give_tasks(there, begun)
             return _hide(session, self._hosts())
 
     # -- a start in the cell to which the hosts belong ---------------------------------------------

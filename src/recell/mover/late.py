@@ -19,11 +19,12 @@ from recell.adapters.mysql.session import Session
 from recell.adapters.mysql.sql import Key, among, name
 from recell.errors import StepFailed
 from recell.model.hosts import Late
+from recell.mover import servers
 from recell.mover.copy import whole
 from recell.mover.journal import PREFIX
 from recell.mover.members import Interest, Members, Work
 
-__all__ = ["LEFT", "bring_late", "keep_left", "make_left"]
+__all__ = ["LEFT", "bring_late", "give_tasks", "keep_left", "late_tasks", "make_left"]
 
 LEFT = PREFIX + "left"
 _OURS = frozenset({"hidden", "task_state"})
@@ -61,6 +62,26 @@ def keep_left(session: Session, hosts: Sequence[str]) -> None:
         f"INSERT INTO {name(LEFT)} SELECT * FROM {name('instances')} WHERE host IN %s", (list(hosts),)
     )
     session.commit()
+
+
+def late_tasks(session: Session, database: str, hosts: Sequence[str], fence: str) -> list[tuple[str, str]]:
+    """(uuid, task) of instances in which one was begun since the moment; locked until the session commits."""
+    if LEFT not in servers.table_names(session, database):
+        return []
+    rows = session.query(
+        f"SELECT i.uuid, i.task_state FROM {name('instances')} i JOIN {name(LEFT)} l ON l.id = i.id"
+        " WHERE i.host IN %s AND i.task_state <> %s AND NOT i.task_state <=> l.task_state FOR UPDATE",
+        (list(hosts), fence),
+    )
+    return [(str(uuid), str(task)) for uuid, task in rows]
+
+
+def give_tasks(session: Session, begun: Sequence[tuple[str, str]]) -> None:
+    for uuid, task in begun:
+        session.execute(
+            "UPDATE instances SET task_state = %s WHERE uuid = %s AND task_state IS NULL AND deleted = 0",
+            (task, uuid),
+        )
 
 
 def bring_late(left: Session, there: Session, members: Members, work: Work, cell: str) -> Late:
