@@ -11,6 +11,8 @@ from recell.engine.run import Event
 from recell.errors import BadInput, Paused, StepFailed
 from recell.journal import OPERATOR, Journal
 from recell.model.window import Window
+from recell.planning.split import plan_split
+from tests.sim.cloud import build, layout, scan
 from tests.sim.database import CELL1
 from tests.sim.hosts import LAYOUT, CellsWorld, plan
 from tests.sim.test_hosts import fresh, well
@@ -131,6 +133,10 @@ def test_a_window_that_no_wave_fits_into_is_refused(desks: Any) -> None:
     with pytest.raises(BadInput, match="the window has 1"):
         moving.words(made, {"window": "22:00-22:01"})
     assert moving.words(made, {"window": "always", "waves": None}) == {"window": ""}
+    split_ = plan_split(scan(build()), layout(), 0.0)
+    assert moving.words(split_, {"window": None, "waves": None}) == {}
+    with pytest.raises(BadInput, match="--max-failures is about waves of hosts"):
+        moving.words(split_, {"max_failures": 1})
 
 
 def test_the_operator_may_let_more_hosts_be_left_out(desks: Any) -> None:
