@@ -297,6 +297,11 @@ cells:
 #    broker: {nodes: [mq5]}
 #    conductors: [ctl1, ctl2]
 #    hosts: [cmp3, "cmp4*"]
+#moving:                  # how many at once, when, and what stops them
+#  wave: 2
+#  canary: cmp3
+#  window: "22:00-05:00"  # UTC
+#  abort: {api_errors: 0}
 services:
   metadata: api           # or cell
   consoles: cell

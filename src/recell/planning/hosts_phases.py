@@ -79,6 +79,7 @@ def rows_of_hosts() -> list[str]:
 
 
 CLOSE_S, ROWS_S, LEAVE_S, ENTER_S, FLIP_S, CLEAR_S = 5.0, 8.0, 2.0, 20.0, 4.0, 3.0
+BORN_S, OBEYS_S = 15.0, 30.0
 
 
 def wave_takes(computes: int, grace_s: float) -> float:
@@ -139,6 +140,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
     guest: dict[str, Any] = {}
     if canary is not None:
         guest = {"guest": canary.model_dump(), "host": wave.computes[0].service.nova_host}
+        takes += BORN_S + OBEYS_S
     gate("begin", f"{names}: begin when it is time{inside}, and count nova-api's errors from here", takes)
     if canary is not None:
         add(
@@ -148,7 +150,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
             f"boot a guest of {canary.flavor} and {canary.image} on {names}, to go along",
             notice="a guest more in the project of recell's account",
             undone="it is deleted",
-            estimate=15,
+            estimate=BORN_S,
             **guest,
         )
     add(
@@ -186,7 +188,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
     gate(
         "judge",
         f"go on with {names} if it is still time, and nova-api and the queues are well",
-        takes - CLOSE_S - ROWS_S,
+        takes - CLOSE_S - ROWS_S - (BORN_S if canary else 0),
     )
     computes = [_unit(c) for c in wave.computes]
     add(
@@ -252,7 +254,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
             facts.first,
             f"stop, start, reboot and delete the guest on {names} in {new.name}; it must obey",
             undone="(the guest is gone)",
-            estimate=30,
+            estimate=OBEYS_S,
             **guest,
         )
     gate("end", f"stop here if nova-api or the queues are not well since {mark} began", 0.0)
