@@ -12,7 +12,7 @@ import pytest
 
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import RawMapping
-from recell.errors import StalePlan, StepFailed
+from recell.errors import StalePlan, StepFailed, Unreachable
 from recell.model.hosts import CellEnd, Flipped, Following, HostsMove
 from recell.model.moving import Login
 from recell.model.relay import Side
@@ -334,12 +334,31 @@ def test_hosts_are_closed_and_what_is_under_way_is_seen(
     assert port.busy("old") == {"cmp2": "instance cmp2-2 is building"}
 
 
+class Broker:
+    def close(self) -> None:
+        return None
+
+
 def test_rows_in_the_way_are_named(cells: tuple[CellHosts, dict[Side, PrivateServer]]) -> None:
     port, servers = cells
+    port._broker = lambda side: Broker()  # type: ignore[assignment, return-value]
     assert [v for v in port.troubles() if v.severity == "stop"] == []
     servers["new"].row("nova_cell2", "instances", id=20, uuid="stranger", host="cmp9", deleted=0)
     found = [v for v in port.troubles() if v.severity == "stop"]
     assert len(found) == 1 and "instances: row 20" in found[0].what
+
+
+def test_a_broker_that_refuses_stops_it_early(cells: tuple[CellHosts, dict[Side, PrivateServer]]) -> None:
+    port, _ = cells
+
+    def broker(side: Side) -> Any:
+        if side == "new":
+            raise StalePlan("there is no cell mapping c2", "")
+        raise Unreachable("the broker mq1 does not answer (wrong version number)", "Check it")
+
+    port._broker = broker
+    found = [v for v in port.troubles() if v.severity == "stop"]
+    assert [(v.id, v.where) for v in found] == [("hosts:broker:mq1", "mq1")]
 
 
 class Controller:

@@ -8,25 +8,24 @@ or the request is lost. At its start it does what Nova does: it forgets what was
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import Finished, RawMapping
-from recell.errors import StalePlan, StepFailed
+from recell.errors import StalePlan
 from recell.model.deployment import Deployment, ServiceRecord
-from recell.model.hosts import Carried, Flipped, Following, HostsMove
-from recell.model.moving import Login, Thing
+from recell.model.hosts import Flipped, Following, HostsMove
+from recell.model.moving import Login
 from recell.model.plan import Plan
-from recell.model.relay import Side, Upstream, other
+from recell.model.relay import Upstream
 from recell.model.urls import parse_url
-from recell.model.violation import Violation
 from recell.planning.ini import get
 from recell.planning.split import make_plan, plan_split
 from tests.sim import cloud
 from tests.sim.database import CELL0, CELL1, SimNova
+from tests.sim.hosts_port import CANARY, FENCE, Cell, Row, SimCells, SimGuests
 from tests.sim.moving import SimDatabases
 from tests.sim.test_split import Desk
 from tests.sim.world import START_S, SimBroker, SimHost, SimUnit, SimWorld
@@ -42,24 +41,6 @@ LAYOUT = cloud.LAYOUT.replace(
 )
 OLD_DB, NEW_DB = "nova", "nova_cell2"
 GUESTS = 3
-FENCE = "updating_password"
-
-
-@dataclass
-class Row:
-    task: str = ""
-    hidden: bool = False
-    value: int = 0
-
-
-@dataclass
-class Cell:
-    """A database. ``services``: hosts with a service record, and whether recell has closed them."""
-
-    rows: dict[str, Row] = field(default_factory=dict)
-    services: dict[str, bool] = field(default_factory=dict)
-    locked: bool = False
-    aside: dict[str, str] = field(default_factory=dict)
 
 
 class Users:
@@ -69,6 +50,7 @@ class Users:
         self.asked: dict[int, str] = {}
         self.done: list[int] = []
         self.values: dict[str, int] = {}
+        self.names: dict[str, int] = {}
         self.refused = 0
 
 
@@ -89,14 +71,26 @@ class CellsWorld(SimWorld):
         self.journal = Following("none")
         self.parked: dict[tuple[str, str], list[tuple[int, str]]] = {}
         self.mappings_held = False
-        self.stale: list[tuple[str, str]] = []
+        self.stale: list[tuple[str, str, float]] = []  # who writes late, where, and when
         self.dead_in: set[str] = set()  # brokers on which no nova-compute comes up
         self.restless: set[str] = set()  # hosts on which a migration never ends
         self.busy_moments = 0
+        self.canary_task = self.canary_status = ""
+        self.obeyed: list[tuple[str, str]] = []
+        self.deaf: set[str] = set()  # hosts whose nova-compute takes no request of the canary's
+        self.trouble = ""  # the moment at which nova-api begins to answer with errors
         self.folds = 0  # how often rows were copied
 
     def between(self, move: HostsMove, ours: Login) -> SimCells:
         return SimCells(self, move, ours)
+
+    def point(self, what: str) -> None:
+        self.api_errors += 5 * (what == self.trouble)
+        super().point(what)
+
+    def guests(self, cloud: str) -> SimGuests:
+        assert cloud == "admin"
+        return SimGuests(self)
 
     def reborn(self) -> None:
         super().reborn()
@@ -138,7 +132,9 @@ class CellsWorld(SimWorld):
             return
         self._late()
         for instance, host in self.guest_of.items():
-            self._ask(instance, host)
+            if instance != CANARY:
+                self._ask(instance, host)
+        self._canary()
         for host in sorted(set(self.guest_of.values())):
             self._serve(host)
         self._list()
@@ -148,21 +144,44 @@ class CellsWorld(SimWorld):
                 if proxy.takes(server) and not set(self.mapped.values()) <= set(known):
                     self._complain(f"{server.server} does not know a cell that has instances")
 
+    def _canary(self) -> None:
+        """nova-compute does what is asked of the canary guest, where its row is and it serves."""
+        if CANARY not in self.guest_of or not self.canary_task:
+            return
+        host = self.guest_of[CANARY]
+        unit, broker = self.compute_of(host)
+        serves = unit.active and self.time >= unit.started_at + START_S
+        if not serves or self.cell_on(broker) is not self.cell(self.mapped[CANARY]) or host in self.deaf:
+            return
+        verb, self.canary_task = self.canary_task, ""
+        self.obeyed.append((verb, self.mapped[CANARY]))
+        self.canary_status = {"stop": "SHUTOFF"}.get(verb, "ACTIVE")
+        if verb == "delete":
+            self.cell(self.mapped.pop(CANARY)).rows.pop(CANARY)
+            del self.guest_of[CANARY]
+
     def _ask(self, instance: str, host: str) -> None:
         if self.mappings_held:
             return  # the lookup waits
         uuid = self.mapped[instance]
         if len(self.users.asked) % 7 == 3:
-            self.stale.append((instance, uuid))  # it has read the mapping, and writes a moment later
+            # It has read the mapping, and writes a moment later, or much.
+            self.stale.append((instance, uuid, self.time + (0, 5, 20)[len(self.stale) % 3]))
         self._write(instance, host, uuid)
 
     def _late(self) -> None:
         waiting, self.stale = self.stale, []
-        for instance, uuid in waiting:
-            if self.cell(uuid).locked:
-                self.stale.append((instance, uuid))
+        for instance, uuid, due in waiting:
+            if self.cell(uuid).locked or self.time < due:
+                self.stale.append((instance, uuid, due))
             else:
                 self._write(instance, self.guest_of[instance], uuid)
+                self._rename(instance, uuid)
+
+    def _rename(self, instance: str, uuid: str) -> None:
+        row = self.cell(uuid).rows.get(instance)
+        if row is not None:
+            row.name = self.users.names[instance] = max(self.users.names.values(), default=0) + 1
 
     def _write(self, instance: str, host: str, uuid: str) -> None:
         cell = self.cell(uuid)
@@ -209,7 +228,7 @@ class CellsWorld(SimWorld):
         gone = set(self.users.asked) - set(self.users.done) - waiting
         return gone | {
             v for i, v in self.users.values.items() if self.cell(self.mapped[i]).rows[i].value != v
-        }
+        } | {-v for i, v in self.users.names.items() if self.cell(self.mapped[i]).rows[i].name != v}
 
     def started(self, name: str, unit: SimUnit) -> None:
         """nova-compute begins: it needs its record, and forgets what was asked for meanwhile."""
@@ -323,251 +342,6 @@ class CellsNova(SimNova):
     def let_mappings_go(self) -> None:
         if not self.world.killed:
             self.world.mappings_held = False
-
-
-class SimCells:
-    """:class:`~recell.adapters.hosts_port.HostsPort`"""
-
-    def __init__(self, world: CellsWorld, move: HostsMove, ours: Login) -> None:
-        self.world, self.move, self.ours = world, move, ours
-
-    def _change(self, what: str) -> None:
-        self.world.changes.append(what)
-        self.world.point(what)
-
-    def _cell(self, side: Side) -> Cell:
-        return self.world.cells[self.move.at(side).database]
-
-    def _mine(self, cell: Cell) -> dict[str, Row]:
-        return {i: r for i, r in cell.rows.items() if self.world.guest_of[i] in self.move.hosts}
-
-    # the servers
-
-    def there(self, side: Side) -> frozenset[str]:
-        found = self.world.things[self.move.at(side).server]
-        return frozenset(found - {self.ours.user} | ({"recell"} if self.ours.user in found else set()))
-
-    def make(self, side: Side, thing: Thing) -> None:
-        self.world.point(f"before {thing} is made on {side}")
-        self.world.things[self.move.at(side).server].add(self.ours.user if thing == "recell" else thing)
-        self._change(f"{thing} made on {side}")
-
-    def drop(self, side: Side, thing: Thing) -> None:
-        self.world.point(f"before {thing} is dropped on {side}")
-        there = self.world.things[self.move.at(side).server]
-        there.discard(self.ours.user if thing == "recell" else thing)
-        if thing == "database":
-            assert not self._cell(side).rows and not self._cell(side).services, "somebody's rows were in it"
-            there.discard("tables")
-        self._change(f"{thing} dropped on {side}")
-
-    def differences(self) -> tuple[str, ...]:
-        return ()
-
-    def part(self, toward: Side) -> None:
-        return None
-
-    def troubles(self) -> tuple[Violation, ...]:
-        return ()
-
-    # under way
-
-    def busy(self, side: Side) -> dict[str, str]:
-        return {h: "a migration" for h in self.move.hosts if h in self.world.restless}
-
-    def closed(self, side: Side) -> frozenset[str]:
-        return frozenset(h for h, shut in self._cell(side).services.items() if shut)
-
-    def shut_out(self, side: Side, hosts: Collection[str]) -> None:
-        self.world.point("before hosts are closed")
-        self._cell(side).services |= dict.fromkeys(hosts, True)
-        self._change("closed")
-
-    def let_in(self, side: Side, hosts: Collection[str]) -> None:
-        self.world.point("before hosts are opened")
-        self._cell(side).services |= dict.fromkeys(hosts, False)
-        self._change("opened")
-
-    # rows
-
-    def following(self) -> Following:
-        return self.world.journal
-
-    def follow(self, toward: Side, tell: Callable[[dict[str, float]], None]) -> str:
-        self.world.point("before the copy")
-        assert {"recell", "tables"} <= self.there("new") | {"tables"} and "recell" in self.there("old")
-        if self.world.journal.toward != toward or self.world.journal.phase == "none":
-            self.world.journal = Following("none")
-            self.clear(toward)
-            self.world.journal = Following("copying", toward)
-            self.world.point("copy begun")
-        self._apply(toward)
-        self.world.journal = Following("following", toward)
-        self._change("copied")
-        self.world.journal = Following("following", toward, True)
-        self._change("verified")
-        return "all compared"
-
-    def _apply(self, toward: Side) -> None:
-        source, target = self._cell(other(toward)), self._cell(toward)
-        for instance, row in self._mine(source).items():
-            known = target.rows.get(instance)
-            target.rows[instance] = Row("", known.hidden if known else True, row.value)
-
-    def bring_hosts(self, toward: Side) -> None:
-        self.world.point("before the hosts' rows are brought")
-        assert not any(self.world.compute_of(h)[0].active for h in self.move.hosts)
-        source, target = self._cell(other(toward)), self._cell(toward)
-        target.services |= {h: shut for h, shut in source.services.items() if h in self.move.hosts}
-        self._change("hosts' rows brought")
-
-    def alive(self, side: Side) -> None:
-        return None
-
-    def catch_up(self, toward: Side, limit_s: float) -> float:
-        assert self.world.journal.toward == toward and self.world.journal.verified
-        self._apply(toward)
-        self.world.journal = Following("following", toward, True)
-        self.world.observe()
-        return 0.1
-
-    def instances(self, side: Side) -> tuple[str, ...]:
-        return tuple(self._mine(self._cell(side)))
-
-    def forget(self) -> None:
-        self.world.point("before the mover forgets")
-        self.world.journal = Following("none")
-        self._change("the mover forgot")
-
-    def clear(self, side: Side) -> str:
-        self.world.point("before rows are deleted")
-        assert self.world.journal.phase == "none"
-        for host in self.move.hosts:
-            assert self.world.homes[host] != self.move.at(side).cell, "rows that are in use"
-            unit, broker = self.world.compute_of(host)
-            assert not unit.active or self.world.cell_on(broker) is not self._cell(side), (
-                "a compute reads them"
-            )
-        cell = self._cell(side)
-        for instance in list(self._mine(cell)):
-            del cell.rows[instance]
-        self.world.point("some rows are deleted")
-        for host in self.move.hosts:
-            cell.services.pop(host, None)
-        self._change("rows deleted")
-        return "deleted"
-
-    def left(self, side: Side) -> int:
-        cell = self._cell(side)
-        return len(self._mine(cell)) + sum(h in cell.services for h in self.move.hosts)
-
-    # the moment
-
-    def prepare_hold(self, side: Side, limit_s: float) -> None:
-        return None
-
-    def hold(self, side: Side) -> float:
-        self.world.point("before the cell holds")
-        if self.world.busy_moments:
-            self.world.busy_moments -= 1
-            raise StepFailed("a transaction does not end")
-        self._cell(side).locked = True
-        self.world.point("the cell holds")
-        return 0.01
-
-    def drain(self, limit_s: float) -> str:
-        toward = self.world.journal.toward
-        assert self.world.journal.verified and self._cell(other(toward)).locked
-        assert self.world.mappings_held
-        self._apply(toward)
-        self.world.journal = Following("drained", toward, True)
-        self.world.point("drained")
-        return "proven equal"
-
-    def prove_held(self) -> None:
-        return None
-
-    def let_go(self) -> None:
-        if not self.world.killed:
-            for cell in self.world.cells.values():
-                cell.locked = False
-
-    def reveal(self, side: Side) -> None:
-        self.world.point("before the copy is shown")
-        assert self._cell(other(side)).locked
-        for instance, row in self._mine(self._cell(side)).items():
-            row.hidden, row.task = False, self._cell(other(side)).rows[instance].task
-        self._change("shown")
-
-    def hide(self, side: Side) -> int:
-        self.world.point("before what is left is hidden")
-        mine = self._mine(self._cell(side))
-        for row in mine.values():
-            row.hidden, row.task = True, FENCE
-        self._change("hidden")
-        return len(mine)
-
-    def set_aside(self, side: Side) -> None:
-        self.world.point("before tasks are set aside")
-        cell = self._cell(side)
-        for instance, row in self._mine(cell).items():
-            if row.task != FENCE:
-                cell.aside[instance], row.task = row.task, FENCE
-        self.world.point("tasks are set aside")
-        for host in self.move.hosts:
-            key = (self.move.at(side).broker, host)
-            self.world.parked.setdefault(key, []).extend(self.world.queues.pop(key, []))
-        self._change("set aside")
-
-    def put_back(self, side: Side) -> int:
-        self.world.point("before tasks are put back")
-        cell, count = self._cell(side), 0
-        for instance, task in cell.aside.items():
-            if cell.rows[instance].task == FENCE:
-                cell.rows[instance].task = task
-        cell.aside = {}
-        self.world.point("tasks are put back")
-        for host in self.move.hosts:
-            key = (self.move.at(side).broker, host)
-            parked = self.world.parked.pop(key, [])
-            self.world.queues.setdefault(key, []).extend(parked)
-            count += len(parked)
-        self._change("put back")
-        self.world.observe()
-        return count
-
-    # messages
-
-    def _brokers(self, toward: Side) -> tuple[str, str]:
-        return self.move.at(other(toward)).broker, self.move.at(toward).broker
-
-    def served(self, side: Side) -> frozenset[str]:
-        end = self.move.at(side)
-        taken = {q.name for q in self.world.broker(end.broker).queues(end.vhost) if q.consumers}
-        return frozenset(h for h in self.move.hosts if f"compute.{h}" in taken)
-
-    def waiting(self, side: Side) -> int:
-        return sum(len(self.world.queues.get((self.move.at(side).broker, h), [])) for h in self.move.hosts)
-
-    def carry(self, toward: Side, limit_s: float) -> Carried:
-        self.world.point("before requests are carried")
-        source, target = self._brokers(toward)
-        count = 0
-        for host in self.move.hosts:
-            waiting = self.world.queues.get((source, host), [])
-            while waiting:
-                self.world.queues.setdefault((target, host), []).append(waiting.pop(0))
-                count += 1
-                self.world.point("a request was carried")
-        self.world.observe()
-        self.world.point("carried")
-        return Carried(count)
-
-    def close(self) -> None:
-        return None
-
-
-_port: type[HostsPort] = SimCells
 
 
 def split() -> CellsWorld:

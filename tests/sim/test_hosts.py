@@ -14,6 +14,7 @@ from recell.errors import StepFailed
 from recell.journal import Journal
 from recell.model.step import Truth
 from recell.planning import runbook
+from recell.report.hosts import told_of_hosts
 from tests.sim.database import CELL1
 from tests.sim.hosts import LAYOUT, CellsWorld, plan, split
 from tests.sim.test_split import desks as desks
@@ -42,6 +43,14 @@ def well(world: CellsWorld) -> bool:
     assert world.complaints == []
     assert world.lost() == set()
     return True
+
+
+def told(desk: Any) -> tuple[str, ...]:
+    journal = Journal.open(desk.path, read_only=True)
+    try:
+        return told_of_hosts(desk.plan, journal)
+    finally:
+        journal.close()
 
 
 def test_there_and_back_and_there_again(desks: Any) -> None:
@@ -76,9 +85,11 @@ def test_a_compute_that_does_not_come_up_is_taken_back_by_itself(desks: Any) -> 
     assert set(world.homes.values()) == {CELL1} and not world.cells["nova_cell2"].rows
     assert world.cells["nova"].services == {"cmp1": False, "cmp2": False}
     world.dead_in.clear()
+    assert told(desk)[0].startswith("wave1 was taken back by itself: nova-compute on cmp2 does not serve in")
     desk.go("forward")
     assert well(world)
     assert len(set(world.homes.values())) == 2
+    assert told(desk)[0].startswith("wave1 was taken back once, and has moved since: ")
 
 
 def test_a_host_that_does_not_come_to_rest_is_left_out_and_named(desks: Any) -> None:
@@ -94,6 +105,7 @@ def test_a_host_that_does_not_come_to_rest_is_left_out_and_named(desks: Any) -> 
     journal = Journal.open(desk.path, read_only=True)
     assert journal.recall("hosts", "left-out") == ["cmp1"]
     journal.close()
+    assert told(desk)[0] == "Left out, and in their cell as before: cmp1."
     desk.go("backward")
     assert well(world)
     now = world.picture()
@@ -120,6 +132,27 @@ def test_attempts_that_find_no_moment_let_everybody_go(desks: Any) -> None:
     assert 0 < journal.recall("wave1/flip", "held-forward") < 2
     assert journal.recall("wave1/flip", "requests") > 0
     journal.close()
+
+
+def test_late_writers_are_brought_over_or_counted(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    assert well(world)
+    journal = Journal.open(desk.path, read_only=True)
+    late = journal.recall("wave1", "late")
+    journal.close()
+    assert late["carried"] > 1 and late["lost"] == []
+    assert f"{late['carried']} rows were brought over" in told(desk)[-1]
+
+
+def test_without_a_grace_late_writers_find_nothing(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world, LAYOUT + "moving: {grace_s: 0}\n"))
+    desk.go("forward")
+    at_rest(world)
+    world.wait(30)
+    assert any("is not in the cell that a request found it in" in c for c in world.complaints)
 
 
 def test_both_hosts_one_after_the_other_and_together(desks: Any) -> None:
@@ -176,6 +209,7 @@ def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> 
         one.kill_at = one.points + point
         with pytest.raises(Killed) as killed:
             desk.go(first[-1])
+        one.reborn()  # what a dead process held is let go at once
         one.wait(1)
         desk.go(then)
         at_rest(one)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from recell.engine import Engine
+from recell.engine.run import Observer
 from recell.errors import StalePlan, Unreachable, VerifyFailed
 from recell.journal import Journal
 from recell.model.plan import Plan, dump_plan, load_plan
@@ -40,6 +41,8 @@ class Desk:
         self.world = world
         self.plan = plan or plan_split(scan(world), layout(), 0.0)
         self.path = directory / "journal.sqlite"
+        self.pause_before: tuple[str, ...] = ()
+        self.observer: Observer = lambda event: None
 
     def go(self, direction: str, *lost: str) -> None:
         self.world.reborn()
@@ -50,7 +53,14 @@ class Desk:
         journal.world = self.world
         journal._db.execute("PRAGMA synchronous = OFF")  # this test kills recell, not the machine
         context = Context(self.world, journal, self.plan.id, self.plan.fingerprints, LIMITS, frozenset(lost))
-        engine = Engine(bind(self.plan, context), journal, wait=self.world.wait, clock=self.world.clock)
+        engine = Engine(
+            bind(self.plan, context),
+            journal,
+            observer=self.observer,
+            pause_before=self.pause_before,
+            wait=self.world.wait,
+            clock=self.world.clock,
+        )
         try:
             with journal.writing(direction, direction):  # type: ignore[arg-type]
                 engine.forward() if direction == "forward" else engine.backward()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import (
     ConnectionInfo,
@@ -22,7 +23,6 @@ from recell.adapters.ports import (
     FileStat,
     Finished,
     ProcessInfo,
-    ProxyServer,
     QueueInfo,
     RabbitNodePort,
     SocketInfo,
@@ -38,9 +38,10 @@ from tests.sim.database import CELL0 as CELL0
 from tests.sim.database import CELL1 as CELL1
 from tests.sim.database import SimNova
 from tests.sim.moving import SimDatabases, SimMover, SimRelay
+from tests.sim.proxy import API_START_S as API_START_S
+from tests.sim.proxy import SimProxy as SimProxy
 
 START_S = 2.0
-API_START_S = 3.0
 
 
 class Killed(BaseException):
@@ -102,6 +103,7 @@ class SimWorld:
         self.databases = SimDatabases(self)
         self.changes: list[str] = []
         self.dead: set[str] = set()  # brokers that never answer again
+        self.api_errors = 0
         self._pid = 1000
 
     # -- World ------------------------------------------------------------------------------------
@@ -135,6 +137,9 @@ class SimWorld:
 
     def between(self, move: HostsMove, ours: Login) -> HostsPort:
         raise AssertionError("no hosts move here")
+
+    def guests(self, cloud: str) -> GuestsPort:
+        raise AssertionError("no guest goes along")
 
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
         if self.databases.mover is None or self.databases.mover.ours != ours:
@@ -482,6 +487,7 @@ class SimBroker:
         self.world = world
         self.name = name
         self.vhost_set = {"/"}
+        self.depth = 0  # of each queue
         self.spares: set[tuple[str, str]] = set()
         self.user_map: dict[str, str] = {}
         self.permits: dict[tuple[str, str], tuple[str, str, str]] = {}
@@ -503,7 +509,9 @@ class SimBroker:
     def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
         serving = self.consumers(vhost)
         names = {c.queue for c in serving} | {"conductor", "scheduler"}
-        return tuple(QueueInfo(n, 0, 0, sum(c.queue == n for c in serving), False) for n in sorted(names))
+        return tuple(
+            QueueInfo(n, self.depth, 0, sum(c.queue == n for c in serving), False) for n in sorted(names)
+        )
 
     def bindings(self, vhost: str) -> tuple[tuple[str, str], ...]:
         live = {("scheduler_fanout", c.client_name) for c in self.consumers(vhost) if c.queue == "scheduler"}
@@ -570,32 +578,3 @@ class SimBroker:
     def revoke(self, vhost: str, user: str) -> None:
         self.permits.pop((vhost, user), None)
         self._change("revoke")
-
-
-class SimProxy:
-    def __init__(self, world: SimWorld, host: str, backends: Mapping[str, Sequence[str]]) -> None:
-        self.world = world
-        self.host = host
-        self.table = [ProxyServer(b, s, f"{s}:8774", "UP", 0) for b, ss in backends.items() for s in ss]
-
-    def _answers(self, server: ProxyServer) -> bool:
-        unit = self.world.hosts[server.server].api
-        return unit.active and self.world.time >= unit.started_at + API_START_S
-
-    def takes(self, server: ProxyServer) -> bool:
-        return server.state == "UP" and self._answers(server)
-
-    def servers(self) -> tuple[ProxyServer, ...]:
-        return tuple(
-            replace(s, state="DOWN") if s.state == "UP" and not self._answers(s) else s for s in self.table
-        )
-
-    def set_state(self, backend: str, server: str, state: Literal["ready", "drain", "maint"]) -> None:
-        self.world.point(f"before {state} {server}")
-        self.world.changes.append(f"{self.host} {state} {server}")
-        shown = {"ready": "UP", "drain": "DRAIN", "maint": "MAINT"}[state]
-        self.table = [
-            replace(s, state=shown) if (s.backend, s.server) == (backend, server) else s for s in self.table
-        ]
-        self.world.observe()
-        self.world.point(f"{state} {server}")

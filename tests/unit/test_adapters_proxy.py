@@ -72,6 +72,7 @@ defaults
   timeout server 1s
 frontend api
   bind 127.0.0.1:{port}
+  bind unix@{tmp_path}/front.sock
   default_backend nova-api
 backend nova-api
   server ctl1 127.0.0.1:1 check
@@ -104,6 +105,18 @@ def test_servers_and_their_states(host: Host) -> None:
         now = {(s.backend, s.server): s.state for s in proxy.servers()}
         assert now["nova-api", "ctl2"] == shown
     assert host.asked[0] == "set server nova-api/ctl2 state drain"
+
+
+def test_errors_are_counted(host: Host) -> None:
+    proxy = HaproxySocket(host)
+    assert proxy.errors() == {"nova-api": 0, "nova-metadata": 0}
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX) as user:
+            user.connect(str(host.config.parent / "front.sock"))
+            user.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert b" 503 " in user.recv(100)
+    assert proxy.errors() == {"nova-api": 2, "nova-metadata": 0}
+    assert DryProxy(proxy, Record()).errors() == proxy.errors()
 
 
 def test_what_is_not_there(host: Host) -> None:

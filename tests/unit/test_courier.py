@@ -72,6 +72,23 @@ def other(broker: PrivateBroker) -> Iterator[Amqp]:
     made.close()
 
 
+def test_what_must_come_before_a_request_does(connect: Callable[[], Amqp], other: Amqp) -> None:
+    here, watching = connect(), connect()
+    here.declare(QUEUE)
+    other.declare("there")
+    for number in range(2):
+        assert here.publish("", QUEUE, PROPERTIES, request(number))
+    seen: list[int] = []
+
+    def before() -> None:
+        found = watching.look("there")
+        assert found is not None
+        seen.append(found.messages)
+
+    Courier(here, other).carry([HOST], 30, before)
+    assert seen == [0, 1]
+
+
 def test_each_once_in_order_byte_for_byte(connect: Callable[[], Amqp], other: Amqp) -> None:
     here = connect()
     here.declare(QUEUE)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from recell.cli.main import main
+from recell.cli.plan import waves_of
 from recell.errors import BadInput, RecellError, Unsupported
-from recell.model.deployment import Deployment
+from recell.model.deployment import Deployment, dump_deployment
 from recell.model.plan import Plan, dump_plan, load_plan
 from recell.planning.split import make_plan
 from recell.preflight.check import check
@@ -98,6 +102,19 @@ def test_waves_canary_and_some_hosts_only() -> None:
         ["x0006"],
     ]
     assert waves(planned(text, found, "x000[1-2]")) == [["x0001", "x0002"]]
+
+
+def test_so_many_at_once_by_word_of_the_operator(tmp_path: Path) -> None:
+    text = LAYOUT.replace("[cmp2]", '["cmp*"]')
+    (tmp_path / "layout.yaml").write_text(text)
+    (tmp_path / "deployment.json").write_bytes(dump_deployment(deployment()))
+    done = CliRunner().invoke(main, ["plan", "--dir", str(tmp_path), "--wave", "2"])
+    assert done.exit_code == 0, done.output
+    plan = load_plan((tmp_path / "plan.json").read_bytes(), "plan.json")
+    assert waves(plan) == [["cmp1", "cmp2"]] and waves(planned(text)) == [["cmp1"], ["cmp2"]]
+    assert plan.layout == layout(text).digest()
+    with pytest.raises(BadInput, match="moves none"):
+        waves_of(layout(text.replace('\n    hosts: ["cmp*"]', "")), 2)
 
 
 def test_hosts_go_back_and_between_cells_that_are_there() -> None:

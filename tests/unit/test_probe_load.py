@@ -103,6 +103,7 @@ class FakeNova(AbstractAsyncContextManager["FakeNova"]):
 
     def _nova(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         now = time.monotonic()
+        path = path.partition("?")[0]
         for uuid, server in list(self.servers.items()):
             if server["due"] <= now and server["OS-EXT-STS:task_state"]:
                 server["OS-EXT-STS:task_state"] = None
@@ -116,6 +117,8 @@ class FakeNova(AbstractAsyncContextManager["FakeNova"]):
             assert body["server"]["networks"] == "none"
             uuid = str(uuid4())
             self.servers[uuid] = {"id": uuid, "status": "BUILD", "metadata": {},
+                                  "name": body["server"]["name"],
+                                  "OS-EXT-SRV-ATTR:host": body["server"].get("host", ""),
                                   "OS-EXT-STS:task_state": "spawning", "due": now + 0.1,
                                   "next": "ACTIVE"}
             return 202, {"server": {"id": uuid}}

@@ -7,6 +7,7 @@ byte for byte, and is taken away only when the other side has said that it has i
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Declared:
 class Amqp:
     """One connection with one channel, in confirm mode. Not for two threads at once.
 
-    :param door: a unix socket that leads to the broker, or (host, port). where: for errors.
+    :param door: a unix socket that leads to the broker, or (host, port). where: for errors. tls: or None.
     :raises Denied: account or vhost is refused. :raises Unreachable: it doesn't answer (from every method).
     """
 
@@ -54,6 +55,7 @@ class Amqp:
         vhost: str,
         where: str,
         timeout: float = 30,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.where = where
         self._buffer = b""
@@ -67,6 +69,8 @@ class Amqp:
             else:
                 self._socket = socket.create_connection(door, timeout)
             self._socket.settimeout(timeout)
+            if tls is not None:
+                self._socket = _wrapped(tls, self._socket)
         except OSError as error:
             raise self._lost(error) from None
         try:
@@ -275,6 +279,14 @@ class _Closed(Exception):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code, self.text = code, text
+
+
+def _wrapped(tls: ssl.SSLContext, plain: socket.socket) -> socket.socket:
+    try:
+        return tls.wrap_socket(plain)
+    except OSError:
+        plain.close()
+        raise
 
 
 def _short(text: str) -> bytes:

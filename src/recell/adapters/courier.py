@@ -49,15 +49,18 @@ class Courier:
         self._awaited: dict[str, set[str]] = {}
         self._requests = self._calls = self._answers = 0
 
-    def carry(self, hosts: Sequence[str], limit_s: float) -> Carried:
+    def carry(
+        self, hosts: Sequence[str], limit_s: float, before: Callable[[], None] | None = None
+    ) -> Carried:
         """From queue to queue of the same name at the other broker, where nova-compute takes them.
 
+        :param before: called when a request has come, before it goes on.
         :raises StepFailed: nobody takes them there; the request stays where it was.
         """
         began = self._clock()
         quiet = 0
         while True:
-            moved = sum(self._drain(queue, queue, bridge=True) for queue in queues_of(hosts))
+            moved = sum(self._drain(queue, queue, bridge=True, before=before) for queue in queues_of(hosts))
             moved += self._answered()
             quiet = 0 if moved else quiet + 1
             if (quiet >= _QUIET and not any(self._awaited.values())) or self._clock() - began > limit_s:
@@ -85,9 +88,13 @@ class Courier:
                 self._source.delete(ASIDE + queue)
         return count
 
-    def _drain(self, queue: str, to: str, *, bridge: bool) -> int:
+    def _drain(
+        self, queue: str, to: str, *, bridge: bool, before: Callable[[], None] | None = None
+    ) -> int:
         count = 0
         while (message := self._source.get(queue)) is not None:
+            if before is not None:
+                before()
             if bridge:
                 self._expect_answer(message)
             if not self._target.publish("", to, message.properties, message.body):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import (
@@ -298,6 +299,9 @@ class DryProxy:
             for s in self._real.servers()
         )
 
+    def errors(self) -> dict[str, int]:
+        return self._real.errors()
+
     def set_state(
         self, backend: str, server: str, state: Literal["ready", "drain", "maint"],
     ) -> None:
@@ -450,6 +454,7 @@ class DryWorld:
         self._brokers: dict[str, DryBroker] = {}
         self._proxies: dict[str, DryProxy] = {}
         self._movers: dict[Ends, MoverPort] = {}
+        self._guests: dict[str, GuestsPort] = {}
         self._moving: dict[HostsMove, HostsPort] = {}
         self._relays: dict[tuple[str, str], DryRelay] = {}
         self._nova: NovaPort | None = None
@@ -513,6 +518,14 @@ class DryWorld:
         self.record.add(host, f"end {unit} without losing what is sent to it")
         self.host(host).show(unit, "kill")
         return 0.0
+
+    def guests(self, cloud: str) -> GuestsPort:
+        from recell.adapters.dry_guests import DryGuests
+
+        with self._lock:
+            if cloud not in self._guests:
+                self._guests[cloud] = DryGuests(self._real.guests(cloud), self.record)
+            return self._guests[cloud]
 
     def rabbit(self, host: str) -> DryRabbit:
         with self._lock:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from recell.adapters.dry import Record
+from recell.adapters.dry_things import DryThings
 from recell.adapters.hosts_port import HostsPort
-from recell.model.hosts import Carried, Following, HostsMove
-from recell.model.moving import Thing
+from recell.model.hosts import Carried, Following, HostsMove, Late
 from recell.model.relay import Side, other
 from recell.model.violation import Violation
 
 
-class DryHosts:
+class DryHosts(DryThings):
     """:class:`~recell.adapters.hosts_port.HostsPort` that copies, holds, carries and deletes nothing.
 
     Where recell would make a cell or an account first, nothing is asked that needs it.
@@ -20,18 +20,14 @@ class DryHosts:
 
     def __init__(self, real: HostsPort, move: HostsMove, record: Record, new: bool) -> None:
         """``new``: the new cell is one that would be made."""
+        super().__init__(real, record, lambda side: move.at(side).name)
         self._real = real
         self._move = move
-        self._record = record
         self._new = new
-        self._made: dict[tuple[Side, Thing], bool] = {}
         self._following: Following | None = None
         self._closed: dict[tuple[Side, str], bool] = {}
         self._cleared: set[Side] = set()
         self._carried = False
-
-    def _note(self, side: Side, what: str) -> None:
-        self._record.add(self._move.at(side).name, what)
 
     def _asks(self, side: Side) -> bool:
         """Whether there is something to be asked with what is there really."""
@@ -40,21 +36,6 @@ class DryHosts:
     @property
     def _names(self) -> str:
         return ", ".join(self._move.hosts)
-
-    def there(self, side: Side) -> frozenset[str]:
-        found = set(self._real.there(side))
-        for (where, thing), made in self._made.items():
-            if where == side:
-                found = found | {thing} if made else found - {thing}
-        return frozenset(found)
-
-    def make(self, side: Side, thing: Thing) -> None:
-        self._note(side, f"make {_NAMES[thing]}")
-        self._made[side, thing] = True
-
-    def drop(self, side: Side, thing: Thing) -> None:
-        self._note(side, f"drop {_NAMES[thing]}")
-        self._made[side, thing] = False
 
     def differences(self) -> tuple[str, ...]:
         return () if self._new else self._real.differences()
@@ -115,22 +96,6 @@ class DryHosts:
     def left(self, side: Side) -> int:
         return 0 if side in self._cleared or not self._asks(side) else self._real.left(side)
 
-    def prepare_hold(self, side: Side, limit_s: float) -> None:
-        return None
-
-    def hold(self, side: Side) -> float:
-        self._note(side, "let writers wait")
-        return 0.0
-
-    def drain(self, limit_s: float) -> str:
-        return "nothing was compared"
-
-    def prove_held(self) -> None:
-        return None
-
-    def let_go(self) -> None:
-        return None
-
     def reveal(self, side: Side) -> None:
         self._note(side, f"show the instances of {self._names}")
 
@@ -157,12 +122,5 @@ class DryHosts:
             self._carried = True
         return Carried()
 
-    def close(self) -> None:
-        self._real.close()
-
-
-_NAMES: dict[Thing, str] = {
-    "recell": "recell's account",
-    "database": "the empty database",
-    "nova": "Nova's account",
-}
+    def late(self, side: Side) -> Late:
+        return Late()

@@ -6,40 +6,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from recell.adapters.dry import Record
+from recell.adapters.dry_things import DryThings
 from recell.adapters.mover_port import MoverPort
-from recell.model.moving import Ends, Pace, Retention, Session, Standing, Thing
+from recell.model.moving import Ends, Pace, Retention, Session, Standing
 from recell.model.relay import Side
 from recell.model.violation import Violation
 
 
-class DryMover:
+class DryMover(DryThings):
     """:class:`~recell.adapters.mover_port.MoverPort` that copies, holds and shuts nothing."""
 
     def __init__(self, real: MoverPort, ends: Ends, record: Record) -> None:
+        super().__init__(real, record, lambda side: ends.at(side).where)
         self._real = real
         self._ends = ends
-        self._record = record
-        self._made: dict[tuple[Side, Thing], bool] = {}
         self._standing: Standing | None = None
         self._shut: dict[Side, bool] = {}
-
-    def _note(self, side: Side, what: str) -> None:
-        self._record.add(self._ends.at(side).where, what)
-
-    def there(self, side: Side) -> frozenset[str]:
-        found = set(self._real.there(side))
-        for (where, thing), made in self._made.items():
-            if where == side:
-                found = found | {thing} if made else found - {thing}
-        return frozenset(found)
-
-    def make(self, side: Side, thing: Thing) -> None:
-        self._note(side, f"make {_NAMES[thing]}")
-        self._made[side, thing] = True
-
-    def drop(self, side: Side, thing: Thing) -> None:
-        self._note(side, f"drop {_NAMES[thing]}")
-        self._made[side, thing] = False
 
     def troubles(self, open_s: float) -> tuple[Violation, ...]:
         return self._real.troubles(open_s)
@@ -79,22 +61,6 @@ class DryMover:
         entered = (side, "recell") not in self._made and "recell" in self._real.there(side)
         return self._real.sessions(side) if entered else ()
 
-    def prepare_hold(self, side: Side, limit_s: float) -> None:
-        return None
-
-    def hold(self, side: Side) -> float:
-        self._note(side, "let writers wait")
-        return 0.0
-
-    def drain(self, limit_s: float) -> str:
-        return "nothing was compared"
-
-    def prove_held(self) -> None:
-        return None
-
-    def let_go(self) -> None:
-        return None
-
     def rights(self, side: Side) -> dict[str, Any]:
         return {}
 
@@ -109,11 +75,3 @@ class DryMover:
     def reopen(self, side: Side, rights: Mapping[str, Any]) -> None:
         self._note(side, f"give {self._ends.database} back to Nova's account")
         self._shut[side] = False
-
-    def close(self) -> None:
-        self._real.close()
-
-
-_NAMES: dict[Thing, str] = {
-    "recell": "recell's account", "database": "the empty database", "nova": "Nova's account",
-}

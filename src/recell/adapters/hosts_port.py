@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from recell.model.hosts import Carried, Following
+from recell.model.hosts import Carried, Following, Late
 from recell.model.moving import Thing
 from recell.model.relay import Side
 from recell.model.violation import Violation
@@ -176,6 +176,12 @@ class HostsPort(Protocol):
     def carry(self, toward: Side, limit_s: float) -> Carried:
         """Give those that wait at the other side's broker to this one's, each once, in their order, and bring
         back the answers. Returns when none waits and no answer is missing, or after ``limit_s``."""
+        ...
+
+    def late(self, side: Side) -> Late:
+        """Rows of the hosts' instances that were written at this side, which was left, since both were proven
+        equal: brought to the other one where that can be done. What was found since this was asked last,
+        with what :meth:`carry` has brought before the requests that need it. Nothing before the moment."""
         ...
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.nova_port import NovaPort as NovaPort
@@ -340,6 +341,11 @@ class ProxyPort(Protocol):
     host: str
 
     def servers(self) -> tuple[ProxyServer, ...]: ...
+    def errors(self) -> dict[str, int]:
+        """By backend: answers with a 5xx status since it began to count, its own 503 included; without HTTP,
+        connections that failed."""
+        ...
+
     def set_state(self, backend: str, server: str, state: Literal["ready", "drain", "maint"]) -> None: ...
 
 
@@ -503,6 +509,10 @@ class World(Protocol):
 
     def between(self, move: HostsMove, ours: Login) -> HostsPort:
         """Hosts between two cells; the same one at each call. ``ours``: recell's own account on both."""
+        ...
+
+    def guests(self, cloud: str) -> GuestsPort:
+        """Throw-away guests of this account of clouds.yaml."""
         ...
 
     def stop_rpc_server(

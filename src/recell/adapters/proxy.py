@@ -66,6 +66,14 @@ class HaproxySocket:
             ))
         return tuple(found)
 
+    def errors(self) -> dict[str, int]:
+        """:raises Unreachable, Unsupported: as :meth:`servers`."""
+        return {
+            row["pxname"]: sum(int(row.get(c) or 0) for c in
+                               (("hrsp_5xx",) if row.get("hrsp_5xx") else ("econ", "eresp")))
+            for row in self._stat() if row["type"] == "1"
+        }
+
     def set_state(
         self, backend: str, server: str, state: Literal["ready", "drain", "maint"],
     ) -> None:

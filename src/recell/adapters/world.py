@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,14 @@ from recell.adapters.bridge_end import RabbitEnd
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
+from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import CutNode, HostPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.rabbit_node import RabbitNode
+from recell.adapters.rabbit_tls import rabbit_tls
 from recell.adapters.relay import Relay
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
@@ -77,21 +80,25 @@ MakeHosts = Callable[
     [Mapping[Side, SshHost], HostsMove, Login, Login, Callable[[Side], Amqp], Callable[[], None]], HostsPort
 ]
 """(hosts of the database servers, move, recell's account, Nova's, a way to each broker, permit)."""
+MakeGuests = Callable[[str], GuestsPort]
+"""A cloud's name in clouds.yaml."""
 
 
 class RealWorld:
     """:class:`~recell.adapters.ports.World`. Thread-safe; connects to what is asked for.
 
-    :param make_mover: for plans that move a database. make_hosts: for those that move hosts.
+    :param make_mover: for plans that move a database. make_hosts: for those that move hosts; make_guests:
+        for a guest that goes along with the first one.
     """
 
     def __init__(
         self, deployment: Deployment, make_mover: MakeMover | None = None,
-        make_hosts: MakeHosts | None = None,
+        make_hosts: MakeHosts | None = None, make_guests: MakeGuests | None = None,
     ) -> None:
         self.deployment = deployment
         self._make_mover = make_mover
         self._make_hosts = make_hosts
+        self._make_guests = make_guests
         self._between: dict[tuple[HostsMove, str], HostsPort] = {}
         self._movers: dict[tuple[Ends, str], MoverPort] = {}
         self._lock = threading.RLock()
@@ -100,6 +107,7 @@ class RealWorld:
         self._proxies: dict[str, HaproxySocket] = {}
         self._relays: dict[tuple[str, str], Relay] = {}
         self._nova: NovaDatabases | None = None
+        self._nova_of: NovaService | None = None
         self._fence: Fence | None = None
         self._claimed: tuple[str, ...] = ()
 
@@ -165,6 +173,11 @@ class RealWorld:
                     servers, move, ours, nova, lambda side: self._amqp(move.at(side)), self._permit)
             return self._between[key]
 
+    def guests(self, cloud: str) -> GuestsPort:
+        if self._make_guests is None:
+            raise Unsupported("this command boots no guest", "Use recell apply, resume or undo")
+        return self._make_guests(cloud)
+
     def _mapping_urls(self, cell: str) -> tuple[str, str]:
         """Both URLs of a cell, with their passwords."""
         nova = self.nova()
@@ -174,17 +187,27 @@ class RealWorld:
         raise StalePlan(f"there is no cell mapping {cell}", "See nova-manage cell_v2 list_cells")
 
     def _amqp(self, end: CellEnd) -> Amqp:
-        """As Nova connects: the first node of the cell's URL that answers."""
+        """As nova-api connects: the first node of the cell's URL that answers, with TLS where it has that."""
         url = parse_url(self._mapping_urls(end.cell)[0])
+        tls = self._rabbit_tls(url.query)
         via = self.host(end.broker_node)
         silent: Unreachable | None = None
         for node in url.endpoints:
-            door = via.forward(node.host, node.port or 5672)
+            door = via.forward(node.host, node.port or (5671 if tls else 5672))
+            where = f"{end.broker} ({node.host})"
             try:
-                return Amqp(door, node.user, node.password, url.path or "/", f"{end.broker} ({node.host})")
+                return Amqp(door, node.user, node.password, url.path or "/", where, tls=tls)
             except Unreachable as error:
                 silent = error
         raise silent or Unreachable(f"the URL of {end.name}'s broker names no host", "Correct its mapping")
+
+    def _rabbit_tls(self, query: str) -> ssl.SSLContext | None:
+        service = self._nova_of
+        if service is None:
+            return None
+        host = self.host(service.host)
+        config, where = service_config(host, service), f"{service.unit} on {service.host}"
+        return rabbit_tls(config, query, host.read, where)
 
     def _open_nova(self) -> NovaDatabases:
         trouble: RecellError | None = None
@@ -203,6 +226,7 @@ class RealWorld:
                 except RecellError as error:
                     trouble = error
                     continue
+                self._nova_of = service
                 return nova
         raise trouble or Unsupported("no Nova service of this deployment has an API database",
                                      "Scan with the controllers in the inventory")

@@ -12,10 +12,9 @@ from typing import Any
 import click
 
 from recell.cli import check as check_command
-from recell.cli import completion, measuring
+from recell.cli import completion, measuring, moving
 from recell.cli import observe as observe_command
 from recell.cli.desk import (
-    OPERATOR,
     Desk,
     drive,
     must_be_todays,
@@ -28,7 +27,7 @@ from recell.cli.desk import (
 )
 from recell.cli.output import observer
 from recell.errors import BadInput, StalePlan
-from recell.journal import Journal, position
+from recell.journal import OPERATOR, Journal, position
 from recell.model.plan import Plan
 from recell.preflight import check
 
@@ -57,6 +56,7 @@ from recell.preflight import check
     help="Names the restore-tested backup of the databases that the plan writes to; kept in the journal."
     " Asked for on a terminal when it is missing.",
 )
+@moving.options
 @click.option("--no-measure", is_flag=True, help="Take no snapshots of guests and rows for the report.")
 def command(
     directory: Path,
@@ -66,6 +66,8 @@ def command(
     pause_before: tuple[str, ...],
     backup: str | None,
     no_measure: bool,
+    waves: int | None,
+    **given: Any,
 ) -> None:
     """Do what plan.json says, while users keep working. Applied twice it changes nothing.
 
@@ -77,6 +79,7 @@ def command(
     Examples:
       recell apply --observe
       recell apply --backup "dump of 20 Nov, restored on db9" --pause-before ctl1/drain
+      recell apply --waves 1 --window 22:00-05:00 --api-errors 0
     """
     desk = Desk(directory)
     plan = desk.plan()
@@ -88,6 +91,7 @@ def command(
             f"--pause-before names no step of the plan: {', '.join(sorted(unknown))}",
             "See the ids with: recell status",
         )
+    asked = moving.words(plan, {"waves": waves, **given})
     fresh = not desk.journal_path.exists()
     said: dict[str, Any] = {}
     known: dict[str, Any] | None = None
@@ -95,9 +99,18 @@ def command(
         where = standing(desk, plan)
         refuse_if(where, ("undoing", "finished"), "apply")
         known = recalled(desk, "backup")
+        asked = (recalled(desk, "moving") or {}) | asked
+        journal = desk.journal(read_only=True)
+        pause_before += moving.pauses(plan, journal, waves)
+        journal.close()
         fresh = where == "undone"
+    else:
+        pause_before += moving.pauses(plan, None, waves)
+    asked.pop("waves", None)
     if not (dry_run or observe) and (backup is not None or known is None):
         said["backup"] = backup_words(plan, backup, ask=sys.stdin.isatty() and not as_json)
+    if asked:
+        said["moving"] = asked
     if observe:
         observe_command.observe(desk, plan, as_json, stale_matters=fresh)
         return
@@ -143,7 +156,8 @@ def run(
     """Forward, with measurements around it."""
     journal = desk.journal()
     try:
-        if not said and position(plan, journal) == "new" and journal.recall(OPERATOR, "backup") is None:
+        signed = "backup" in (said or {}) or journal.recall(OPERATOR, "backup") is not None
+        if not signed and position(plan, journal) == "new":
             # Killed after it made its journal and before it wrote there what the operator said.
             backup_words(plan, None, ask=False)
         if measure:

@@ -16,19 +16,18 @@ from recell.discovery import scan, scan_rabbit
 from recell.engine import Engine
 from recell.engine.run import Observer
 from recell.errors import BadInput, Locked, StalePlan
-from recell.journal import Journal, position
+from recell.journal import OPERATOR, Journal, position
 from recell.model.deployment import Deployment, load_deployment
 from recell.model.layout import BrokerLayout, Layout, load_any_layout, load_layout
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import Plan, load_plan
 from recell.mover.cell import CellMove
 from recell.mover.hosts import CellHosts
+from recell.probe.guests import guests_of
 from recell.steps import Context, bind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-OPERATOR = "operator"
-"""What the journal's facts about the operator's own words stand under."""
 LIMITS = {"drain_s": 120.0, "quiet_s": 300.0, "stop_s": 120.0, "start_s": 180.0}
 
 
@@ -129,7 +128,7 @@ def scan_again(deployment: Deployment, at: float) -> Deployment:
 @contextlib.contextmanager
 def world_of(deployment: Deployment) -> Iterator[RealWorld]:
     """The real world, closed again at the end."""
-    world = RealWorld(deployment, CellMove, CellHosts)
+    world = RealWorld(deployment, CellMove, CellHosts, guests_of)
     try:
         yield world
     finally:

@@ -19,6 +19,7 @@ from recell.model.plan import Plan
 from recell.model.step import Direction
 from recell.planning.rabbit import KINDS as RABBIT
 from recell.report.figures import api_figures, in_window
+from recell.report.hosts import told_of_hosts
 from recell.report.measure import load_baseline, take_baseline, take_figures
 
 
@@ -101,7 +102,7 @@ def measure(
             **({"nova": deployment.nova_version} if deployment.nova_version else {}),
             **{f"RabbitMQ on {b.name}": b.version for b in deployment.brokers},
         },
-        remarks=plan.remarks,
+        remarks=(*told_of_hosts(plan, journal), *plan.remarks),
     )
 
 

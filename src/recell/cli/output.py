@@ -32,6 +32,8 @@ def observer(as_json: bool) -> Observer:
         place = f"[{p.index + 1}/{p.total}]"
         if event.kind == "acting":
             line = f"{place} {event.step.id}: {event.step.title} (about {minutes(p.eta_s)} left)"
+            if event.text:
+                line += f": {event.text}"
             if status:
                 status.update(click.unstyle(line)[: out.width - 4].replace("[", "\\["))
                 status.start()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from recell.cli.desk import Desk, options
-from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout
+from recell.errors import BadInput
+from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout, Layout
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE, CellsV1Layout
 from recell.model.plan import Plan, PlanStep, dump_plan
+from recell.planning.hosts import wanted
 from recell.planning.rabbit import plan_rabbit
 from recell.planning.split import make_plan
 from recell.planning.v1 import plan_v1
@@ -25,8 +28,17 @@ from recell.planning.v1 import plan_v1
     "--hosts", multiple=True, metavar="PATTERN",
     help="Of the hosts that the layout gives to another cell, plan only these. Can be given again.",
 )
+@click.option(
+    "--wave", type=click.IntRange(1, 100), metavar="N", help="So many hosts at once, over the layout's word."
+)
 def command(
-    directory: Path, as_json: bool, example: bool, rabbitmq: bool, cells_v1: bool, hosts: tuple[str, ...]
+    directory: Path,
+    as_json: bool,
+    example: bool,
+    rabbitmq: bool,
+    cells_v1: bool,
+    hosts: tuple[str, ...],
+    wave: int | None,
 ) -> None:
     """Make plan.json out of deployment.json and layout.yaml, and print it in words.
 
@@ -48,9 +60,20 @@ def command(
     elif isinstance(layout, CellsV1Layout):
         plan = plan_v1(desk.deployment(), layout, time.time())
     else:
-        plan = make_plan(desk.deployment(), layout, time.time(), hosts)
+        plan = make_plan(desk.deployment(), waves_of(layout, wave), time.time(), hosts)
+        if wave is not None:
+            plan = replace(plan, layout=layout.digest()).sealed()
     desk.save(desk.plan_path, dump_plan(plan))
     click.echo(dump_plan(plan).decode() if as_json else text(plan), nl=False)
+
+
+def waves_of(layout: Layout, wave: int | None) -> Layout:
+    """The layout with so many hosts at once. :raises BadInput: it moves none."""
+    if wave is None:
+        return layout
+    if not wanted(layout):
+        raise BadInput("--wave is about hosts that move, and the layout moves none", "Leave it out")
+    return layout.model_copy(update={"moving": layout.moving.model_copy(update={"wave": wave})})
 
 
 def _leave(step: PlanStep) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from recell.cli.desk import OPERATOR, Desk, options
-from recell.journal import Entry, Journal, position
+from recell.cli.desk import Desk, options
+from recell.journal import OPERATOR, Entry, Journal, position
 from recell.model.plan import Plan
 
 

@@ -123,6 +123,7 @@ class Engine:
 
         :raises StepFailed: always, when that is done; or whatever stopped it.
         """
+        self._journal.remember(group, "taken-back", why.sentence)
         begun = [s for s in self._steps if s.group == group and self._journal.last(s.id) is not None]
         for step in reversed(begun):
             if not self._settled(step, "backward"):
@@ -163,8 +164,8 @@ class Engine:
             self._journal.append(step.id, toward, "found", why=finding.why, verified=proof)
             self._observer(Event("found", step, progress, proof))
             return
-        self._journal.append(step.id, toward, "started", finding=finding.truth.value)
-        self._observer(Event("acting", step, progress))
+        self._journal.append(step.id, toward, "started", finding=finding.truth.value, why=finding.why)
+        self._observer(Event("acting", step, progress, finding.why))
         began = self._clock()
         if toward == "forward":
             step.do()

@@ -51,6 +51,8 @@ class Entry:
     detail: dict[str, Any]
 
 
+OPERATOR = "operator"
+"""What the facts about the operator's own words stand under."""
 BESIDE = ("finish", "rows")
 """Verbs whose runs are no part of the way there or back."""
 

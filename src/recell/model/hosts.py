@@ -85,6 +85,20 @@ class Flipped:
 
 
 @dataclass(frozen=True)
+class Late:
+    """Rows that were written to the cell that was left, after both sides had been proven equal.
+    ``carried``: brought to the other cell; ``stale``: overtaken there by something newer; ``lost``: neither,
+    each named."""
+
+    carried: int = 0
+    stale: int = 0
+    lost: tuple[str, ...] = ()
+
+    def __add__(self, other: Late) -> Late:
+        return Late(self.carried + other.carried, self.stale + other.stale, self.lost + other.lost)
+
+
+@dataclass(frozen=True)
 class Carried:
     """Requests that waited at one broker and were given to the other. ``calls``: of them, those whose sender
     waits for an answer; ``answers``: brought back."""

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recell.errors import BadInput
+from recell.model.window import PATTERN
 
 if TYPE_CHECKING:
     from recell.model.layout_v1 import CellsV1Layout
@@ -92,13 +93,38 @@ class Cell(_Strict):
     consoles: CellConsoles | None = None
 
 
+class CanaryGuest(_Strict):
+    """A throw-away guest on the canary host: ``flavor`` and ``image`` by name or id; ``network``: a uuid,
+    ``auto``, or ``none``. ``cloud``: of clouds.yaml, whose user may say on which host a guest is born."""
+
+    cloud: Annotated[str, Field(min_length=1)]
+    flavor: Annotated[str, Field(min_length=1)]
+    image: Annotated[str, Field(min_length=1)]
+    network: Annotated[str, Field(min_length=1)] = "none"
+
+
+class Abort(_Strict):
+    """What stops a run before a wave's computes are touched, and before the next wave. ``api_errors``: more
+    answers of nova-api's with a 5xx status than this since the wave began, as HAProxy counts them;
+    ``queue_depth``: more messages than this that wait for ten seconds in a queue that somebody takes from."""
+
+    api_errors: Annotated[int, Field(ge=0)] | None = None
+    queue_depth: Annotated[int, Field(ge=1)] | None = None
+
+
 class Moving(_Strict):
     """How hosts move to other cells. ``wave``: so many at once; ``canary``: this one alone, before all
-    others; ``max_failures``: hosts that may be left out because they don't come to rest."""
+    others; ``max_failures``: hosts that may be left out because they don't come to rest. ``window``: a wave
+    begins only inside and when it fits, every day, UTC: ``22:00-05:00``. ``grace_s``: so long rows of the
+    cell that was left are watched for late writes before they are deleted."""
 
     wave: Annotated[int, Field(ge=1, le=100)] = 1
     canary: str = ""
+    canary_guest: CanaryGuest | None = None
     max_failures: Annotated[int, Field(ge=0)] = 0
+    window: Annotated[str, Field(pattern=PATTERN)] = ""
+    abort: Abort = Abort()
+    grace_s: Annotated[float, Field(ge=0, le=3600)] = 60
 
 
 class Placement(_Strict):
@@ -271,6 +297,11 @@ cells:
 #    broker: {nodes: [mq5]}
 #    conductors: [ctl1, ctl2]
 #    hosts: [cmp3, "cmp4*"]
+#moving:                  # how many at once, when, and what stops them
+#  wave: 2
+#  canary: cmp3
+#  window: "22:00-05:00"  # UTC
+#  abort: {api_errors: 0}
 services:
   metadata: api           # or cell
   consoles: cell

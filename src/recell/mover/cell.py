@@ -36,7 +36,7 @@ from recell.mover.verify import Report
 from recell.planning.ini import get
 from recell.planning.tables import cell_scope
 
-__all__ = ["SIDES", "CellMove", "Host", "copy_and_compare", "found_equal", "told"]
+__all__ = ["SIDES", "CellMove", "Host", "away", "copy_and_compare", "found_equal", "told"]
 
 T = TypeVar("T")
 
@@ -256,8 +256,7 @@ class CellMove:
                     continue  # no account of ours, or no database: nothing was begun there
                 if isinstance(error, RecellError):
                     raise
-                raise Unreachable(f"{self.ends.at(side).where} does not answer ({error})",
-                                  "Make it reachable, then: recell resume") from None
+                raise away(self.ends.at(side).where, error) from None
             try:
                 state = journal.state()
             finally:
@@ -305,8 +304,7 @@ class CellMove:
             yield self._alive()
         except (Lost, Busy) as lost:
             self._leave()
-            raise Unreachable(f"a server of {self.ends.database} does not answer ({lost})",
-                              "Make it reachable, then: recell resume") from None
+            raise away(f"a server of {self.ends.database}", lost) from None
         except BaseException:
             self._leave()
             raise
@@ -468,6 +466,11 @@ class CellMove:
                     host.unforward(door, end.address, end.port)
                 else:
                     host.unforward_socket(door, name)
+
+
+def away(where: str, why: Exception) -> Unreachable:
+    """A server that a run can be gone on with once it is back."""
+    return Unreachable(f"{where} does not answer ({why})", "Make it reachable, then: recell resume")
 
 
 def _broke_off(where: str, why: Exception) -> Unreachable:

@@ -12,24 +12,26 @@ from typing import Any
 
 from recell.adapters.amqp import Amqp
 from recell.adapters.courier import Courier, queues_of
+from recell.adapters.mysql.binlog import BinlogLost
 from recell.adapters.mysql.session import Busy, Lost
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.sql import among, name
-from recell.adapters.schema import compare_schemas, read_schema
-from recell.errors import RecellError, StepFailed, Unreachable, VerifyFailed
-from recell.model.hosts import Carried, Following, HostsMove
-from recell.model.moving import Login, Thing
+from recell.errors import RecellError, StalePlan, StepFailed, VerifyFailed
+from recell.model.hosts import Carried, Following, HostsMove, Late
+from recell.model.moving import Login
 from recell.model.relay import Side, other
 from recell.model.scope import Schema, Scope
 from recell.model.violation import Violation
 from recell.mover import host_rows, servers
-from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
+from recell.mover.cell import SIDES, Host, away, copy_and_compare, found_equal, told
 from recell.mover.conflicts import find_conflicts
-from recell.mover.gap import part_counters, plan_gap, raise_counters, read_counters
+from recell.mover.hosts_made import CellMaking
 from recell.mover.hosts_survey import busy, troubles
 from recell.mover.journal import PREFIX, Journal, State
+from recell.mover.late import LEFT, bring_late, give_tasks, keep_left, late_tasks, make_left
+from recell.mover.members import Work
 from recell.mover.move import Move, Options
-from recell.planning.tables import SEEDED_BY_SYNC, guests_scope, hosts_scope
+from recell.planning.tables import guests_scope, hosts_scope
 
 __all__ = ["CellHosts"]
 
@@ -37,13 +39,18 @@ REASON = "recell: this host moves to another cell"
 FENCE = "updating_password"
 """A task that nova-compute's start leaves alone, and nova-api lets nothing else begin in."""
 ASIDE = PREFIX + "aside"
+_ALIVE = (
+    "UPDATE services SET last_seen_up = UTC_TIMESTAMP(), report_count = report_count + 1"
+    " WHERE deleted = 0 AND `binary` = 'nova-compute' AND host IN %s"
+)
 _NAMED = 10
+_TRIES = 5
 _AT_ONCE = 500
 
 OpenBroker = Callable[[Side], Amqp]
 
 
-class CellHosts:
+class CellHosts(CellMaking):
     """Not for two threads at once.
 
     :param servers_: hosts of both database servers. broker: connects to a side's broker, as Nova does.
@@ -59,124 +66,30 @@ class CellHosts:
         broker: OpenBroker,
         permit: Callable[[], None] = lambda: None,
     ) -> None:
-        self.move, self.ours, self.nova = move, ours, nova
-        self._doors = CellMove(servers_, move.ends, ours, nova, permit)
+        super().__init__(servers_, move, ours, nova, permit)
         self._broker = broker
-        self._permit = permit
         self._scope: Scope | None = None
         self._move: Move | None = None
         self._lock: Connection | None = None
+        self._keeper: Connection | None = None
         self._hidden = False
-
-    # -- how servers are entered -------------------------------------------------------------------
-
-    def _database(self, side: Side) -> str:
-        return self.move.at(side).database
-
-    @contextmanager
-    def _root(self, side: Side, *, inside: bool = False) -> Iterator[Connection]:
-        with self._doors.entered(side, root=True, database=self._database(side) if inside else "") as root:
-            yield root
-
-    @contextmanager
-    def _entered(self, side: Side) -> Iterator[Connection]:
-        with self._doors.entered(side, database=self._database(side)) as session:
-            yield session
-
-    def _endpoint(self, side: Side) -> Any:
-        return self._doors.endpoint(side, database=self._database(side))
-
-    def _schema(self, session: Connection, side: Side) -> Schema:
-        schema = read_schema(session.connection, self._database(side))
-        return Schema(schema.database, tuple(t for t in schema.tables if not t.name.startswith(PREFIX)))
-
-    # -- the servers, as their root ----------------------------------------------------------------
-
-    def there(self, side: Side) -> frozenset[str]:
-        found: set[str] = set()
-        database = self._database(side)
-        with self._root(side) as root:
-            if servers.has_database(root, database):
-                found.add("database")
-                if [t for t in servers.table_names(root, database) if not t.startswith(PREFIX)]:
-                    found.add("tables")
-            if servers.account_hosts(root, self.nova.user) and servers.rights_of(
-                root, self.nova.user, database
-            ):
-                found.add("nova")
-            if servers.rights_of(root, self.ours.user, database) and self._doors.enters(side, root):
-                found.add("recell")
-        return frozenset(found)
-
-    def make(self, side: Side, thing: Thing) -> None:
-        self._permit()
-        end, database = self.move.at(side), self._database(side)
-        with self._root(side) as root:
-            if thing == "recell":
-                hosts = ("localhost", "127.0.0.1", *end.ips)
-                servers.make_account(root, self.ours, hosts)
-                servers.grant_mover(root, self.ours.user, hosts, database)
-            elif thing == "database":
-                with self._root(other(side)) as model:
-                    servers.make_database(model, self._database(other(side)), root, database)
-            else:
-                with self._root(other(side)) as model:
-                    grants = servers.rights_of(model, self.nova.user, self._database(other(side)))
-                    hosts = servers.account_hosts(model, self.nova.user)
-                if not grants:
-                    raise StepFailed(
-                        f"{self.nova.user} has no rights on {self._database(other(side))} by itself that"
-                        f" recell could give it on {database}",
-                        "Give it rights on this database, then: recell resume",
-                    )
-                servers.make_account(root, self.nova, hosts)
-                servers.give_rights(root, servers.rights_for(grants, database), database)
-
-    def drop(self, side: Side, thing: Thing) -> None:
-        self._permit()
-        database = self._database(side)
-        if thing == "recell":
-            self.close()
-        with self._root(side) as root:
-            if thing == "recell":
-                servers.drop_account(root, self.ours.user)
-            elif thing == "nova":
-                servers.take_rights(root, self.nova.user, database)
-            else:
-                servers.drop_database(root, database)
-
-    def differences(self) -> tuple[str, ...]:
-        with self._root("old", inside=True) as old, self._root("new", inside=True) as new:
-            return compare_schemas(self._schema(old, "old"), self._schema(new, "new"))
-
-    def part(self, toward: Side) -> None:
-        self._permit()
-        with self._entered(toward) as mine, self._entered(other(toward)) as theirs:
-            schema, source = self._schema(mine, toward), self._schema(theirs, other(toward))
-            here, there = read_counters(mine, schema), read_counters(theirs, source)
-            if all(number > there.get(table, 0) for table, number in here.items()):
-                return
-            tables = ("instances", "services", "compute_nodes")
-            used = any(mine.query(f"SELECT 1 FROM {name(t)} LIMIT 1") for t in tables)
-            mine.rollback()
-            if used:
-                self._apart(mine, theirs, schema)
-            else:
-                raise_counters(mine, schema, plan_gap(schema, [there]), SEEDED_BY_SYNC)
-
-    def _apart(self, mine: Connection, theirs: Connection, schema: Schema) -> None:
-        for attempt in range(10):
-            try:
-                part_counters(mine, theirs, schema)
-                return
-            except Busy as busy_:
-                if attempt == 9:
-                    raise StepFailed(
-                        f"the counters of {mine.endpoint.where} could not be raised ({busy_})",
-                        "A long transaction uses a table; try again at a calmer hour",
-                    ) from None
+        self._late = Late()
 
     def troubles(self) -> tuple[Violation, ...]:
+        return (*self._row_troubles(), *self._broker_troubles())
+
+    def _broker_troubles(self) -> Iterator[Violation]:
+        """Both brokers let us in as Nova's account, or one could not be asked for requests that wait."""
+        for side in SIDES:
+            try:
+                self._broker(side).close()
+            except StalePlan:
+                continue  # the cell is not mapped yet
+            except RecellError as error:
+                name_ = self.move.at(side).broker
+                yield Violation(f"hosts:broker:{name_}", "stop", name_, error.sentence, error.remedy)
+
+    def _row_troubles(self) -> tuple[Violation, ...]:
         with self._root("new") as root:
             made = servers.has_database(root, self._database("new"))
         with self._root("old", inside=True) as old:
@@ -258,10 +171,7 @@ class CellHosts:
         try:
             return journal.state()
         except (Lost, Busy) as error:
-            raise Unreachable(
-                f"{self.move.at(side).where} does not answer ({error})",
-                "Make it reachable, then: recell resume",
-            ) from None
+            raise away(self.move.at(side).where, error) from None
         finally:
             journal.close()
 
@@ -286,10 +196,7 @@ class CellHosts:
             yield self._alive(toward)
         except (Lost, Busy) as lost:
             self._leave()
-            raise Unreachable(
-                f"a database of {self.move.old.name} or {self.move.new.name} is away ({lost})",
-                "Make it reachable, then: recell resume",
-            ) from None
+            raise away(f"a database of {self.move.old.name} or {self.move.new.name}", lost) from None
         except BaseException:
             self._leave()
             raise
@@ -334,11 +241,7 @@ class CellHosts:
 
     def alive(self, side: Side) -> None:
         with self._entered(side) as session:
-            session.execute(
-                "UPDATE services SET last_seen_up = UTC_TIMESTAMP(), report_count = report_count + 1"
-                " WHERE deleted = 0 AND `binary` = 'nova-compute' AND host IN %s",
-                (self._hosts(),),
-            )
+            session.execute(_ALIVE, (self._hosts(),))
 
     def catch_up(self, toward: Side, limit_s: float) -> float:
         with self._moving(toward) as move:
@@ -358,10 +261,7 @@ class CellHosts:
             try:
                 journal.drop()
             except (Lost, Busy) as error:
-                raise Unreachable(
-                    f"{self.move.at(side).where} does not answer ({error})",
-                    "Make it reachable, then: recell resume",
-                ) from None
+                raise away(self.move.at(side).where, error) from None
             finally:
                 journal.close()
 
@@ -369,7 +269,8 @@ class CellHosts:
         self._permit()
         with self._entered(side) as session:
             count = host_rows.clear(session, self._whole())
-            session.execute(f"DROP TABLE IF EXISTS {name(ASIDE)}")
+            for table in (ASIDE, LEFT):
+                session.execute(f"DROP TABLE IF EXISTS {name(table)}")
         return f"{count} rows deleted"
 
     def left(self, side: Side) -> int:
@@ -387,11 +288,10 @@ class CellHosts:
                 (max(1, round(limit_s)),),
             )
             lock.rollback()
+            self._keeper = Connection(self._endpoint(side))
+            make_left(self._keeper)
         except (Lost, Busy) as error:
-            raise Unreachable(
-                f"{self.move.at(side).where} does not answer ({error})",
-                "Make it reachable, then: recell resume",
-            ) from None
+            raise away(self.move.at(side).where, error) from None
         self._lock = lock
 
     def hold(self, side: Side) -> float:
@@ -437,11 +337,16 @@ class CellHosts:
             with suppress(RecellError, Lost, Busy):
                 lock.commit() if self._hidden else lock.rollback()
             lock.close()
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
         self._hidden = False
 
     def reveal(self, side: Side) -> None:
         lock = self._held()
         try:
+            if self._keeper is not None:
+                keep_left(self._keeper, self._hosts())
             told = lock.query(
                 "SELECT uuid, task_state, hidden FROM instances WHERE host IN %s"
                 " AND (task_state IS NOT NULL OR hidden = 1)",
@@ -476,6 +381,11 @@ class CellHosts:
             self._hidden = True
             return count
         with self._entered(side) as session:
+            # A run died in the moment, and nobody was held or fenced until now: tasks that were begun since
+            # go to the other cell, where the requests that they belong to are carried.
+            begun = late_tasks(session, self._database(side), self._hosts(), FENCE)
+            with self._entered(other(side)) as there:
+                give_tasks(there, begun)
             return _hide(session, self._hosts())
 
     # -- a start in the cell to which the hosts belong ---------------------------------------------
@@ -540,7 +450,41 @@ class CellHosts:
     def carry(self, toward: Side, limit_s: float) -> Carried:
         self._permit()
         with self._brokers(other(toward), toward) as (source, target):
-            return Courier(source, target).carry(self.move.hosts, limit_s)
+            # A request's rows are written before it is sent: whoever serves it must find them.
+            before = (lambda: self._bring_late(toward)) if self._left_for(toward) else None
+            return Courier(source, target).carry(self.move.hosts, limit_s, before)
+
+    # -- late writers ------------------------------------------------------------------------------
+
+    def late(self, side: Side) -> Late:
+        if self._left_for(other(side)):
+            self._bring_late(other(side))
+        found, self._late = self._late, Late()
+        return found
+
+    def _left_for(self, toward: Side) -> bool:
+        """Whether both sides were proven equal, and nothing has been followed since."""
+        now = self.following()
+        return now.phase == "drained" and now.toward == toward
+
+    def _bring_late(self, toward: Side) -> None:
+        left = other(toward)
+        try:
+            with self._moving(toward) as move:
+                self._late += _once_more(lambda: move.late(lambda work: self._bring(left, move, work)))
+        except BinlogLost as gone:
+            words = f"what was written late to {self.move.at(left).name} can't be known: {gone.sentence}"
+            self._late += Late(lost=(words,))
+
+    def _bring(self, left: Side, move: Move, work: Work) -> Late:
+        here, there = Connection(self._endpoint(left)), None
+        try:
+            there = Connection(self._endpoint(other(left)))
+            return bring_late(here, there, move.members, work, self.move.at(left).name)
+        finally:
+            here.close()
+            if there is not None:
+                there.close()
 
     @contextmanager
     def _brokers(self, source: Side, target: Side) -> Iterator[tuple[Amqp, Amqp]]:
@@ -557,17 +501,29 @@ class CellHosts:
     def close(self) -> None:
         self.let_go()
         self._leave()
-        self._doors.close()
+        super().close()
 
 
 def _hide(session: Connection, hosts: Sequence[str]) -> int:
+    """The service records stay, and say that they are up: nova-api takes an instance of a host without
+    one, which somebody deletes late, off its rows by itself, and the guest would go on."""
     count = session.execute(
         "UPDATE instances SET hidden = 1, task_state = %s WHERE host IN %s", (FENCE, list(hosts))
     )
-    for table in ("services", "compute_nodes"):
-        session.execute(
-            f"UPDATE {name(table)} SET deleted = id, deleted_at = UTC_TIMESTAMP()"
-            " WHERE host IN %s AND deleted = 0",
-            (list(hosts),),
-        )
+    session.execute(_ALIVE, (list(hosts),))
+    session.execute(
+        "UPDATE compute_nodes SET deleted = id, deleted_at = UTC_TIMESTAMP()"
+        " WHERE host IN %s AND deleted = 0",
+        (list(hosts),),
+    )
     return count
+
+
+def _once_more(act: Callable[[], Late | None]) -> Late:
+    """Rows of the new cell are in use: of two transactions that wait for each other one is ended."""
+    for _ in range(_TRIES):
+        try:
+            return act() or Late()
+        except Busy:
+            continue
+    return act() or Late()

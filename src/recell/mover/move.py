@@ -19,7 +19,7 @@ from recell.mover.feed import Feed, ForeignWriter, Sentry, Start
 from recell.mover.follow import Follower
 from recell.mover.identity import check_server, continues, identity
 from recell.mover.journal import Journal, Phase, State, fingerprint, positions, same_scope, set_pace
-from recell.mover.members import Members, select_members
+from recell.mover.members import Members, Work, select_members
 from recell.mover.throttle import Limits, Throttle
 from recell.mover.verify import Report, Verifier
 from recell.mover.watch import Watch
@@ -266,6 +266,28 @@ class Move:
         self._write(phase="drained", position=str(end), proven=str(end), gtid=follower.proven_gtid,
                     watched=watched)
         return Drained(str(end), keys, time.monotonic() - began)
+
+    def late(self, bring: Callable[[Work], T]) -> T | None:
+        """After drain: hand over what has changed at the source since, once; None when nothing has.
+
+        :raises Busy: ``bring`` did; it is handed over again.
+        """
+        if self.phase != "drained":
+            raise StepFailed(f"the move is {self.phase}, not drained", "Drain it first")
+        end = self._source_end()
+        if self._feed is None or not self._feed.reach(end, self.options.patience_s):
+            raise StepFailed(f"the source's binlog was not read up to {end}", "Look at the source's load")
+        work = self.members.take()
+        if work.position is None or not len(work):
+            return None
+        try:
+            found = bring(work)
+        except BaseException:
+            self.members.put_back(work)
+            raise
+        self.members.settled()
+        self._write(position=str(work.position), proven=str(work.position), gtid=work.gtid)
+        return found
 
     def reverse(self) -> None:
         """After drain: what has changed at the target since flows back to the source from now on.

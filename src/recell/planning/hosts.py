@@ -225,6 +225,8 @@ def _assigned(
     canary = layout.moving.canary
     if canary and canary not in goal:
         raise BadInput(f"the canary {canary} is no host that the layout names", "Name it under hosts:")
+    if layout.moving.canary_guest and not canary:
+        raise BadInput("moving: canary_guest has no host", "Name the host as canary:")
     moving = []
     for host in sorted(chosen):
         service = computes[host]

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from recell.errors import BadInput
 from recell.model.deployment import Deployment
 from recell.model.hosts import HostsMove
 from recell.model.layout import Layout
 from recell.model.plan import MOVES, Acts, ExpectedChange, Plan
 from recell.model.scope import ByHost, ByParent
+from recell.model.window import Window
 from recell.planning import hosts, new_cell
 from recell.planning.changes import Change, describe, kept_notifications
 from recell.planning.database import roll_host
@@ -30,6 +32,7 @@ MOMENT = "all requests to the API wait, up to 2 s"
 def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only: Sequence[str] = ()) -> Plan:
     """:raises BadInput, Unsupported: as :func:`recell.planning.hosts.decide`."""
     facts = hosts.decide(deployment, layout, only)
+    _fits_its_window(facts)
     draft = Draft()
     _prove(facts, draft, "undo/prove", "backward")
     pairs = {(w.old, w.new): None for w in facts.waves}
@@ -79,6 +82,30 @@ def rows_of_hosts() -> list[str]:
     return sorted(t for t, known in KNOWN.items() if isinstance(known.hosts[0], ByHost | ByParent))
 
 
+CLOSE_S, ROWS_S, LEAVE_S, ENTER_S, FLIP_S, CLEAR_S = 5.0, 8.0, 2.0, 20.0, 4.0, 3.0
+BORN_S, OBEYS_S = 15.0, 30.0
+
+
+def wave_takes(computes: int, grace_s: float) -> float:
+    """About how long a wave takes, in seconds; rows in thousands, guests in hundreds."""
+    return CLOSE_S + ROWS_S + LEAVE_S * computes + ENTER_S + FLIP_S + CLEAR_S + grace_s
+
+
+def _fits_its_window(facts: Facts) -> None:
+    """:raises BadInput: a wave is longer than the window in which it has to happen."""
+    moving = facts.layout.moving
+    if not moving.window:
+        return
+    window, longest = Window.parse(moving.window), max(len(w.computes) for w in facts.waves)
+    takes = wave_takes(longest, moving.grace_s)
+    if not window.fits(takes):
+        raise BadInput(
+            f"a wave of {longest} hosts takes about {takes / 60:.0f} min, and moving: window has"
+            f" {window.length_s / 60:.0f}",
+            "Write a longer window, or smaller waves",
+        )
+
+
 def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
     mark = f"wave{number}"
     names = ", ".join(c.service.host for c in wave.computes)
@@ -89,6 +116,47 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
     def add(word: str, kind: str, where: str, title: str, **more: Any) -> None:
         draft.add(f"{mark}/{word}", kind, where, title, **shared, **more)
 
+    moving = facts.layout.moving
+    takes = wave_takes(len(wave.computes), moving.grace_s)
+    asked: dict[str, Any] = {
+        "window": moving.window,
+        "abort": moving.abort.model_dump(),
+        "watched": sorted({(t["proxy"], t["backend"]) for m in facts.members for t in m.servers}),
+        "brokers": sorted({(e.broker, e.vhost) for e in (old, new)}
+                          | {(m.broker, m.vhost) for m in facts.members if m.broker}),
+    }  # fmt: skip
+
+    def gate(word: str, title: str, left_s: float) -> None:
+        add(
+            word,
+            "wave-gate",
+            facts.first,
+            title,
+            undone="(nothing to undo)",
+            estimate=0.1,
+            at=word,
+            takes_s=left_s,
+            **asked,
+        )
+
+    inside = f" ({Window.parse(moving.window)})" if moving.window else ""
+    canary = moving.canary_guest if moving.canary in [c.service.host for c in wave.computes] else None
+    guest: dict[str, Any] = {}
+    if canary is not None:
+        guest = {"guest": canary.model_dump(), "host": wave.computes[0].service.nova_host}
+        takes += BORN_S + OBEYS_S
+    gate("begin", f"{names}: begin when it is time{inside}, and count nova-api's errors from here", takes)
+    if canary is not None:
+        add(
+            "guest",
+            "canary-guest",
+            facts.first,
+            f"boot a guest of {canary.flavor} and {canary.image} on {names}, to go along",
+            notice="a guest more in the project of recell's account",
+            undone="it is deleted",
+            estimate=BORN_S,
+            **guest,
+        )
     add(
         "close",
         "hosts-open",
@@ -96,7 +164,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         f"let no new builds go to {names}; wait until migrations, resizes and builds there have ended",
         notice="new instances are built elsewhere",
         undone="builds may go there again",
-        estimate=5,
+        estimate=CLOSE_S,
         forward="close",
         side="old",
         max_failures=facts.layout.moving.max_failures,
@@ -107,8 +175,9 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         new.server,
         f"copy the rows of {names} from {old.name} to {new.name}, follow what changes, compare everything",
         undone="nothing is followed any more; the copied rows are removed",
-        estimate=8,
+        estimate=ROWS_S,
         toward="new",
+        grace_s=facts.layout.moving.grace_s,
     )
     add(
         "flip-back",
@@ -118,7 +187,12 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         notice=MOMENT,
         undone="(acts on undo only)",
         acts="backward",
-        estimate=4,
+        estimate=FLIP_S,
+    )
+    gate(
+        "judge",
+        f"go on with {names} if it is still time, and nova-api and the queues are well",
+        takes - CLOSE_S - ROWS_S - (BORN_S if canary else 0),
     )
     computes = [_unit(c) for c in wave.computes]
     add(
@@ -128,7 +202,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         f"end nova-compute on {names}, losing no message; guests go on",
         notice=NOTICE,
         undone=f"they start in {old.name} again",
-        estimate=2.0 * len(computes),
+        estimate=LEAVE_S * len(computes),
         forward="leave",
         side="old",
         computes=computes,
@@ -142,7 +216,7 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         f"start nova-compute on {names} in {new.name}, where nobody asks it anything yet",
         notice=NOTICE,
         undone="they are ended there, losing no message",
-        estimate=20,
+        estimate=ENTER_S,
         forward="enter",
         side="new",
         computes=computes,
@@ -155,16 +229,17 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         notice=MOMENT,
         undone="(undone by a step of its own)",
         acts="forward",
-        estimate=4,
+        estimate=FLIP_S,
     )
     add(
         "clear",
         "follow-hosts",
         old.server,
-        f"delete the rows of {names} in {old.name}",
+        f"watch {names} in {old.name} for late writes for {moving.grace_s:.0f} s, then delete their rows",
         undone=f"they are copied back from {new.name}, followed, and compared",
-        estimate=3,
+        estimate=CLEAR_S + moving.grace_s,
         toward="old",
+        grace_s=moving.grace_s,
     )
     add(
         "open",
@@ -176,6 +251,17 @@ def _wave(facts: Facts, wave: Wave, draft: Draft, number: int) -> None:
         side="new",
         max_failures=0,
     )
+    if canary is not None:
+        add(
+            "guest-proof",
+            "canary-proof",
+            facts.first,
+            f"stop, start, reboot and delete the guest on {names} in {new.name}; it must obey",
+            undone="(the guest is gone)",
+            estimate=OBEYS_S,
+            **guest,
+        )
+    gate("end", f"stop here if nova-api or the queues are not well since {mark} began", 0.0)
 
 
 def _unit(compute: Compute) -> dict[str, Any]:

@@ -118,7 +118,36 @@ def _console(step: PlanStep, undo: bool, path: str) -> Lines:
     return [(step.where, "Stop it." if undo else "Start it.", (command,))]
 
 
+def _gate(step: PlanStep, undo: bool, path: str) -> Lines:
+    if undo:
+        return [(step.where, "Nothing.", ())]
+    words = "See nova-api's errors in HAProxy's statistics and the depth of queues; go on when both are well."
+    return [(step.where, words, ())]
+
+
+def _guest(step: PlanStep, undo: bool, path: str) -> Lines:
+    said, host = step.params["guest"], str(step.params["host"])
+    if undo:
+        return [(step.where, "Delete the guest, if it is there.",
+                 (_sh("openstack", "server", "delete", "canary"),))]  # fmt: skip
+    argv = ("openstack", "--os-cloud", str(said["cloud"]), "--os-compute-api-version", "2.74", "server",
+            "create", "--flavor", str(said["flavor"]), "--image", str(said["image"]), "--network",
+            str(said["network"]), "--host", host, "--wait", "canary")  # fmt: skip
+    return [(step.where, f"Boot a guest on {host}; it goes along.", (_sh(*argv),))]
+
+
+def _guest_proof(step: PlanStep, undo: bool, path: str) -> Lines:
+    if undo:
+        return [(step.where, "Nothing.", ())]
+    words = "The guest must obey in the new cell. Look at its status after each of these."
+    verbs = (("stop",), ("start",), ("reboot", "--hard"), ("delete",))
+    return [(step.where, words, tuple(_sh("openstack", "server", *v, "canary") for v in verbs))]
+
+
 KINDS: dict[str, Told] = {
+    "canary-guest": _guest,
+    "canary-proof": _guest_proof,
+    "wave-gate": _gate,
     "cell-things": _things,
     "cell-schema": _schema,
     "new-mapping": _mapping,

@@ -30,6 +30,7 @@ def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> I
         _new_containers_are_new,
         _databases,
         _hosts,
+        _guests,
         _replicas,
         _ports,
     ):
@@ -156,6 +157,22 @@ def _hosts(world: World, plan: Plan) -> Iterator[Violation]:
             pairs.setdefault(replace(move, hosts=()), []).extend(move.hosts)
     for move, hosts in pairs.items():
         yield from world.between(replace(move, hosts=tuple(hosts)), Login("recell_check", "")).troubles()
+
+
+def _guests(world: World, plan: Plan) -> Iterator[Violation]:
+    """The guest that goes along with the first host could be booted."""
+    for step in plan.steps:
+        if step.kind == "canary-guest":
+            said = step.params["guest"]
+            guests = world.guests(str(said["cloud"]))
+            for sentence in guests.troubles(str(said["flavor"]), str(said["image"])):
+                yield Violation(
+                    f"canary-guest:{said['cloud']}",
+                    "stop",
+                    str(said["cloud"]),
+                    sentence,
+                    "Correct moving: canary_guest in the layout, or clouds.yaml",
+                )
 
 
 def _replicas(world: World, plan: Plan) -> Iterator[Violation]:

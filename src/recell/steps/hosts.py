@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import UnitState, processes_of
 from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed
-from recell.model.hosts import HostsMove
+from recell.journal import OPERATOR
+from recell.model.hosts import HostsMove, Late
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
@@ -45,6 +46,11 @@ class HostsStep(BaseStep):
         found: list[str] = self.context.journal.recall(f"{wave}/close", "left-out", []) if wave else []
         return found
 
+    def wanted(self, name: str, default: Any = None) -> Any:
+        """The operator's own word for this run, or the plan's."""
+        said: dict[str, Any] = self.context.journal.recall(OPERATOR, "moving", {})
+        return said.get(name, self.param(name, default))
+
     def port(self) -> HostsPort:
         move = self.move()
         login = recells_login(self.context, move.old.server)
@@ -60,6 +66,27 @@ class HostsStep(BaseStep):
             return wave if self.belong(move) == "old" else ""
         except RecellError:
             return ""  # what stopped the step is said, not this
+
+    def note_late(self, late: Late, requests: int = 0) -> None:
+        """Count, for the report, what came to the cell that was left."""
+        if late == Late() and not requests:
+            return
+        journal, wave = self.context.journal, self.group
+        known: dict[str, Any] = journal.recall(wave, "late", {})
+        journal.remember(
+            wave,
+            "late",
+            {
+                "requests": known.get("requests", 0) + requests,
+                "carried": known.get("carried", 0) + late.carried,
+                "stale": known.get("stale", 0) + late.stale,
+                "lost": [*known.get("lost", []), *late.lost],
+            },
+        )
+
+    def moment(self) -> float:
+        """When the hosts last got another cell; 0.0: not yet."""
+        return float(self.context.journal.recall(self.group, "moment", 0.0))
 
     def belong(self, move: HostsMove) -> Side:
         """Whose the hosts are, as the API database says.
@@ -134,7 +161,7 @@ class HostsOpen(HostsStep):
         out = sorted({*self.left_out(), *busy})
         before: list[str] = self.context.journal.recall("hosts", "left-out", [])
         named = sorted({*before, *out})
-        if toward == "backward" or len(named) > int(self.param("max_failures", 0)):
+        if toward == "backward" or len(named) > int(self.wanted("max_failures", 0)):
             self.port().let_in(self._side(), sorted(busy))
             raise StepFailed(
                 f"not at rest after {self.limit('quiet_s'):.0f} s: {_words(busy)}",
@@ -193,11 +220,21 @@ class FollowHosts(HostsStep):
                 f"{', '.join(move.hosts)} belong to {move.at(side).name}, whose rows would be deleted",
                 "See nova-manage cell_v2 list_hosts",
             )
-        late = port.carry(other(side), CARRY_S) if port.waiting(side) else None
-        if late is not None:
-            self.remember("late", late.requests)
+        self._grace(side, port)
         port.forget()
         self.remember("said", port.clear(side))
+
+    def _grace(self, side: Side, port: HostsPort) -> None:
+        """Whoever had read the old mapping ends meanwhile; what they leave behind is brought over."""
+        until = self.moment() + float(self.param("grace_s", 0.0))
+        while True:
+            if port.waiting(side):
+                self.note_late(Late(), port.carry(other(side), CARRY_S).requests)
+            self.note_late(port.late(side))
+            if self.world.clock() >= until:
+                return
+            port.alive(side)
+            self.world.wait(POLL_S)
 
     def prove(self, toward: Direction) -> str:
         said = super().prove(toward)
@@ -387,7 +424,9 @@ class FlipHosts(HostsStep):
                 known.remember("hosts", "turn", int(known.recall("hosts", "turn", 0)) + 1)
                 self._attempts(move, goal, toward)
             port.hide(other(goal))
+            self.note_late(port.late(other(goal)))
             carried = port.carry(goal, CARRY_S)
+            self.note_late(port.late(other(goal)))
         finally:
             port.let_go()
             self.world.nova().let_mappings_go()
@@ -429,6 +468,7 @@ class FlipHosts(HostsStep):
                 raise StepFailed(f"it took more than {LIMIT_S} s to prove both sides equal", "Try again")
             instances = port.instances(goal)
             port.reveal(goal)
+            self.context.journal.remember(self.group, "moment", self.world.clock())
             done = nova.flip(move.hosts, instances, move.at(left).cell, move.at(goal).cell)
             with contextlib.suppress(RecellError):
                 port.hide(left)  # act() does it again, and says what is wrong

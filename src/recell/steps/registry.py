@@ -7,12 +7,14 @@ from recell.model.plan import Plan
 from recell.steps.apart import Apart
 from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
+from recell.steps.canary import CanaryGuest, CanaryProof
 from recell.steps.cell import CellSchema, CellThings, NewMapping, StartConsole
 from recell.steps.compute import RecycleCompute
 from recell.steps.containers import SiblingContainer
 from recell.steps.database import DatabaseThings, FollowDatabase, Relayed, RelayStep
 from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
+from recell.steps.gate import WaveGate
 from recell.steps.hosts import FlipHosts, FollowHosts, HostsComputes, HostsOpen
 from recell.steps.mapping import LiteralMapping, MoveMapping
 from recell.steps.prove import Prove
@@ -33,6 +35,8 @@ KINDS: dict[str, type[BaseStep]] = {
         Blank,
         BridgedRepoint,
         BrokerAccount,
+        CanaryGuest,
+        CanaryProof,
         CellSchema,
         CellThings,
         Conf,
@@ -75,6 +79,7 @@ KINDS: dict[str, type[BaseStep]] = {
         StartConsole,
         StartUnit,
         SwitchDatabase,
+        WaveGate,
     )
 }
 
