@@ -219,6 +219,15 @@ def test_the_plan_names_rows(nova: FakeNova, tmp_path: Path) -> None:
     assert _around(nova, tmp_path, change, expected=wrong).differing == 1
 
 
+def test_a_named_row_may_be_gone_and_no_other(nova: FakeNova, tmp_path: Path) -> None:
+    """The mapping of a cell that undo has removed: nobody can tell any more which number it had."""
+    removed = ("", "DELETE FROM cell_mappings WHERE uuid = 'c1'")
+    others = (CELL, "DELETE FROM services")
+    expected = [ExpectedChange("api", "cell_mappings", "uuid=c1", "cell2 is made")]
+    figures = _around(nova, tmp_path, removed, others, expected=expected)
+    assert {d["table"] for d in figures.differences} == {"services"}
+
+
 def test_new_rows_are_told_by_table(nova: FakeNova, tmp_path: Path) -> None:
     figures = _around(nova, tmp_path, (CELL, "INSERT INTO services VALUES (9, 'x', 0, 0, NULL, "
                                        "NULL)"))

@@ -14,7 +14,7 @@ from recell.model.deployment import Deployment
 from recell.model.hosts import HostsMove
 from recell.model.layout import Layout
 from recell.model.plan import MOVES, Acts, ExpectedChange, Plan
-from recell.model.scope import ByHost, ByParent
+from recell.model.scope import ByHost, ByParent, Shared
 from recell.model.window import Window
 from recell.planning import hosts, new_cell
 from recell.planning.changes import Change, describe, kept_notifications
@@ -53,6 +53,11 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
             ExpectedChange("api", "cell_mappings", f"uuid={n.end.cell}", f"{n.end.name} is made")
             for n in facts.made
         ),
+        *(
+            ExpectedChange(n.end.name, table, "*", f"{n.end.name}'s own, which undo removes")
+            for n in facts.made
+            for table in rows_of_a_cell()
+        ),
         ExpectedChange("api", "host_mappings", "*", "hosts belong to another cell"),
         ExpectedChange("api", "instance_mappings", "*", "their instances do"),
         *(
@@ -80,6 +85,12 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
 def rows_of_hosts() -> list[str]:
     """Tables whose rows move with a host."""
     return sorted(t for t, known in KNOWN.items() if isinstance(known.hosts[0], ByHost | ByParent))
+
+
+def rows_of_a_cell() -> list[str]:
+    """Tables with rows that a new cell has before any host: its services, and what every cell has."""
+    shared = (t for t, known in KNOWN.items() if isinstance(known.hosts[0], Shared))
+    return sorted(("alembic_version", "migrate_version", "services", *shared))
 
 
 CLOSE_S, ROWS_S, LEAVE_S, ENTER_S, FLIP_S, CLEAR_S = 5.0, 8.0, 2.0, 20.0, 4.0, 3.0
