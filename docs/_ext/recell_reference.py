@@ -25,6 +25,8 @@ _TITLES = {
     "CellConsoles": "`cells.<name>.consoles`",
     "Placement": "`services`",
     "Moving": "`moving`",
+    "Abort": "`moving.abort`",
+    "CanaryGuest": "`moving.canary_guest`",
     "Limits": "`limits`",
 }
 
@@ -139,7 +141,9 @@ def _value(value: dict[str, Any]) -> str:
         whole = "whole number" if kind == "integer" else "number"
         if high is not None:
             return f"{whole}, {low} to {high}"
-        return whole if low is None else f"{whole} above {low}"
+        if low is None:
+            return whole
+        return f"{whole}, {low} or more" if "minimum" in value else f"{whole} above {low}"
     return "text"
 
 
