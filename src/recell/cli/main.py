@@ -25,6 +25,7 @@ from recell.cli import (
     runbook,
     scan,
     status,
+    sync,
     takeover,
     undo,
     verify,
@@ -109,6 +110,7 @@ for command in (
     export.command,
     finish.command,
     audit.command,
+    sync.command,
     completion.command,
 ):
     main.add_command(command)
