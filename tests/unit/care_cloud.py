@@ -150,3 +150,5 @@ def instance(server: PrivateServer, cell: str, uuid: str, **more: Any) -> None:
 
 
 RELEASES = (JUNO, STEIN)
+CARE = ("recell_audit", "recell_sync")
+"""Accounts of docs/grants.md whose jobs are tested with these databases."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,17 @@ from recell.cli.main import main
 from recell.errors import Unreachable
 from recell.planning.sync_v1 import KINDS
 from tests.private_server import PrivateServer
-from tests.unit.care_cloud import API, CELL1, CELL2, TABLES, CareWorld, databases, empty, world_for
+from tests.unit.care_cloud import (
+    API,
+    CARE,
+    CELL1,
+    CELL2,
+    TABLES,
+    CareWorld,
+    databases,
+    empty,
+    world_for,
+)
 
 SYNCED = [t.name for k in KINDS for t in k.tables if t.name in TABLES]
 
@@ -233,3 +244,54 @@ def test_an_account_of_recells_own(server: PrivateServer, world: CareWorld, tmp_
 def test_words_that_contradict_each_other_are_refused(world: CareWorld, tmp_path: Path) -> None:
     assert run(tmp_path, "--only", "flavours").exit_code == 3
     assert run(tmp_path, "--undo", "x", "--watch", "5").exit_code == 3
+
+
+# -- rights ------------------------------------------------------------------------------------------
+
+
+def care_grants() -> list[tuple[str, str, str]]:
+    """(account, right, database there) of docs/grants.md."""
+    text = (Path(__file__).parents[2] / "docs" / "grants.md").read_text()
+    found = re.findall(r"GRANT (.*) ON (nova\w*)\.\* TO (recell_audit|recell_sync)@", text)
+    return [(account, right, on) for rights, on, account in found for right in rights.split(", ")]
+
+
+def works(server: PrivateServer, directory: Path, account: str, *without: str) -> bool:
+    """Whether the account's job is done and undone with the documented rights, less one."""
+    empty(server)
+    plant(server)
+    server.sql("UPDATE security_groups SET deleted = NULL WHERE id = 4", database=API)
+    add(server, CELL1, "key_pairs", user_id="u", name="null", deleted=None)
+    server.sql(f"CREATE OR REPLACE USER {account}@localhost IDENTIFIED BY 'pw'", database="")
+    for who, right, on in care_grants():
+        for database in (API,) if on == "nova" else (CELL1, CELL2):
+            if who == account and (right, on) != without:
+                server.sql(f"GRANT {right} ON {database}.* TO {account}@localhost", database="")
+    file = directory / "my.cnf"
+    file.write_text(f"[client]\nuser={account}\npassword=pw\n")
+    file.chmod(0o600)
+    verb = account.removeprefix("recell_")
+    argv = [verb, "--dir", str(directory), "--login", str(file)]
+    before = dump(server, API, CELL1, CELL2)
+    more = ["--heal", "--yes", "--between", "0"] if verb == "audit" else []
+    done = CliRunner().invoke(main, [*argv, *more])
+    records = list(directory.glob(f"{verb}-*.jsonl"))
+    if done.exit_code != 0 or len(records) != 1:
+        return False
+    changed = dump(server, API, CELL1, CELL2)
+    back = CliRunner().invoke(main, [*argv, "--undo", str(records[0])])
+    return back.exit_code == 0 and changed != before and dump(server, API, CELL1, CELL2) == before
+
+
+@pytest.mark.parametrize("account", CARE)
+def test_the_documented_rights_are_enough_for_care(
+    server: PrivateServer, world: CareWorld, tmp_path: Path, account: str
+) -> None:
+    assert works(server, tmp_path, account)
+
+
+@pytest.mark.parametrize(("account", "right", "on"), care_grants())
+def test_no_right_for_care_is_listed_that_is_not_needed(
+    server: PrivateServer, world: CareWorld, tmp_path: Path, account: str, right: str, on: str
+) -> None:
+    assert not works(server, tmp_path, account, right, on)
