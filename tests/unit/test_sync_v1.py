@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from recell.cli import sync
 from recell.cli.main import main
+from recell.discovery.sync_v1 import sides
 from recell.errors import Unreachable
 from recell.planning.sync_v1 import KINDS
 from tests.private_server import PrivateServer
@@ -161,12 +161,12 @@ def test_what_the_child_alone_has_ends_only_when_told(
 def test_a_loop_follows_and_a_child_that_is_away_for_a_while_is_gone_on_without(
     server: PrivateServer, world: CareWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, rounds = sync.sides, iter(range(9))
+    rounds = iter(range(9))
 
     def away(databases: Any, top: str, child: str, *more: Any) -> Any:
         if child == "cell1" and world.time == 0:
             raise Unreachable("the database nova on db1 does not answer", "")
-        return real(databases, top, child, *more)
+        return sides(databases, top, child, *more)
 
     def users() -> None:
         number = next(rounds)
@@ -177,7 +177,7 @@ def test_a_loop_follows_and_a_child_that_is_away_for_a_while_is_gone_on_without(
         if number == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(sync, "sides", away)
+    monkeypatch.setattr("recell.cli.sync.sides", away)
     world.between.append(users)
     said = run(tmp_path, "--watch", "60", "--only", "key-pairs", "--json")
     assert said.exit_code == 0, said.output
