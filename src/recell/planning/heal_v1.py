@@ -33,7 +33,7 @@ def heals(facts: Facts, gone: Mapping[str, frozenset[str]], now: datetime) -> di
     homes = in_both(cells, facts.first.cells, facts.second.cells)
     every = [*_nulls(facts.v1.nulls), *_null_records(cells, facts.v1.nulls), *_records(cells, now)]
     if homes is not None:
-        every += [*_names(facts, homes), *_states(facts, homes), *_lost(homes, gone)]
+        every += [*_names(facts, homes, gone), *_states(facts, homes), *_lost(homes, gone)]
     for heal in every:
         known = found.get(heal.finding, Heal(heal.finding))
         found[heal.finding] = Heal(
@@ -45,7 +45,7 @@ def heals(facts: Facts, gone: Mapping[str, frozenset[str]], now: datetime) -> di
 # -- instances ---------------------------------------------------------------------------------------
 
 
-def _names(facts: Facts, homes: Homes) -> Iterator[Heal]:
+def _names(facts: Facts, homes: Homes, gone: Mapping[str, frozenset[str]]) -> Iterator[Heal]:
     """cell_name: proven where one child alone has the instance, and every child was asked."""
     top = homes.top
     wrong = {f"instances:cell-unset:{top}": homes.unset - homes.failed}
@@ -57,6 +57,8 @@ def _names(facts: Facts, homes: Homes) -> Iterator[Heal]:
             row = facts.second.cells[top][uuid]
             keys = [k for k in homes.path if uuid in facts.second.cells.get(k, {})]
             also = [k for k in homes.path if uuid in facts.first.cells.get(k, {})]
+            if not keys and uuid in gone.get(homes.paths.get(row.cell_name, ""), ()):
+                continue  # said below, with what it is
             if len(keys) != 1 or keys != also:
                 where = " and ".join(keys) or "no cell that was looked at"
                 left.append(f"{uuid}: {where} has it")
