@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from recell.cli.care import Record
 from recell.cli.main import main
 from recell.doctor import examine
+from recell.errors import Unreachable
 from recell.model.cells_v1 import CellRecord, InstanceRow, NullRow
 from recell.model.health import Facts
+from recell.model.rowchange import RowChange
 from recell.planning.heal_v1 import Heal, heals
 from tests.private_server import PrivateServer
 from tests.unit.care_cloud import (
@@ -365,6 +368,23 @@ def test_the_line_that_a_kill_cut_in_half_is_of_nothing(
     with record.open("ab") as file:
         file.write(b'{"cell": "api", "tab')
     assert audit(tmp_path, "--undo", str(record)).exit_code == 0 and dump(server) == before
+
+
+def test_a_kill_between_the_record_and_the_commit_leaves_nothing_to_put_back(
+    server: PrivateServer, world: CareWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(server)
+    before, keep = dump(server), Record.keep
+
+    def dies(self: Record, changes: Sequence[RowChange]) -> None:
+        keep(self, changes)
+        raise Unreachable("the session broke in a change", "")
+
+    monkeypatch.setattr(Record, "keep", dies)
+    assert audit(tmp_path, "--heal", "--yes").exit_code == 4 and dump(server) == before
+    (record,) = tmp_path.glob("audit-*.jsonl")
+    back = audit(tmp_path, "--undo", str(record))
+    assert back.output.startswith("0 rows put back") and back.exit_code == 0 and dump(server) == before
 
 
 def test_without_cells_v1_it_says_so(tmp_path: Path, world: CareWorld) -> None:
