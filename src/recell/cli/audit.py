@@ -68,7 +68,7 @@ def command(
     go to a file first, audit-TIME.jsonl in --dir; --undo FILE puts them back where nobody wrote since.
 
     \b
-    Exit code: 0   nothing is wrong (any more)
+    Exit code: 0   no error (any more); warnings and notes do not count
                8   --undo: some rows were changed since, and left
                20  errors are left
                21  no error, but not every cell could be looked at
@@ -102,7 +102,7 @@ def command(
             again = {_mark(c) for heal in _look(tree, between_s)[1].values() for c in heal.changes}
             wanted = [c for c in wanted if _mark(c) in again]
         done, left, kept = _heal(desk, tree, wanted)
-        after, still = _look(tree, between_s)
+        after, still = _look(tree, between_s) if done or left else (found, healing)
         _print(after, still, as_json, done=done, refused=left, kept=kept)
         judge(after)
 

@@ -170,10 +170,11 @@ def only_writer(desk: Desk, tree: Tree, verb: str) -> Iterator[Callable[[], None
         file.flush()
         os.fsync(file.fileno())
         hosts = sorted({c.host for c in tree.deployment.cells})
-        tree.world.claim(fence, *hosts)
         try:
+            tree.world.claim(fence, *hosts)
             yield lambda: tree.world.host(hosts[0]).run(["true"])
         finally:
+            # Also of those that were claimed before one of them refused; another's stay its own.
             with contextlib.suppress(RecellError):
                 tree.world.release(*hosts)
 
