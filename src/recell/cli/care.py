@@ -151,24 +151,19 @@ def only_writer(desk: Desk, tree: Tree, verb: str) -> Iterator[Callable[[], None
     """
     desk.directory.mkdir(parents=True, exist_ok=True)
     path = desk.directory / "care.json"
-    with path.open("a+") as file:
+    with path.with_name("care.json.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Locked(f"another recell audit or sync changes rows from {desk.directory}",
                          "Wait for its end") from None
-        file.seek(0)
         try:
-            known = json.loads(file.read() or "{}")
+            known = json.loads(path.read_bytes()) if path.exists() else {}
             fence = Fence(str(known.get("id") or uuid.uuid4()), int(known.get("epoch", 0)) + 1,
                           f"recell {verb}")  # fmt: skip
         except (ValueError, AttributeError):
             raise BadInput(f"{path} is broken", "Remove it when no recell runs here") from None
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps({"id": fence.journal, "epoch": fence.epoch}))
-        file.flush()
-        os.fsync(file.fileno())
+        desk.save(path, json.dumps({"id": fence.journal, "epoch": fence.epoch}).encode())
         hosts = sorted({c.host for c in tree.deployment.cells})
         try:
             tree.world.claim(fence, *hosts)
