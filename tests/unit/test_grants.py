@@ -27,6 +27,7 @@ from recell.mover.watch import replica_lag
 from recell.planning.tables import hosts_scope
 from recell_bench.schemas import TODAY, ddl, load
 from tests.private_server import PrivateServer, free_ports
+from tests.unit.care_cloud import CARE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "grants.md"
 SCHEMA = load(TODAY)
@@ -155,7 +156,7 @@ def test_the_documented_rights_are_enough(
 
 
 def test_every_account_of_the_document_has_a_job() -> None:
-    assert {account for account, _, _ in granted()} == set(JOBS)
+    assert {account for account, _, _ in granted()} == {*JOBS, *CARE}
 
 
 @pytest.mark.parametrize(("account", "right", "on"), [

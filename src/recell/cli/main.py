@@ -11,6 +11,7 @@ import click
 from recell import __version__
 from recell.cli import (
     apply,
+    audit,
     check,
     completion,
     doctor,
@@ -24,6 +25,7 @@ from recell.cli import (
     runbook,
     scan,
     status,
+    sync,
     takeover,
     undo,
     verify,
@@ -83,6 +85,7 @@ def main() -> None:
       recell export --to TOOL            what Ansible or Puppet must learn, so that they keep it
       recell undo                        back, also after success, until: recell finish
       recell takeover                    go on from another machine; the first one is fenced
+      recell audit, recell sync          cells v1 only: mend and keep equal what they keep twice
 
     Every command that looks or acts takes --dir (or RECELL_DIR) and --json, and explains itself with
     --help. NO_COLOR is honoured. Completion: recell completion --help.
@@ -106,6 +109,8 @@ for command in (
     report.command,
     export.command,
     finish.command,
+    audit.command,
+    sync.command,
     completion.command,
 ):
     main.add_command(command)

@@ -8,18 +8,27 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import unquote
 
+from pymysql.cursors import DictCursor
+
+from recell.adapters.mysql.sql import columns, name
 from recell.adapters.nova_db import Database, Gateway
 from recell.adapters.ports import ServiceRow
 from recell.errors import BadInput, RecellError, Unsupported
-from recell.model.cells_v1 import CellRecord, CellV1, Flavor, InstanceRow, Room
+from recell.model.cells_v1 import CellRecord, CellV1, Flavor, InstanceRow, NullRow, Room
 from recell.model.deployment import NovaService
-from recell.model.urls import parse_url
+from recell.model.urls import Url, parse_url
 
+T = TypeVar("T")
 Trouble = Callable[[str, RecellError], None]
+STATES = (
+    "vm_state", "power_state", "task_state", "host", "node", "instance_type_id", "memory_mb", "vcpus",
+    "root_gb", "ephemeral_gb", "launched_at", "terminated_at",
+)  # fmt: skip
+"""Columns of instances that the child alone knows, and tells the API cell."""
 ORDER = ("cells", "conductor", "scheduler", "api", "consoleauth", "cert", "network", "metadata")
 """Whose configuration is believed first."""
 _TRUE = ("true", "1", "yes", "on")
@@ -44,18 +53,19 @@ class RawRecord:
     transport_url: str = field(repr=False)
     state: Literal["live", "deleted", "null"]
     source: str
+    id: int = 0
 
     def shown(self) -> CellRecord:
         try:
             url = parse_url(self.transport_url)
         except RecellError:
-            return CellRecord(self.name, self.is_parent, "", self.state, False, self.source)
+            return CellRecord(self.name, self.is_parent, "", self.state, False, self.source, self.id)
         named = bool(unquote(url.path))
-        return CellRecord(self.name, self.is_parent, url.shown(), self.state, named, self.source)
+        return CellRecord(self.name, self.is_parent, url.shown(), self.state, named, self.source, self.id)
 
 
 class CellDatabases:
-    """The databases of cells v1, by the cells' keys; opened when first asked, read-only. Thread-safe.
+    """The databases of cells v1, by the cells' keys; opened when first asked. Thread-safe.
 
     :raises Unreachable, Denied: from every question.
     """
@@ -65,11 +75,17 @@ class CellDatabases:
         self._api: dict[str, Database] = {}
         self._file: dict[str, tuple[Gateway, str]] = {}
 
-    def add(self, key: str, via: Gateway, secrets: Secrets, cells_config: str = "") -> None:
-        """:raises Unsupported, BadInput: not a URL of a database that recell can read."""
-        self._own[key] = Database(via, parse_url(secrets.database))
+    def add(
+        self, key: str, via: Gateway, secrets: Secrets, cells_config: str = "",
+        login: tuple[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """``login``: user and password instead of Nova's own.
+
+        :raises Unsupported, BadInput: not a URL of a database that recell can read.
+        """
+        self._own[key] = Database(via, _as(parse_url(secrets.database), login))
         if secrets.api_database:
-            self._api[key] = Database(via, parse_url(secrets.api_database))
+            self._api[key] = Database(via, _as(parse_url(secrets.api_database), login))
         if cells_config:
             self._file[key] = (via, cells_config)
 
@@ -110,7 +126,7 @@ class CellDatabases:
         """What its nova-cells knows of neighbours. :raises BadInput: ``cells_config`` is no such file."""
         if key in self._file:
             return _from_file(*self._file[key])
-        rows = self.query(key, "SELECT name, is_parent, transport_url, deleted FROM cells ORDER BY id")
+        rows = self.query(key, "SELECT id, name, is_parent, transport_url, deleted FROM cells ORDER BY id")
         return tuple(
             RawRecord(
                 str(r["name"] or ""),
@@ -118,6 +134,7 @@ class CellDatabases:
                 str(r["transport_url"] or ""),
                 "null" if r["deleted"] is None else "deleted" if r["deleted"] else "live",
                 "cells",
+                int(r["id"]),
             )
             for r in rows
         )
@@ -140,18 +157,82 @@ class CellDatabases:
         )  # fmt: skip
 
     def instances(self, key: str) -> dict[str, InstanceRow]:
+        there = self._columns(self._database(key), "instances")
+        states = [c for c in STATES if c in there]
+        seen = "COALESCE(updated_at, created_at)" if "updated_at" in there else "created_at"
+        changed = "UNIX_TIMESTAMP(updated_at)" if "updated_at" in there else "0"
         rows = self.query(
             key,
-            "SELECT uuid, cell_name, host, vm_state, task_state IS NOT NULL AS busy,"
+            f"SELECT id, uuid, cell_name, {columns(states)}, {changed} AS changed,"  # noqa: S608  # ours
+            f" TIMESTAMPDIFF(SECOND, {seen}, UTC_TIMESTAMP()) AS quiet,"
             " TIMESTAMPDIFF(SECOND, created_at, UTC_TIMESTAMP()) AS age FROM instances WHERE deleted = 0",
         )
         return {
             str(r["uuid"]): InstanceRow(
-                str(r["cell_name"] or ""), str(r["host"] or ""), str(r["vm_state"] or ""), bool(r["busy"]),
-                float(r["age"] or 0),
+                str(r["cell_name"] or ""), str(r["host"] or ""), str(r["vm_state"] or ""),
+                r["task_state"] is not None, float(r["age"] or 0), {c: r[c] for c in states},
+                float(r["quiet"] or 0), float(r["changed"] or 0), int(r["id"]),
             )
             for r in rows
         }  # fmt: skip
+
+    def gone(self, key: str, uuids: Sequence[str]) -> frozenset[str]:
+        """Of these instances, those that have a row here that is deleted."""
+        found: set[str] = set()
+        for at in range(0, len(uuids), 500):
+            part = list(uuids[at : at + 500])
+            rows = self.query(key, "SELECT uuid FROM instances WHERE deleted <> 0 AND uuid IN %s", (part,))
+            found |= {str(r["uuid"]) for r in rows}
+        return frozenset(found)
+
+    def nulls(self, key: str, most: int = 10_000) -> dict[str, tuple[NullRow, ...]]:
+        """Rows whose `deleted` is NULL, by table; of each table the first ``most``. No index leads there:
+        tables of more than two million rows are left out."""
+        tables = self.query(
+            key,
+            "SELECT d.table_name AS t FROM information_schema.columns d"
+            " JOIN information_schema.columns i ON i.table_schema = d.table_schema"
+            " AND i.table_name = d.table_name AND i.column_name = 'id'"
+            " JOIN information_schema.columns a ON a.table_schema = d.table_schema"
+            " AND a.table_name = d.table_name AND a.column_name = 'deleted_at'"
+            " JOIN information_schema.tables s ON s.table_schema = d.table_schema"
+            " AND s.table_name = d.table_name AND s.table_rows <= 2000000"
+            " WHERE d.table_schema = DATABASE() AND d.column_name = 'deleted' AND d.is_nullable = 'YES'"
+            " AND d.data_type IN ('int', 'bigint') AND d.table_name NOT LIKE 'shadow\\_%%'"
+            " AND d.table_name NOT LIKE 'recell\\_%%' ORDER BY d.table_name",
+        )
+        found = {}
+        for table in (str(t["t"]) for t in tables):
+            rows = self.query(
+                key,
+                f"SELECT id, deleted_at IS NOT NULL AS ended FROM {name(table)}"  # noqa: S608  # quoted
+                f" WHERE deleted IS NULL ORDER BY id LIMIT {most:d}",
+            )
+            if rows:
+                found[table] = tuple(NullRow(int(r["id"]), bool(r["ended"])) for r in rows)
+        return found
+
+    def columns_of(self, key: str, tables: Sequence[str]) -> dict[str, dict[str, str]]:
+        """column -> type (``varchar(255)``), by table; a table that isn't there is missing."""
+        found: dict[str, dict[str, str]] = {}
+        for r in self.query(
+            key,
+            "SELECT table_name AS t, column_name AS c, column_type AS k FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name IN %s ORDER BY table_name, ordinal_position",
+            (list(tables),),
+        ):
+            found.setdefault(str(r["t"]), {})[str(r["c"])] = str(r["k"])
+        return found
+
+    def in_api_database(self, key: str, table: str) -> int | None:
+        """How many rows (0, or 1 for any) a table has in the cell's API database; None: it isn't there."""
+        if key not in self._api or not self._columns(self._api[key], table):
+            return None
+        return len(self._api[key].read(f"SELECT 1 FROM {name(table)} LIMIT 1"))  # noqa: S608  # quoted
+
+    def change(self, cell: str, act: Callable[[DictCursor], T]) -> T:
+        """``act`` in one transaction; the one way to write here. :raises Unreachable: it broke."""
+        return self._database(cell).change(act)
 
     def count(self, key: str) -> int:
         return int(self.query(key, "SELECT count(*) AS n FROM instances WHERE deleted = 0")[0]["n"])
@@ -191,6 +272,13 @@ class CellDatabases:
             (table,),
         )
         return frozenset(str(r["c"]).lower() for r in rows)
+
+
+def _as(url: Url, login: tuple[str, str] | None) -> Url:
+    if login is None:
+        return url
+    user, password = login
+    return replace(url, endpoints=tuple(replace(e, user=user, password=password) for e in url.endpoints))
 
 
 def _flavors(rows: Iterable[Mapping[str, Any]]) -> tuple[Flavor, ...]:

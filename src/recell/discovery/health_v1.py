@@ -10,7 +10,7 @@ from recell.discovery import rows
 from recell.discovery.cells_v1 import CellDatabases, RawRecord, config_file
 from recell.discovery.looking import Notes, bound_of, packages_of, queues_of, running_of
 from recell.errors import RecellError
-from recell.model.cells_v1 import CellV1, Link, Room, StandingV1
+from recell.model.cells_v1 import CellV1, InstanceRow, Link, NullRow, Room, StandingV1
 from recell.model.deployment import Deployment, NovaService
 from recell.model.health import DatabaseFacts, Facts, Moving
 from recell.model.urls import parse_url
@@ -46,35 +46,32 @@ def look_at_v1(world: RealWorld, deployment: Deployment, notes: Notes, between_s
         databases.close()
 
 
-def open_cells(world: RealWorld, deployment: Deployment, notes: Notes) -> CellDatabases:
-    """The databases of the cells, with the passwords that their controllers have now."""
+def open_cells(
+    world: RealWorld, deployment: Deployment, notes: Notes, login: tuple[str, str] | None = None
+) -> CellDatabases:
+    """The databases of the cells, with the passwords that their controllers have now, or as ``login``."""
     by_unit = {(s.host, s.unit): s for s in deployment.services}
     databases = CellDatabases()
     for c in deployment.cells:
         members = [by_unit[m] for m in c.members if m in by_unit]
-        notes.ask(f"the database of {c.key}", _open, world, databases, c, members)
+        notes.ask(f"the database of {c.key}", _open, world, databases, c, members, login)
     return databases
 
 
-def _open(world: RealWorld, databases: CellDatabases, cell: CellV1, members: list[NovaService]) -> None:
+def _open(
+    world: RealWorld, databases: CellDatabases, cell: CellV1, members: list[NovaService],
+    login: tuple[str, str] | None,
+) -> None:  # fmt: skip
     service = next(s for s in members if (s.host, s.unit) == (cell.host, cell.unit))
     host = world.host(cell.host)
-    databases.add(cell.key, host, service_secrets(host, service), config_file(members))
+    databases.add(cell.key, host, service_secrets(host, service), config_file(members), login)
 
 
 def _moving(world: RealWorld, deployment: Deployment, databases: CellDatabases, notes: Notes) -> Moving:
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(1) as pool:
         queues = pool.submit(queues_of, world, deployment, notes)
-        # All at once: what one cell tells another is under way for as short as can be.
-        asked = {
-            key: pool.submit(notes.ask, f"instances of {key}", databases.instances, key)
-            for key in databases.keys
-        }
-        return Moving(
-            at=world.clock(),
-            queues=queues.result(),
-            cells={key: found for key, a in asked.items() if (found := a.result()) is not None},
-        )
+        cells = rows_of(databases, notes)
+        return Moving(at=world.clock(), queues=queues.result(), cells=cells)
 
 
 def _standing(
@@ -95,7 +92,26 @@ def _standing(
         for record in notes.ask(f"the neighbours of {c.key}", databases.records, c.key) or ():
             if record.state == "live":
                 links += _links(world, deployment, notes, c, record)
-    return StandingV1(flavors, room, tuple(links))
+    return StandingV1(flavors, room, tuple(links), nulls_of(databases, notes))
+
+
+def nulls_of(databases: CellDatabases, notes: Notes) -> dict[tuple[str, str], tuple[NullRow, ...]]:
+    return {
+        (key, table): rows
+        for key in databases.keys
+        for table, rows in (notes.ask(f"the tables of {key}", databases.nulls, key) or {}).items()
+    }
+
+
+def rows_of(databases: CellDatabases, notes: Notes) -> dict[str, dict[str, InstanceRow]]:
+    """Instances of every cell that answers, all asked at once: what one cell tells another is under way
+    for as short as can be."""
+    with ThreadPoolExecutor(4) as pool:
+        asked = {
+            key: pool.submit(notes.ask, f"instances of {key}", databases.instances, key)
+            for key in databases.keys
+        }
+        return {key: found for key, a in asked.items() if (found := a.result()) is not None}
 
 
 def _links(

@@ -18,6 +18,7 @@ from recell.doctor.rules import (
     instances_v1,
     mappings,
     placement,
+    rows_v1,
     services,
     settings,
     shared,
@@ -43,6 +44,8 @@ MOVING: tuple[Rule, ...] = (*instances.RULES, *hosts.RULES, *placement.RULES)
 STANDING_V1: tuple[Rule, ...] = (
     *shared.RULES,
     *cells_v1.RULES,
+    *rows_v1.RULES,
+    *instances_v1.RULES,
     versions.service_versions,
     versions.packages,
     *databases.RULES,
@@ -50,16 +53,33 @@ STANDING_V1: tuple[Rule, ...] = (
     *brokers.RULES,
     *unknown.RULES,
 )
-"""Where cells are v1: what knows of mappings and placement is left out."""
-MOVING_V1: tuple[Rule, ...] = instances_v1.RULES
+"""Where cells are v1: what knows of mappings and placement is left out. Its rules over instances compare
+the two looks themselves, instance by instance."""
+AUDIT_V1: tuple[Rule, ...] = (
+    cells_v1.no_api_cell,
+    cells_v1.records,
+    *rows_v1.RULES,
+    *instances_v1.RULES,
+    *unknown.RULES,
+)
+"""What `recell audit` asks: of rows alone."""
 
 
 def examine(facts: Facts) -> tuple[Diagnosis, ...]:
     """Every finding, the gravest first; none on a healthy cloud."""
     v1 = facts.deployment.generation == "v1"
-    found = [d for rule in (STANDING_V1 if v1 else STANDING) for d in rule(facts)]
+    return _examined(facts, STANDING_V1 if v1 else STANDING, () if v1 else MOVING)
+
+
+def audit(facts: Facts) -> tuple[Diagnosis, ...]:
+    """As :func:`examine`, of what cells v1 keep twice and of their records."""
+    return _examined(facts, AUDIT_V1, ())
+
+
+def _examined(facts: Facts, standing: tuple[Rule, ...], moving: tuple[Rule, ...]) -> tuple[Diagnosis, ...]:
+    found = [d for rule in standing for d in rule(facts)]
     again = replace(facts, first=facts.second)
-    for rule in MOVING_V1 if v1 else MOVING:
+    for rule in moving:
         before = {d.id for d in rule(facts)}
         found += [d for d in rule(again) if d.id in before]
     once = {d.id: d for d in found}

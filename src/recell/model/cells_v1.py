@@ -6,8 +6,9 @@ secret; URLs are shown ones.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 SEPARATOR = "!"
 """Between the names of a path, from the API cell down: ``api!cell1``."""
@@ -19,7 +20,7 @@ class CellRecord:
 
     ``state``: ``live``; ``deleted``; ``null`` when `deleted` is NULL, which Nova takes for deleted.
     ``names_vhost``: whether the stored URL says which virtual host it means.
-    ``source``: ``cells`` (the table) or the file that ``[cells] cells_config`` names.
+    ``source``: ``cells`` (the table) or the file that ``[cells] cells_config`` names. ``id``: the row's.
     """
 
     name: str
@@ -28,6 +29,7 @@ class CellRecord:
     state: Literal["live", "deleted", "null"] = "live"
     names_vhost: bool = True
     source: str = "cells"
+    id: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,22 @@ class CellV1:
 
 @dataclass(frozen=True)
 class InstanceRow:
-    """A live row of a cell's ``instances``. ``cell_name``: "" for NULL. ``busy``: it has a task."""
+    """A live row of a cell's ``instances``. ``cell_name``: "" for NULL. ``busy``: it has a task.
+
+    ``states``: what the child tells the API cell about it, by column, as the database has it. ``quiet_s``:
+    since the row was last written. ``updated``: when that was, seconds since 1970 by the server's clock, 0
+    when it doesn't say.
+    """
 
     cell_name: str
     host: str
     vm_state: str
     busy: bool
     age_s: float
+    states: Mapping[str, Any] = field(default_factory=dict)
+    quiet_s: float = 0.0
+    updated: float = 0.0
+    id: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,13 +112,23 @@ class Link:
 
 
 @dataclass(frozen=True)
+class NullRow:
+    """A row whose `deleted` is NULL, which Nova doesn't see. ``ended``: it has a `deleted_at`."""
+
+    id: int
+    ended: bool
+
+
+@dataclass(frozen=True)
 class StandingV1:
     """What stands still, by cell's key; a cell that could not be asked is missing. ``flavors``: by key and
-    the table that they are in (``instance_types`` of the cell, or ``flavors`` of an API database)."""
+    the table that they are in (``instance_types`` of the cell, or ``flavors`` of an API database).
+    ``nulls``: rows whose `deleted` is NULL, by key and table."""
 
     flavors: dict[tuple[str, str], tuple[Flavor, ...]] = field(default_factory=dict)
     room: dict[str, tuple[Room, ...]] = field(default_factory=dict)
     links: tuple[Link, ...] = ()
+    nulls: dict[tuple[str, str], tuple[NullRow, ...]] = field(default_factory=dict)
 
 
 def path_of(cells: tuple[CellV1, ...], key: str) -> str:

@@ -356,7 +356,7 @@ def quotas(facts: Facts) -> Iterator[Diagnosis]:
             )
 
 
-def _neutron(services: tuple[NovaService, ...]) -> bool:
+def uses_neutron(services: tuple[NovaService, ...]) -> bool:
     """nova-network knows no vif events."""
     if any(s.role == "network" and s.active for s in services):
         return False
@@ -383,7 +383,7 @@ def child_api(facts: Facts) -> Iterator[Diagnosis]:
         apis = [s for s in own if _serves_users(s)]
         if not apis:
             continue
-        heard = _neutron(own) and any(_waits(s)[0] for s in own if s.role == "compute" and s.active)
+        heard = uses_neutron(own) and any(_waits(s)[0] for s in own if s.role == "compute" and s.active)
         yield Diagnosis(
             f"cells:child-api:{cell.key}",
             "note" if heard else "warning",
@@ -408,7 +408,7 @@ def vif_plugging(facts: Facts) -> Iterator[Diagnosis]:
     for cell in compute_cells(facts):
         own = members(facts, cell)
         computes = [s for s in own if s.role == "compute" and s.active]
-        if not _neutron(own) or any(_serves_users(s) for s in own):
+        if not uses_neutron(own) or any(_serves_users(s) for s in own):
             continue
         fatal = [s for s in computes if _waits(s)[0]]
         slow = [s for s in computes if not _waits(s)[0] and _waits(s)[1] > LONG_WAIT_S]
