@@ -28,10 +28,12 @@ from recell.adapters.ports import (
     SocketInfo,
     UnitState,
 )
+from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, Unreachable
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.urls import parse_url
+from recell.model.v1 import Conversion
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
 from tests.sim.database import CELL0 as CELL0
@@ -136,6 +138,9 @@ class SimWorld:
     def between(self, move: HostsMove, ours: Login) -> HostsPort:
         raise AssertionError("no hosts move here")
 
+    def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        raise AssertionError("no cells v1 here")
+
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
         if self.databases.mover is None or self.databases.mover.ours != ours:
             self.databases.mover = SimMover(self.databases, ends, ours, nova)
@@ -169,9 +174,7 @@ class SimWorld:
         self.point(f"hold off {unit}")
         assert idle is None or not idle()
         target = self.hosts[host].units_[unit]
-        if target.active:
-            target.active = False
-            target.pid = 0
+        target.active, target.pid = False, 0
         self.time += 0.5
         self.point(f"{unit} ended")
         self.observe()
@@ -179,8 +182,7 @@ class SimWorld:
 
     # -- killing ----------------------------------------------------------------------------------
 
-    def point(self, what: str) -> None:
-        """A moment at which recell can die."""
+    def point(self, what: str) -> None:  # a moment at which recell can die
         if self.killed:
             raise Killed(f"{what}: what a dead process would tidy up stays as it is")
         self.points += 1
@@ -454,9 +456,8 @@ class SimHost:
         text = "\n".join((self.read(p) or b"").decode() for p in named)
         transport, connection = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
         unit.active, unit.pid, unit.started_at = True, self.world.next_pid(), self.world.time
-        unit.config = {
-            "transport_url": transport or "",
-            "connection": connection or "",
+        unit.config = {"transport_url": transport or "", "connection": connection or ""}
+        unit.config |= {
             "api": get(text, "api_database", "connection") or "",
             "no_upcall": get(text, "workarounds", "disable_group_policy_check_upcall") or "",
             "notify": get(text, "oslo_messaging_notifications", "transport_url") or transport or "",

@@ -37,11 +37,13 @@ from recell.adapters.ports import (
     UnitVerb,
     World,
 )
+from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, WouldWait
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
+from recell.model.v1 import Conversion
 
 
 @dataclass
@@ -448,6 +450,7 @@ class DryWorld:
         self._proxies: dict[str, DryProxy] = {}
         self._movers: dict[Ends, MoverPort] = {}
         self._moving: dict[HostsMove, HostsPort] = {}
+        self._conversions: dict[Conversion, V1Port] = {}
         self._relays: dict[tuple[str, str], DryRelay] = {}
         self._nova: NovaPort | None = None
         self._rabbits: dict[str, DryRabbit] = {}
@@ -502,6 +505,15 @@ class DryWorld:
                 made = all(m.uuid != move.new.cell for m in nova.mappings())
                 self._moving[move] = DryHosts(self._real.between(move, ours), move, self.record, made)
             return self._moving[move]
+
+    def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        from recell.adapters.dry_v1 import DryV1
+
+        with self._lock:
+            if conversion not in self._conversions:
+                real = self._real.v1(conversion, ours)
+                self._conversions[conversion] = DryV1(real, conversion, self.record)
+            return self._conversions[conversion]
 
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,

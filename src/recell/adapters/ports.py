@@ -17,10 +17,12 @@ from recell.adapters.mover_port import MoverPort
 from recell.adapters.nova_port import NovaPort as NovaPort
 from recell.adapters.nova_port import RawMapping as RawMapping
 from recell.adapters.nova_port import ServiceRow as ServiceRow
+from recell.adapters.v1_port import V1Port
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
+from recell.model.v1 import Conversion
 
 
 @dataclass(frozen=True)
@@ -498,6 +500,10 @@ class World(Protocol):
 
     def between(self, move: HostsMove, ours: Login) -> HostsPort:
         """Hosts between two cells; the same one at each call. ``ours``: recell's own account on both."""
+        ...
+
+    def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        """Child and API cell; the same one at each call. ``ours``: recell's own account on both."""
         ...
 
     def stop_rpc_server(

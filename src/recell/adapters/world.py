@@ -23,12 +23,14 @@ from recell.adapters.rabbit_node import RabbitNode
 from recell.adapters.relay import Relay
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
+from recell.adapters.v1_port import V1Port
 from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
 from recell.model.deployment import Deployment, NovaService
 from recell.model.hosts import CellEnd, HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.relay import Side
 from recell.model.urls import parse_url
+from recell.model.v1 import Conversion
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,28 @@ MakeHosts = Callable[
     [Mapping[Side, SshHost], HostsMove, Login, Login, Callable[[Side], Amqp], Callable[[], None]], HostsPort
 ]
 """(hosts of the database servers, move, recell's account, Nova's, a way to each broker, permit)."""
+MakeV1 = Callable[
+    [Mapping[Side, SshHost], Conversion, Login, Login, Callable[[Side], Amqp], Callable[[], None]], V1Port
+]
+"""The same for a conversion to cells v1."""
 
 
 class RealWorld:
     """:class:`~recell.adapters.ports.World`. Thread-safe; connects to what is asked for.
 
-    :param make_mover: for plans that move a database. make_hosts: for those that move hosts.
+    :param make_mover: for plans that move a database. make_hosts: for those that move hosts. make_v1: for
+        those that convert to cells v1.
     """
 
     def __init__(
         self, deployment: Deployment, make_mover: MakeMover | None = None,
-        make_hosts: MakeHosts | None = None,
+        make_hosts: MakeHosts | None = None, make_v1: MakeV1 | None = None,
     ) -> None:
         self.deployment = deployment
         self._make_mover = make_mover
         self._make_hosts = make_hosts
+        self._make_v1 = make_v1
+        self._v1: dict[tuple[Conversion, str], V1Port] = {}
         self._between: dict[tuple[HostsMove, str], HostsPort] = {}
         self._movers: dict[tuple[Ends, str], MoverPort] = {}
         self._lock = threading.RLock()
@@ -164,6 +173,40 @@ class RealWorld:
                 self._between[key] = self._make_hosts(
                     servers, move, ours, nova, lambda side: self._amqp(move.at(side)), self._permit)
             return self._between[key]
+
+    def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        if self._make_v1 is None:
+            raise Unsupported("this command converts nothing to cells v1", "Use recell apply, resume or undo")
+        with self._lock:
+            key = (conversion, ours.user)
+            if key not in self._v1:
+                servers: dict[Side, SshHost] = {
+                    "old": self.host(conversion.old.server), "new": self.host(conversion.new.server),
+                }
+                secrets = self._secrets_in(*conversion.config)
+                account = parse_url(secrets.database).endpoints[0]
+                talks = parse_url(secrets.transport_url).endpoints[0]
+                self._v1[key] = self._make_v1(
+                    servers, conversion, ours, Login(account.user, account.password),
+                    lambda side: self._cells_amqp(conversion, side, talks.user, talks.password),
+                    self._permit)
+            return self._v1[key]
+
+    def _secrets_in(self, host: str, path: str) -> Secrets:
+        content = self.host(host).read(path)
+        if content is None:
+            raise StalePlan(f"{path} is no longer on {host}", "Make the plan again: recell scan, recell plan")
+        return secrets_of(parse_config([(f"{path} on {host}", content)]))
+
+    def _cells_amqp(self, conversion: Conversion, side: Side, user: str, password: str) -> Amqp:
+        end, via = conversion.at(side), self.host(conversion.at(side).broker_node)
+        silent: Unreachable | None = None
+        for host, port in conversion.nodes(side):
+            try:
+                return Amqp(via.forward(host, port), user, password, end.vhost, f"{end.broker} ({host})")
+            except Unreachable as error:
+                silent = error
+        raise silent or Unreachable(f"the broker {end.broker} has no node", "See the layout")
 
     def _mapping_urls(self, cell: str) -> tuple[str, str]:
         """Both URLs of a cell, with their passwords."""
@@ -291,9 +334,11 @@ class RealWorld:
 
     def close(self) -> None:
         with self._lock:
-            movers: list[MoverPort | HostsPort] = [*self._movers.values(), *self._between.values()]
+            movers: list[MoverPort | HostsPort | V1Port] = [
+                *self._movers.values(), *self._between.values(), *self._v1.values()]
             self._movers.clear()
             self._between.clear()
+            self._v1.clear()
         for mover in movers:
             mover.close()
         with self._lock:
