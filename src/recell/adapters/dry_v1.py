@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from recell.adapters.dry import Record
@@ -113,6 +113,10 @@ class DryV1:
 
     def picture(self) -> dict[str, Any]:
         return self._real.picture() if self._asks("old") else {}
+
+    def tidy_services(self, known: Sequence[int]) -> int:
+        self._note("old", "delete the records of nova-cells")
+        return 0
 
     def answering(self, limit_s: float) -> frozenset[str]:
         return frozenset({self._conversion.path})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from recell.model.moving import Thing
@@ -120,6 +120,11 @@ class V1Port(Protocol):
 
     def picture(self) -> dict[str, Any]:
         """What undo has to leave as it is, of the child's database: without secrets, comparable."""
+        ...
+
+    def tidy_services(self, known: Sequence[int]) -> int:
+        """Records in the child's ``services`` of a nova-cells that began to report since a picture was taken
+        are deleted, as Nova deletes them. How many."""
         ...
 
     # -- nova-cells --------------------------------------------------------------------------------

@@ -98,11 +98,11 @@ class Session:
         except (pymysql.Error, OSError) as error:
             self.fail(error)
 
-    def named(self, sql: str) -> list[dict[str, Any]]:
+    def named(self, sql: str, args: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Rows by their columns' names."""
         try:
             with self._connection.cursor(DictCursor) as cursor:
-                cursor.execute(sql)
+                cursor.execute(sql, tuple(args))
                 return [dict(row) for row in cursor.fetchall()]
         except (pymysql.Error, OSError) as error:
             self.fail(error)
