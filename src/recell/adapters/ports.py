@@ -248,8 +248,12 @@ UnitVerb = Literal[
     "daemon-reload",
     "kill",
     "reset-failed",
+    "reload",
+    "pause",
+    "continue",
 ]
-"""``stop-later`` asks for a stop and does not wait; ``kill`` sends SIGKILL to the whole unit."""
+"""``stop-later`` asks for a stop and does not wait; ``kill`` sends SIGKILL to the whole unit; ``pause`` and
+``continue`` let its processes stand still and go on, as they are."""
 
 
 @dataclass(frozen=True)
