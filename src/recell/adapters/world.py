@@ -230,17 +230,20 @@ class RealWorld:
         raise silent or Unreachable(f"the URL of {end.name}'s broker names no host", "Correct its mapping")
 
     def _open_nova(self) -> NovaDatabases:
+        """Where a release has no API database, Nova's only one answers for it."""
         trouble: RecellError | None = None
+        shared = any(s.api_database for s in self.deployment.services)
         for role in ("api", "conductor", "scheduler"):
             for service in self.deployment.services:
-                if service.role != role or not service.api_database:
+                if service.role != role or not (service.api_database if shared else service.database):
                     continue
                 host = self.host(service.host)
                 try:
                     secrets = service_secrets(host, service)
-                    if not secrets.api_database:
+                    first = secrets.api_database if shared else secrets.database
+                    if not first:
                         continue
-                    nova = NovaDatabases(host, secrets.api_database, secrets.transport_url,
+                    nova = NovaDatabases(host, first, secrets.transport_url,
                                          secrets.database, self._permit)
                     nova.now()
                 except RecellError as error:

@@ -31,6 +31,8 @@ from recell.planning.v1_import import Import, import_of
 __all__ = ["CellsConversion"]
 
 MARKER = PREFIX + "v1"
+INTERCELL = "cells.intercell"
+"""[cells] rpc_driver_queue_base: what messages between cells are sent to."""
 _ROWS = 5000
 
 OpenBroker = Callable[[Side], Amqp]
@@ -385,7 +387,18 @@ class CellsConversion:
                     count = v1_failed.bring(source, target, self._import().scope)
             self._mark("live")
         self._drop_journals()
+        self._drop_waiting()
         return count
+
+    def _drop_waiting(self) -> None:
+        """What the child has told the API cell's nova-cells since that stopped is older than its rows now."""
+        broker = self._broker("new")
+        try:
+            for kind in ("broadcast", "targeted", "response"):
+                while (message := broker.get(f"{INTERCELL}.{kind}")) is not None:
+                    broker.ack(message)
+        finally:
+            broker.close()
 
     def take_back(self) -> None:
         if self.importing().phase == "live":
@@ -419,8 +432,12 @@ class CellsConversion:
     # -- proofs ------------------------------------------------------------------------------------
 
     def agreement(self) -> Agreement:
+        failed: frozenset[str] = frozenset()
+        if self.conversion.cell0:
+            with self._entered("old", self.conversion.cell0) as session:
+                failed = frozenset(str(u) for (u,) in session.query("SELECT uuid FROM instances"))
         with self._entered("old") as child, self._entered("new") as api:
-            return v1_proof.agreement(child, api, self.conversion.path)
+            return v1_proof.agreement(child, api, self.conversion.path, failed)
 
     def stranded(self) -> tuple[str, ...]:
         with self._entered("old") as child, self._entered("new") as api:

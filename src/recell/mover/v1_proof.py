@@ -26,14 +26,16 @@ _OWN: Mapping[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
 _NAMED = 20
 
 
-def agreement(child: Session, api: Session, path: str) -> Agreement:
-    """One look at live instances. The child's first: what is made meanwhile is in the API cell first."""
+def agreement(child: Session, api: Session, path: str, failed: frozenset[str]) -> Agreement:
+    """One look at live instances. ``failed``: uuids of cell0's, which neither side needs."""
     wanted = ("uuid", "cell_name", *_COMPARED)
     theirs = _by_uuid(child, wanted)
     mine = _by_uuid(api, wanted)
     wrong, alone, both = [], [], 0
     for uuid, row in mine.items():
         other = theirs.get(uuid)
+        if uuid in failed:
+            continue
         if other is None:
             if row["host"] is None and row["cell_name"] != path:
                 alone.append(uuid)

@@ -17,10 +17,10 @@ from recell.model.deployment import CONSOLES, Deployment, NovaService
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import commands, topology, v1_prepare
-from recell.planning.draft import Draft, edited_file
+from recell.planning.draft import Draft
 from recell.planning.safety import with_safe_points
-from recell.planning.v1_facts import V1Facts, decide
-from recell.planning.v1_names import api_config, api_roles, api_unit, child_config, child_unit
+from recell.planning.v1_facts import V1Facts, decide, main_file
+from recell.planning.v1_names import api_roles, api_unit, child_config, child_unit
 
 KIND = "cells-v1"
 SWITCH = "hold/switch"
@@ -32,6 +32,7 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     """:raises BadInput: the layout contradicts what is there. :raises Unsupported: it can't be converted."""
     facts = decide(deployment, layout)
     draft = Draft()
+    v1_prepare.accounts(facts, draft)
     _undo_last(facts, draft)
     v1_prepare.account(facts, draft)
     v1_prepare.computes(facts, draft)
@@ -63,11 +64,14 @@ def _undo_last(facts: V1Facts, draft: Draft) -> None:
         "undo/prove",
         "v1-prove",
         facts.apis[0].host,
-        "after undo: prove that Nova is the standard one that it was",
-        undone="(acts on undo only)",
-        acts="backward",
+        "remember what stands, for undo to prove itself by",
+        undone="prove that Nova is the standard one that it was; usage of quotas is counted anew",
         estimate=20,
-        cells=[],
+        conversion=facts.conversion().to_json(),
+        units=[
+            [s.host, s.unit]
+            for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells)
+        ],
     )
 
 
@@ -98,6 +102,7 @@ def _switch(facts: V1Facts, draft: Draft) -> None:
         child=facts.cell,
         path=facts.path,
         of="state/follow",
+        conversion=facts.conversion().to_json(),
     )
 
 
@@ -111,7 +116,7 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
     for s in facts.apis:
         if facts.own.neutron == "wait" and not _serves_metadata(s):
             continue
-        path = edited_file(s)
+        path = main_file(s)
         argv = commands.with_config(s, {path: child_config(facts, path)})
         both = facts.own.neutron == "child"
         what, port = ("metadata and Neutron's events", s.port) if both else ("metadata", METADATA_PORT)
@@ -154,11 +159,9 @@ def _conclude(facts: V1Facts, draft: Draft) -> None:
         "v1-sync",
         facts.layout.api.hosts[0],
         f"ask {facts.child} to send every instance once (sync_instances), and see that both sides agree",
-        undone="(nothing to undo)",
-        acts="forward",
+        undone=f"see that nothing would be lost that only {facts.layout.api.name} has",
         estimate=30,
-        config=api_config(facts, facts.layout.api.hosts[0]),
-        path=facts.path,
+        conversion=facts.conversion().to_json(),
     )
     draft.add(
         "prove",
@@ -169,8 +172,8 @@ def _conclude(facts: V1Facts, draft: Draft) -> None:
         undone="(nothing to undo)",
         acts="forward",
         estimate=60,
-        cells=[facts.layout.api.name, facts.child],
-        path=facts.path,
+        conversion=facts.conversion().to_json(),
+        records=facts.own.records,
     )
 
 

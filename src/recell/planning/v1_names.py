@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from recell.model.deployment import CONSOLES, NovaService
 from recell.planning.v1_facts import V1Facts
 
@@ -46,12 +44,6 @@ def api_roles(facts: V1Facts, host: str) -> tuple[str, ...]:
     consoles = [r for r in CONSOLES if facts.installed(host, r) and any(s.role == r for s in facts.consoles)]
     certs = ["cert"] if facts.installed(host, "cert") and facts.deployment.role("cert") else []
     return ("cells", "consoleauth", *consoles, *certs, "api")
-
-
-def nodes(facts: V1Facts) -> list[list[Any]]:
-    """The API cell's broker nodes, [host, port] each, as its URLs name them."""
-    port = facts.layout.api.broker.port
-    return [[facts.deployment.host(n).hostname, port] for n in facts.layout.api.broker.nodes]
 
 
 def records_file(facts: V1Facts, host: str, kind: str) -> str:

@@ -25,6 +25,8 @@ from recell.steps.records import RetireRecords
 from recell.steps.repoint import Repoint
 from recell.steps.switch import SwitchDatabase
 from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, RestartRpc, StartUnit
+from recell.steps.v1 import V1Account, V1Config, V1Database, V1Record
+from recell.steps.v1_rows import V1Follow, V1Link, V1Prove, V1Sync
 
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
@@ -75,6 +77,14 @@ KINDS: dict[str, type[BaseStep]] = {
         StartConsole,
         StartUnit,
         SwitchDatabase,
+        V1Account,
+        V1Config,
+        V1Database,
+        V1Follow,
+        V1Link,
+        V1Prove,
+        V1Record,
+        V1Sync,
     )
 }
 
