@@ -31,6 +31,10 @@ from tests.unit.test_adapters_proxy import Host
 LONG = 60.0
 
 
+def program() -> str:
+    return str(shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin"))
+
+
 class ProxyHost(Host):
     """This machine, with what a gate needs of its host."""
 
@@ -38,8 +42,7 @@ class ProxyHost(Host):
     reloads = 0
 
     def unit(self, name: str) -> Any:
-        return replace(super().unit(name), exec_start=(str(shutil.which("haproxy", path="/usr/sbin:/usr/bin")),
-                                                       "-f", str(self.config)))
+        return replace(super().unit(name), exec_start=(program(), "-f", str(self.config)))
 
     def hello(self) -> dict[str, Any]:
         return agent.do_hello({})
@@ -123,16 +126,16 @@ defaults
 {front.format(port=self.port, old=self.old.port)}"""
         config.write_text(self.before)
         self.host = ProxyHost(config)
-        program = str(shutil.which("haproxy", path="/usr/sbin:/usr/bin"))
         self.log = (directory / "log").open("wb")
-        self.host.process = subprocess.Popen([program, "-W", "-db", "-f", config], stderr=self.log)
+        self.host.process = subprocess.Popen([program(), "-W", "-db", "-f", config], stderr=self.log)
         self.gate = self.another_gate()
         self.servers = [GateServer("api1", "127.0.0.1", self.new.port)]
         self._pool = ThreadPoolExecutor(16)
         self.until(lambda: (directory / "admin.sock").exists() and self.get() == (200, "old"))
 
-    def another_gate(self) -> Gate:
-        return Gate(self.host, HaproxySocket(self.host), "nova-api", wait=lambda s: time.sleep(min(s, 0.1)))
+    def another_gate(self, *, dies: bool = False) -> Gate:
+        """``dies``: of a recell that is killed as soon as it holds."""
+        return Gate(self.host, HaproxySocket(self.host), "nova-api", time.sleep, renews=not dies)
 
     def get(self, path: str = "/") -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LONG)
@@ -248,14 +251,22 @@ def test_a_hold_survives_reloads_and_so_does_the_side(stands: Any) -> None:
 def test_a_lease_ends_by_itself_on_the_side_last_committed(stands: Any) -> None:
     stand: Stand = stands()
     stand.gate.install(stand.servers)
+    dead = stand.another_gate(dies=True)
     for side in ("old", "new"):
-        stand.gate.commit(side)
-        stand.gate.hold(0.3, LONG)
+        dead.commit(side)
+        dead.hold(0.3, LONG)
         assert stand.asked()[0].result(LONG) == (200, side)
         with pytest.raises(StepFailed, match="ended by itself"):
-            stand.gate.renew()
+            dead.renew()
         with pytest.raises(StepFailed, match="ended by itself"):
-            stand.gate.arm("new")
+            dead.arm("new")
+    stand.gate.hold(0.5, LONG)
+    users = stand.asked()
+    stand.waiting(1)
+    time.sleep(1.5)
+    assert not users[0].done(), "while recell lives its lease is renewed"
+    stand.gate.release()
+    assert users[0].result(LONG) == (200, "new")
     stand.gate.hold(LONG, 0.2)
     assert stand.asked()[0].result(LONG) == (200, "new"), "nobody waits for longer than the longest"
 
@@ -263,11 +274,12 @@ def test_a_lease_ends_by_itself_on_the_side_last_committed(stands: Any) -> None:
 def test_a_switch_that_was_left_half_done_is_decided_by_the_fence(stands: Any) -> None:
     stand: Stand = stands()
     stand.gate.install(stand.servers)
-    stand.gate.hold(0.5, LONG)
-    stand.gate.arm("new")
+    dead = stand.another_gate(dies=True)
+    dead.hold(2, LONG)
+    dead.arm("new")
     assert stand.asked()[0].result(LONG) == (200, "old"), "no fence stands: the old side goes on"
-    stand.gate.hold(0.5, LONG)
-    stand.gate.arm("new")
+    dead.hold(2, LONG)
+    dead.arm("new")
     stand.old.close()
     assert [u.result(LONG) for u in stand.asked(8)] == [(200, "new")] * 8
     stand.old = Side("old", stand.old.port)
@@ -384,7 +396,7 @@ def test_an_install_that_was_killed_anywhere_is_gone_on_with(
                     real = getattr(ProxyHost, name)
                     patch.setattr(
                         ProxyHost, name,
-                        lambda self, *a, _n=name, _r=real, **k: (die(_n), _r(self, *a, **k))[1])
+                        lambda self, *a, _n=name, _r=real, _d=die, **k: (_d(_n), _r(self, *a, **k))[1])
                 try:
                     if verb == "install":
                         stand.another_gate().install(stand.servers)

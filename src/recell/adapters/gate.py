@@ -80,8 +80,9 @@ class Gate:
 
     def __init__(
         self, host: GateHost, socket: HaproxySocket, backend: str,
-        wait: Callable[[float], None] = time.sleep,
+        wait: Callable[[float], None] = time.sleep, renews: bool = True,
     ) -> None:
+        """``renews``: false for a process that dies as soon as it holds."""
         self.host = host.name
         self.backend = backend
         self._host = host
@@ -90,6 +91,8 @@ class Gate:
         self._action = action_of(backend)
         self._lock = threading.RLock()  # a lease is renewed beside what else is done
         self._file = ""
+        self._renews = renews
+        self._renewer: _Renewer | None = None
 
     # -- teaching ----------------------------------------------------------------------------------
 
@@ -133,6 +136,12 @@ class Gate:
             raise StepFailed(f"requests to {self.backend} on {self.host} don't go to the new side",
                              "See recell status")
         self._without(path, text, gate_text.concluded(text, self.backend))
+
+    def left(self) -> bool:
+        path, text = self._home()
+        files = (self._lua(path), self._lease(path))
+        return (gate_text.is_taught(text, self.backend) or self._said() is not None
+                or any(self._host.stat(p) is not None for p in files))
 
     def _without(self, path: str, text: str, wanted: str) -> None:
         if text != wanted:
@@ -258,10 +267,18 @@ class Gate:
         )
 
     def hold(self, lease_s: float, longest_s: float) -> None:
+        self._let_lapse()
         with self._lock:
             record = self._record()
             self._write(replace(record, hold=record.hold + 1, till_ms=self._till(lease_s),
                                 lease_ms=round(lease_s * 1000), longest_ms=round(longest_s * 1000)))
+        if self._renews:
+            self._renewer = _Renewer(self.renew, lease_s / 3, longest_s)
+
+    def _let_lapse(self) -> None:
+        renewer, self._renewer = self._renewer, None
+        if renewer is not None:
+            renewer.end()
 
     def renew(self) -> None:
         with self._lock:
@@ -287,6 +304,7 @@ class Gate:
             self._write(replace(record, side=side, toward=None, till_ms=till))
 
     def release(self) -> None:
+        self._let_lapse()
         with self._lock:
             record = self._record()
             if record.till_ms:
@@ -336,6 +354,29 @@ class Gate:
             and PurePosixPath(p.argv[0]).name == name
             for p in processes
         )
+
+
+class _Renewer:
+    """Renews a lease from a thread of its own, for so long at most. After an error it stops: the lease
+    ends, and whoever wants to switch finds that."""
+
+    def __init__(self, renew: Callable[[], None], every_s: float, longest_s: float) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(renew, every_s, time.monotonic() + longest_s), name="lease", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, renew: Callable[[], None], every_s: float, till: float) -> None:
+        while not self._stop.wait(every_s) and time.monotonic() < till:
+            try:
+                renew()
+            except RecellError:
+                return
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 def _side(word: str) -> Side:

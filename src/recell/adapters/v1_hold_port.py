@@ -7,17 +7,6 @@ from typing import Protocol
 
 from recell.model.gate import GateServer, GateState
 from recell.model.relay import Side
-from recell.model.v1 import Importing
-
-
-class Rows(Protocol):
-    """What the moment needs of the rows; :class:`~recell.adapters.v1_port.V1Port` has it."""
-
-    def importing(self) -> Importing: ...
-    def catch_up(self, limit_s: float) -> float: ...
-    def drain(self, limit_s: float) -> str: ...
-    def hand_over(self) -> int: ...
-    def take_back(self) -> None: ...
 
 
 class GatePort(Protocol):
@@ -56,22 +45,25 @@ class GatePort(Protocol):
         """The new side's servers become the backend's own, without a gate. Idempotent."""
         ...
 
+    def left(self) -> bool:
+        """Whether anything of it is there, in HAProxy or in files."""
+        ...
+
     def state(self) -> GateState | None:
         """None when it isn't installed. What all workers will read next."""
         ...
 
     def hold(self, lease_s: float, longest_s: float) -> None:
-        """From its return on every request waits, until :meth:`release`, or until ``lease_s`` after the last
-        hold, renew, arm or commit; none for longer than ``longest_s``."""
-        ...
-
-    def renew(self) -> None:
-        """:raises StepFailed: the lease has ended, and requests went on."""
+        """From its return on every request waits, until :meth:`release`. This process renews the lease for
+        ``longest_s`` at most; once it doesn't, nobody waits for longer than ``lease_s``."""
         ...
 
     def arm(self, toward: Side) -> None:
         """A switch is begun: should the lease end now, requests go to ``toward`` when all servers of the side
-        they went to refuse connections (a fence stands before each), and else where they went before."""
+        they went to refuse connections (a fence stands before each), and else where they went before.
+
+        :raises StepFailed: the lease has ended, and requests went on.
+        """
         ...
 
     def commit(self, side: Side) -> None:
