@@ -72,7 +72,7 @@ class SimUnit:
     @property
     def role(self) -> str:
         for word in self.loaded:
-            for role in ("scheduler", "conductor", "novncproxy", "compute", "api"):
+            for role in ("scheduler", "conductor", "consoleauth", "cells", "novncproxy", "compute", "api"):
                 if word.endswith(f"nova-{role}"):
                     return role
         return ""

@@ -20,7 +20,7 @@ from recell.adapters.schema import read_schema
 from recell.errors import Denied, RecellError, StalePlan, StepFailed, Unreachable, Unsupported
 from recell.model.moving import Login, Thing
 from recell.model.relay import Side
-from recell.model.scope import Schema
+from recell.model.scope import Schema, Scope
 from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
 from recell.mover import servers, v1_failed, v1_proof
 from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
@@ -59,6 +59,7 @@ class CellsConversion:
         self._broker = broker
         self._permit = permit
         self._move: Move | None = None
+        self._scope: Scope | None = None
 
     # -- how servers are entered -------------------------------------------------------------------
 
@@ -272,10 +273,7 @@ class CellsConversion:
 
     def _mark(self, phase: str) -> None:
         with self._entered("new") as session:
-            session.execute(
-                f"CREATE TABLE IF NOT EXISTS {name(MARKER)}"
-                " (id TINYINT NOT NULL PRIMARY KEY, phase VARCHAR(16) NOT NULL) ENGINE=InnoDB"
-            )
+            _make_marker(session)
             session.execute(f"REPLACE INTO {name(MARKER)} VALUES (1, %s)", (phase,))
 
     def _state(self) -> State | None:
@@ -303,7 +301,8 @@ class CellsConversion:
         if self._move is not None:
             return self._move
         self._permit()
-        move = Move(self._endpoint("old"), self._endpoint("new"), self._import().scope)
+        self._scope = self._import().scope
+        move = Move(self._endpoint("old"), self._endpoint("new"), self._scope)
         try:
             move.prepare()
         except BaseException:
@@ -356,8 +355,11 @@ class CellsConversion:
             session.execute(f"DROP TABLE IF EXISTS {name(MARKER)}")
 
     def catch_up(self, limit_s: float) -> float:
-        if self.importing().phase in ("none", "copying", "stale") or not self.importing().verified:
+        now = self.importing()
+        if now.phase in ("none", "copying", "stale") or not now.verified:
             self.follow(lambda figures: None)
+        with self._entered("new") as session:
+            _make_marker(session)  # what handing over needs, while nobody waits
         with self._moving() as move:
             move.follow()
             return move.catch_up(limit_s)
@@ -373,20 +375,21 @@ class CellsConversion:
         return f"proven equal at {done.position} ({done.keys} rows looked at in {done.seconds:.2f} s)"
 
     def hand_over(self) -> int:
-        phase = self.importing().phase
+        # Users wait: what this process knows is not asked for again.
+        phase = self._move.phase if self._move is not None else self.importing().phase
         if phase not in ("drained", "live"):
             raise StepFailed(
                 f"the API cell's rows are {phase}, not proven equal", "Catch up and drain first"
             )
         self._permit()
-        self._leave()  # before rows of others come, which its watch would take for a stranger's
         count = 0
         if phase == "drained":
             if self.conversion.cell0:
+                scope = self._scope or self._import().scope
                 with self._entered("old", self.conversion.cell0) as source, self._entered("new") as target:
-                    count = v1_failed.bring(source, target, self._import().scope)
+                    count = v1_failed.bring(source, target, scope)
             self._mark("live")
-        self._drop_journals()
+        self._leave()
         self._drop_waiting()
         return count
 
@@ -492,3 +495,10 @@ class CellsConversion:
     def close(self) -> None:
         self._leave()
         self._doors.close()
+
+
+def _make_marker(session: Connection) -> None:
+    session.execute(
+        f"CREATE TABLE IF NOT EXISTS {name(MARKER)}"
+        " (id TINYINT NOT NULL PRIMARY KEY, phase VARCHAR(16) NOT NULL) ENGINE=InnoDB"
+    )
