@@ -135,8 +135,8 @@ def made(servers: Servers, release: str) -> CellsConversion:
     assert port.there("old") == {"recell", "nova", "database", "tables"}
     assert port.importing() == Importing("none")
     for thing in ("recell", "database", "nova"):
-        port.make("new", thing)  # type: ignore[arg-type]
-        port.make("new", thing)  # type: ignore[arg-type]
+        port.make("new", thing)
+        port.make("new", thing)
     assert port.there("new") == {"recell", "nova", "database"}
     new.sql("SET foreign_key_checks = 0", *ddl(load(release), indexes(release)), database=API)
     if release == JUNO:
@@ -385,8 +385,8 @@ def test_undo_is_told_what_it_would_lose_counts_quotas_and_leaves_no_trace(serve
         assert port.importing() == Importing("none")
         assert port.picture() == before
         for thing in ("nova", "database", "recell"):
-            port.drop("new", thing)  # type: ignore[arg-type]
-            port.drop("new", thing)  # type: ignore[arg-type]
+            port.drop("new", thing)
+            port.drop("new", thing)
         port.drop("old", "recell")
         assert port.there("new") == set() and "recell" not in port.there("old")
         assert not new.sql(f"SHOW DATABASES LIKE '{API}'")

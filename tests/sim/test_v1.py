@@ -20,8 +20,9 @@ from recell.planning import runbook
 from tests.sim import v1_stand_ins
 from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
-from tests.sim.v1_world import CONF, Inst, V1World, build, plan
+from tests.sim.v1_world import Inst, V1World, build, plan
 from tests.sim.world import Killed, SimFile
+from tests.unit.stein_cloud import CONF
 
 v1_stand_ins.fill_in()
 PATH = "api!cell1"
@@ -45,6 +46,11 @@ def well(world: V1World) -> bool:
     return True
 
 
+def served(world: V1World) -> str:
+    """Where users are led to."""
+    return world.serving
+
+
 def text_of(world: V1World, host: str, path: str) -> str:
     return world.hosts[host].files[path].content.decode()
 
@@ -56,7 +62,7 @@ def test_there_and_back_and_there_again(desks: Any) -> None:
     desk.go("forward")
     assert well(world)
     after = world.picture()
-    assert world.serving == "new" and world.importing.phase == "live"
+    assert served(world) == "new" and world.importing.phase == "live"
     assert {u for u, r in world.api.rows.items() if r.path != PATH} == {"failed-1"}
     assert world.api.rows.keys() >= world.child.rows.keys(), "every instance on both sides"
     assert [n.is_parent for n in world.child.neighbours.values()] == [True]
@@ -125,10 +131,10 @@ def test_a_link_that_does_not_stand_stops_before_rows_are_copied(desks: Any) -> 
     desk = desks(world, plan(world))
     with pytest.raises(StepFailed, match="does not answer"):
         desk.go("forward")
-    assert world.importing.phase == "none" and world.serving == "old"
+    assert world.importing.phase == "none" and served(world) == "old"
     world.mute = False
     desk.go("forward")
-    assert well(world) and world.serving == "new"
+    assert well(world) and served(world) == "new"
     desk.go("backward")
     assert well(world)
     for key, value in world.picture().items():
@@ -148,34 +154,12 @@ def test_tables_of_somebody_else_are_not_touched(desks: Any) -> None:
 def test_instances_that_differ_stop_the_proof(desks: Any) -> None:
     world = fresh()
     desk = desks(world, plan(world))
+    world.after["instances asked for"] = lambda: world.api.rows.update(guest=Inst(1, PATH))
+    with pytest.raises(VerifyFailed, match="guest"):
+        desk.go("forward")
+    del world.api.rows["guest"]
     desk.go("forward")
-    world.api.rows["stranger"] = Inst(1, PATH)
-    world.api.rows["guest-1"].path = "cell1"
-    journal_steps = [s for s in desk.plan.steps if s.id == "prove"]
-    assert journal_steps
-    from recell.model.v1 import Conversion
-    from recell.steps.v1_rows import agreed
-
-    port = world.v1(Conversion.from_json(journal_steps[0].params["conversion"]), _ours(desk))
-
-    class Step:
-        def __init__(self) -> None:
-            self.world = world
-
-        def port(self) -> Any:
-            return port
-
-        def limit(self, name: str) -> float:
-            return 10.0
-
-    with pytest.raises(VerifyFailed, match="guest-1"):
-        agreed(Step())  # type: ignore[arg-type]
-
-
-def _ours(desk: Any) -> Any:
-    from recell.model.moving import Login
-
-    return Login(f"recell_{desk.plan.id[:8]}", "x")
+    assert well(world)
 
 
 def test_undo_stops_before_it_loses_what_only_the_api_cell_has(desks: Any) -> None:
@@ -185,10 +169,10 @@ def test_undo_stops_before_it_loses_what_only_the_api_cell_has(desks: Any) -> No
     world.api.rows["alone"] = Inst(1, PATH)
     with pytest.raises(StepFailed, match="instance alone"):
         desk.go("backward")
-    assert world.serving == "new", "nobody was moved"
+    assert served(world) == "new", "nobody was moved"
     del world.api.rows["alone"]
     desk.go("backward")
-    assert well(world) and world.serving == "old"
+    assert well(world) and served(world) == "old"
 
 
 def test_failed_builds_that_no_cell_took_keep_their_database(desks: Any) -> None:

@@ -73,9 +73,9 @@ class Retire(BaseStep):
         consoles = self.param("role") in ("consoleauth", "novncproxy")
         if toward == "forward" and consoles:
             self.host.systemctl("stop", unit)
-        self.host.systemctl("disable" if toward == "forward" else "enable", unit)
         if toward == "backward" and consoles:
             self.host.systemctl("start", unit)
+        self.host.systemctl("disable" if toward == "forward" else "enable", unit)
 
 
 def fill_in() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recell.adapters.ports import Consumer, Finished, RawMapping
+from recell.adapters.ports import Consumer, Finished, ProcessInfo, RawMapping
 from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, StepFailed
 from recell.model.deployment import ConfigFile, Deployment
@@ -90,6 +90,7 @@ class V1World(SimWorld):
         self.told: dict[str, int] = {}
         self.requests = 0
         self.room_known = False
+        self.after: dict[str, Callable[[], None]] = {}  # what happens once, after a change
         self.mute = False  # the child's nova-cells can't reach the API cell's broker
 
     def v1(self, conversion: Conversion, ours: Login) -> V1Port:
@@ -124,6 +125,10 @@ class V1World(SimWorld):
             self._complain("nova-api has no conductor")
         if not any(p.takes(s) for p in self.proxies.values() for s in p.table):
             self._complain("no nova-api takes requests")
+        for s in (s for p in self.proxies.values() for s in p.table if p.takes(s)):
+            read = self.hosts[s.server].api.config
+            if "osapi_compute" not in read["apis"] or read["quota"]:
+                self._complain(f"nova-api on {s.server} serves users as a child's: {read['apis']}")
         self.requests += 1
         uuid = sorted(self.child.rows)[self.requests % len(self.child.rows)]
         self.child.rows[uuid].value = self.told[uuid] = self.requests
@@ -166,7 +171,12 @@ class V1World(SimWorld):
         if top and coming and self.api.rows and not self.held:
             self._complain("nova-cells heals while rows are imported")
         if top and self.running("cells", "mq1", "cell1") and not self.mute:
-            self.room_known = "api" in self.child.neighbours and "cell1" in self.api.neighbours
+            self.room_known = self.knows("old") and self.knows("new")
+
+    def knows(self, side: Side) -> bool:
+        """Whether this side has a record of its neighbour, in its table or in its file."""
+        one, host = (self.child, "ctl1") if side == "old" else (self.api, "api1")
+        return bool(one.neighbours) or "/etc/nova/cells.json" in self.hosts[host].files
 
     def lost(self) -> set[str]:
         """What users were told and isn't so."""
@@ -179,7 +189,10 @@ class V1World(SimWorld):
             records = sorted(d.neighbours.values(), key=str)
             return d.made, d.tables, d.seeded, sorted(d.known), records, d.cells_reports, rows
 
-        return super().picture() | {
+        found = super().picture()
+        # What a unit that doesn't run had read is nobody's business.
+        found["units"] = {n: u if u[0] else u[:3] for n, u in found["units"].items()}
+        return found | {
             "child": shown(self.child),
             "api": shown(self.api),
             "importing": self.importing,
@@ -198,12 +211,18 @@ class V1Host(SimHost):
         text = (self.read(named[-1]) or b"").decode()
         unit.config["cell"] = get(text, "cells", "name") or ""
         unit.config["quota"] = get(text, "quota", "driver") or ""
+        unit.config["apis"] = get(text, "DEFAULT", "enabled_apis") or ""
+        unit.config["argv"] = " ".join(argv)
         if unit.role == "cells":
             assert unit.config["cell"], f"{unit.name} on {self.name} runs outside any cell"
             kind = self.world.api if unit.config["cell"] == "api" else self.world.child
             assert parse_url(unit.config["connection"]).path == ("nova_api_cell" if kind is self.world.api
                                                                  else "nova")  # fmt: skip
             kind.cells_reports = True
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        begun = {u.pid: tuple(u.config["argv"].split()) for u in self.units_.values() if u.active}
+        return tuple(replace(p, argv=begun[p.pid]) for p in super().processes())
 
     def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None
@@ -247,6 +266,7 @@ class SimV1:
 
     def _change(self, what: str) -> None:
         self.world.changes.append(what)
+        self.world.after.pop(what, lambda: None)()
         self.world.point(what)
 
     def there(self, side: Side) -> frozenset[str]:
@@ -372,6 +392,8 @@ class SimV1:
         wrong = [u for u in both if (api[u].value, api[u].path) != (child[u].value, self.conversion.path)]
         alone = [u for u in api.keys() - child.keys() if u not in CELL0_ROWS]
         wrong += [f"{u} is in the child alone" for u in child.keys() - api.keys()]
+        wrong += [u for u in alone if api[u].path]
+        alone = [u for u in alone if not api[u].path]
         return Agreement(len(both), tuple(sorted(wrong)), tuple(sorted(alone)))
 
     def stranded(self) -> tuple[str, ...]:
@@ -401,7 +423,7 @@ class SimV1:
 
     def _linked(self) -> bool:
         world = self.world
-        down = world.running("cells", "mq4", "api") and "cell1" in world.api.neighbours
+        down = world.running("cells", "mq4", "api") and world.knows("new") and world.knows("old")
         return bool(down and world.running("cells", "mq1", "cell1") and not world.mute)
 
     def answering(self, limit_s: float) -> frozenset[str]:

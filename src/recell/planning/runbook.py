@@ -15,7 +15,7 @@ from typing import Any
 
 from recell.errors import Unsupported
 from recell.model.plan import Plan, PlanStep
-from recell.planning import runbook_hosts, runbook_rabbit
+from recell.planning import runbook_hosts, runbook_rabbit, runbook_v1
 from recell.planning.changes import describe
 
 STATE = "/var/lib/recell"
@@ -442,7 +442,11 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "quiet": _quiet,
     "retire-records": _records,
     "prove": _prove,
-    **{kind: _by_hand(told) for kind, told in (runbook_rabbit.KINDS | runbook_hosts.KINDS).items()},
+    **{
+        kind: _by_hand(told)
+        for kinds in (runbook_rabbit.KINDS, runbook_hosts.KINDS, runbook_v1.KINDS)
+        for kind, told in kinds.items()
+    },
     "database-things": _things,
     "follow-database": _follow,
     "relay": _relay,

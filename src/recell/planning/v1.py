@@ -146,18 +146,35 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
         argv = commands.with_config(s, {path: child_config(facts, path)})
         both = facts.own.neutron == "child"
         what, port = ("metadata and Neutron's events", s.port) if both else ("metadata", METADATA_PORT)
+        address = facts.deployment.host(s.host).address.host
+        draft.add(
+            f"{s.host}/undo-{s.unit}",
+            "restart-api",
+            s.host,
+            f"restart {s.unit} (on undo, after its file is put back)",
+            undone="(acts on undo only)",
+            acts="backward",
+            estimate=15,
+            unit=s.unit,
+            url=f"http://{address}:{s.port or facts.layout.api.port}/",
+            reads=[path],
+            servers=[],
+            by_files=True,
+        )
         v1_prepare.read_childs(facts, draft, s, path, argv)
         draft.add(
             f"{s.host}/{s.unit}",
             "restart-api",
             s.host,
             f"restart {s.unit}, which serves {what} for {facts.child} from now on",
-            undone="restarted as it was",
+            undone="(restarted when its file is put back)",
+            acts="forward",
             estimate=15,
             unit=s.unit,
-            url=f"http://{facts.deployment.host(s.host).address.host}:{port}/",
+            url=f"http://{address}:{port}/",
             reads=[child_config(facts, path)],
             servers=[],
+            by_files=True,
         )
 
 
