@@ -15,7 +15,7 @@ from typing import Any
 
 from recell.errors import Unsupported
 from recell.model.plan import Plan, PlanStep
-from recell.planning import runbook_hosts, runbook_rabbit, runbook_v1
+from recell.planning import runbook_hosts, runbook_rabbit, runbook_v1, runbook_v1_hold
 from recell.planning.changes import describe
 
 STATE = "/var/lib/recell"
@@ -444,7 +444,12 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "prove": _prove,
     **{
         kind: _by_hand(told)
-        for kinds in (runbook_rabbit.KINDS, runbook_hosts.KINDS, runbook_v1.KINDS)
+        for kinds in (
+            runbook_rabbit.KINDS,
+            runbook_hosts.KINDS,
+            runbook_v1.KINDS,
+            runbook_v1_hold.KINDS,
+        )
         for kind, told in kinds.items()
     },
     "database-things": _things,

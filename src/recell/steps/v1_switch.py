@@ -12,10 +12,11 @@ that dies after it leaves them at the other side: each HAProxy asks the fence wh
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from recell.adapters.ports import UnitState
+from recell.adapters.ports import Consumer, UnitState, processes_of
 from recell.adapters.v1_hold_port import GatePort, UnderWayPort
 from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed
 from recell.model.gate import GateState
@@ -233,15 +234,24 @@ class V1Switch(V1Step):
             self.world.wait(POLL_S)
 
     def _not_serving(self, servers: list[_Server]) -> list[_Server]:
-        taken: dict[str, set[str]] = {}
-        for end in {s.end for s in servers}:
-            queues = self.world.broker(end.broker).queues(end.vhost)
-            taken[end.broker] = {q.name for q in queues if q.consumers}
-        return [
-            s
-            for s in servers
-            if not self._unit(s).running or f"{s.topic}.{s.nova_host}" not in taken[s.end.broker]
-        ]
+        consumers = {
+            end.broker: self.world.broker(end.broker).consumers(end.vhost) for end in {s.end for s in servers}
+        }
+        return [s for s in servers if not self._serves(s, consumers[s.end.broker])]
+
+    def _serves(self, one: _Server, consumers: Sequence[Consumer]) -> bool:
+        """Its own process takes from its host's queue: the other unit of this role there has the same one."""
+        host, unit = self.world.host(one.host), self._unit(one)
+        if not unit.running:
+            return False
+        processes = processes_of(unit, host.processes())
+        told = {str(p.told_pid) for p in processes}
+        peers = {(s.local_ip, s.local_port) for s in host.sockets([p.pid for p in processes])}
+        return any(
+            c.queue == f"{one.topic}.{one.nova_host}"
+            and ((c.peer_host, c.peer_port) in peers or c.client_name.split(":")[1:2] in [[t] for t in told])
+            for c in consumers
+        )
 
     def _end(self, servers: list[_Server], *, disable: bool = False) -> None:
         for one in servers:
