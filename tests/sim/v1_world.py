@@ -20,6 +20,7 @@ from recell.model.plan import Plan
 from recell.model.relay import Side
 from recell.model.urls import parse_url
 from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.violation import Violation
 from recell.planning.ini import get
 from recell.planning.v1 import plan_v1
 from tests.sim.cloud import BLANKS
@@ -295,6 +296,9 @@ class SimV1:
         else:
             self._at(side).known.discard(self.ours.user if thing == "recell" else thing)
         self._change(f"{thing} dropped on {side}")
+
+    def troubles(self) -> tuple[Violation, ...]:
+        return ()
 
     def _entered(self, side: Side) -> Database:
         assert self.ours.user in self._at(side).known, f"recell has no account on {side}"

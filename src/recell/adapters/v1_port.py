@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from recell.model.moving import Thing
 from recell.model.relay import Side
 from recell.model.v1 import Agreement, Importing, Neighbour
+from recell.model.violation import Violation
 
 
 class V1Port(Protocol):
@@ -31,6 +32,10 @@ class V1Port(Protocol):
 
     def drop(self, side: Side, thing: Thing) -> None:
         """Nothing when it isn't there. Nova's account stays when it serves other databases there."""
+        ...
+
+    def troubles(self) -> tuple[Violation, ...]:
+        """Every reason not to begin. Reads only; needs no account of recell's."""
         ...
 
     # -- before rows come --------------------------------------------------------------------------

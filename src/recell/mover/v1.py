@@ -22,10 +22,12 @@ from recell.model.moving import Login, Thing
 from recell.model.relay import Side
 from recell.model.scope import Schema, Scope
 from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.violation import Violation
 from recell.mover import servers, v1_failed, v1_proof
 from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
 from recell.mover.journal import PREFIX, Journal, State
 from recell.mover.move import Move
+from recell.mover.v1_survey import troubles
 from recell.planning.v1_import import Import, import_of
 
 __all__ = ["CellsConversion"]
@@ -148,6 +150,10 @@ class CellsConversion:
                 servers.take_rights(root, self.nova.user, database)
             else:
                 servers.drop_database(root, database)
+
+    def troubles(self) -> tuple[Violation, ...]:
+        with self._root("old", self._database("old")) as old, self._root("new") as new:
+            return tuple(troubles(old, new, self.conversion, self._schema(old, "old"), self.nova.user))
 
     # -- before rows come --------------------------------------------------------------------------
 

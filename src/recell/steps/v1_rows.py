@@ -47,12 +47,16 @@ class V1Link(V1Step):
 
     def look(self, toward: Direction) -> Finding:
         running = self._running()
-        if self.recall("proven") and not running:
+        if not running and toward == "backward":
+            return Finding.done("it is off")
+        if not running and self.recall("proven"):
             return Finding.done(str(self.recall("proven")))
         return Finding.partial(f"{', '.join(running)} run") if running else Finding.not_done()
 
     def act(self, toward: Direction) -> None:
-        if not self.recall("proven"):
+        if toward == "backward":
+            self.remember("proven", "")
+        elif not self.recall("proven"):
             for host, unit, _ in self._units("api"):
                 if not self._unit(host, unit).running:
                     self.world.host(host).systemctl("start", unit)
