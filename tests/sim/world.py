@@ -28,6 +28,7 @@ from recell.adapters.ports import (
     SocketInfo,
     UnitState,
 )
+from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
 from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, Unreachable
 from recell.model.hosts import HostsMove
@@ -139,6 +140,15 @@ class SimWorld:
         raise AssertionError("no hosts move here")
 
     def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        raise AssertionError("no cells v1 here")
+
+    def gate(self, host: str, backend: str) -> GatePort:
+        raise AssertionError("no cells v1 here")
+
+    def fence(self, host: str) -> FencePort:
+        raise AssertionError("no cells v1 here")
+
+    def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWayPort:
         raise AssertionError("no cells v1 here")
 
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:

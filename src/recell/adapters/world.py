@@ -14,16 +14,19 @@ from recell.adapters.bridge_end import RabbitEnd
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
+from recell.adapters.gate import Gate
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
-from recell.adapters.nova_db import NovaDatabases
+from recell.adapters.nova_db import Database, NovaDatabases
 from recell.adapters.ports import CutNode, HostPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.rabbit_node import RabbitNode
 from recell.adapters.relay import Relay
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
+from recell.adapters.v1_fence import Fence as DoorFence
 from recell.adapters.v1_port import V1Port
+from recell.adapters.v1_work import UnderWay
 from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
 from recell.model.deployment import Deployment, NovaService
 from recell.model.hosts import CellEnd, HostsMove
@@ -108,6 +111,8 @@ class RealWorld:
         self._brokers: dict[str, RabbitCluster] = {}
         self._proxies: dict[str, HaproxySocket] = {}
         self._relays: dict[tuple[str, str], Relay] = {}
+        self._gates: dict[tuple[str, str], Gate] = {}
+        self._under_way: dict[tuple[str, str], tuple[Database, Database | None]] = {}
         self._nova: NovaDatabases | None = None
         self._fence: Fence | None = None
         self._claimed: tuple[str, ...] = ()
@@ -191,6 +196,26 @@ class RealWorld:
                     lambda side: self._cells_amqp(conversion, side, talks.user, talks.password),
                     self._permit)
             return self._v1[key]
+
+    def gate(self, host: str, backend: str) -> Gate:
+        with self._lock:
+            if (host, backend) not in self._gates:
+                self._gates[host, backend] = Gate(self.host(host), self.proxy(host), backend, self.wait)
+            return self._gates[host, backend]
+
+    def fence(self, host: str) -> DoorFence:
+        return DoorFence(self.host(host))
+
+    def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWay:
+        with self._lock:
+            if (host, config) not in self._under_way:
+                via, secrets = self.host(host), self._secrets_in(host, config)
+                self._under_way[host, config] = (
+                    Database(via, parse_url(secrets.database)),
+                    Database(via, parse_url(secrets.api_database)) if secrets.api_database else None,
+                )
+            child, api = self._under_way[host, config]
+        return UnderWay(child, api, lambda: self.broker(broker), vhost)
 
     def _secrets_in(self, host: str, path: str) -> Secrets:
         content = self.host(host).read(path)
@@ -342,8 +367,13 @@ class RealWorld:
             self._movers.clear()
             self._between.clear()
             self._v1.clear()
+            read = [d for pair in self._under_way.values() for d in pair if d is not None]
+            self._under_way.clear()
+            self._gates.clear()
         for mover in movers:
             mover.close()
+        for database in read:
+            database.close()
         with self._lock:
             if self._nova is not None:
                 self._nova.close()

@@ -20,7 +20,7 @@ from recell.planning import commands, topology, v1_prepare
 from recell.planning.draft import Draft
 from recell.planning.safety import with_safe_points
 from recell.planning.v1_facts import V1Facts, decide, main_file
-from recell.planning.v1_names import api_roles, api_unit, child_config, child_unit
+from recell.planning.v1_names import api_roles, api_unit, child_config, child_unit, numeric
 
 KIND = "cells-v1"
 SWITCH = "hold/switch"
@@ -78,32 +78,58 @@ def _undo_last(facts: V1Facts, draft: Draft) -> None:
 def _switch(facts: V1Facts, draft: Draft) -> None:
     """One step, for a hold is a lease: it must not outlive the recell that renews it."""
     hold = facts.layout.hold
+    deployment = facts.deployment
     draft.add(
         SWITCH,
         "v1-switch",
         facts.apis[0].host,
-        f"hold requests (a lease of {hold.lease_s:g} s, {hold.longest_s:g} s at most); wait until nothing is"
-        f" in flight; {facts.child}'s conductors and schedulers change places with those of its new"
-        f" configuration; the last rows reach {facts.layout.api.database.name}; start nova-cells of"
-        f" {facts.layout.api.name}; send requests there",
+        f"{facts.child}'s conductors and schedulers change places with those of its new configuration, and"
+        f" nova-cells of {facts.layout.api.name} starts; then hold requests (a lease of {hold.lease_s:g} s,"
+        f" {hold.longest_s:g} s at most), wait until nothing is in flight, bring the last rows to"
+        f" {facts.layout.api.database.name}, fence nova-api of {facts.child} off, and send requests to"
+        f" {facts.layout.api.name}",
         notice=NOTICE
         if not facts.bare
-        else f"{NOTICE}, but by {', '.join(facts.bare)}, which refuse them meanwhile",
+        else f"{NOTICE}, but by {', '.join(facts.bare)}, which refuse them from then on",
         undone="the same, the other way, with all that was written since",
-        estimate=5,
+        estimate=30,
         lease_s=hold.lease_s,
         longest_s=hold.longest_s,
         gates=[{"proxy": p.proxy, "backend": p.backend, "server": p.server} for p in facts.proxied],
-        bare=[[s.host, s.unit] for s in facts.apis if f"{s.unit} on {s.host}" in facts.bare],
-        stop=[[s.host, s.unit, s.role] for s in (*facts.conductors, *facts.schedulers)],
-        start=[[s.host, child_unit(facts, s), s.role] for s in (*facts.conductors, *facts.schedulers)],
-        cells=[[h, api_unit(facts, h, "cells")] for h in facts.layout.api.hosts],
-        api=[[h, api_unit(facts, h, "api"), facts.layout.api.port] for h in facts.layout.api.hosts],
-        child=facts.cell,
-        path=facts.path,
-        of="state/follow",
+        doors={
+            "old": sorted({(p.host, *_door(p.address)) for p in facts.proxied}),
+            "new": [
+                [h, numeric(deployment.host(h)), facts.layout.api.port] for h in facts.layout.api.hosts
+            ],
+        },
+        bare=[
+            [s.host, address, s.port]
+            for s in facts.apis
+            if f"{s.unit} on {s.host}" in facts.bare
+            for address in deployment.host(s.host).ips
+        ],
+        stop=[[s.host, s.unit, s.role, s.nova_host] for s in (*facts.conductors, *facts.schedulers)],
+        start=[
+            [s.host, child_unit(facts, s), s.role, s.nova_host]
+            for s in (*facts.conductors, *facts.schedulers)
+        ],
+        cells=[
+            [h, api_unit(facts, h, "cells"), "cells", deployment.host(h).hostname]
+            for h in facts.layout.api.hosts
+        ],
+        child_cells=[
+            [s.host, s.unit, "cells", s.nova_host]
+            for s in facts.cells
+            if s.host in {c.host for c in facts.conductors}
+        ],
         conversion=facts.conversion().to_json(),
     )
+
+
+def _door(address: str) -> tuple[str, int]:
+    """HAProxy's ``10.0.0.1:8774`` or ``[fd00::1]:8774``."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _serves_metadata(service: NovaService) -> bool:
@@ -167,6 +193,18 @@ def _retire(facts: V1Facts, draft: Draft) -> None:
             estimate=5,
             unit=s.unit,
             role=s.role,
+            broker=facts.old.name if s.transport_url else "",
+            vhost=facts.old_vhost,
+        )
+    for host in dict.fromkeys(s.host for s in facts.apis):
+        draft.add(
+            f"{host}/unfence",
+            "v1-unfence",
+            host,
+            f"take recell's fence before nova-api of {facts.child} away",
+            undone="(nothing to undo)",
+            acts="forward",
+            estimate=2,
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recell.model.deployment import CONSOLES, NovaService
+from recell.model.deployment import CONSOLES, HostFacts, NovaService
+from recell.planning.database import addresses
 from recell.planning.v1_facts import V1Facts
 
 
@@ -37,6 +38,11 @@ def api_unit(facts: V1Facts, host: str, role: str) -> str:
     installed = facts.installed(host, role)
     name = installed.unit if installed else f"nova-{role}"
     return f"{name}-{facts.layout.api.name}" if host in facts.shared else name
+
+
+def numeric(host: HostFacts) -> str:
+    """An address that a firewall takes, too."""
+    return next(a for a in (host.address.host, *addresses(host)) if a[:1].isdigit() or ":" in a)
 
 
 def api_roles(facts: V1Facts, host: str) -> tuple[str, ...]:

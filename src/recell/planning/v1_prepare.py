@@ -17,6 +17,7 @@ from recell.planning.v1_names import (
     api_unit,
     child_config,
     child_unit,
+    numeric,
     records_file,
 )
 from recell.planning.v1_release import NOOP_QUOTA
@@ -346,13 +347,14 @@ def state(facts: V1Facts, draft: Draft) -> None:
             f"{proxy}/{backend}-servers",
             "v1-servers",
             proxy,
-            f"add {', '.join(facts.layout.api.hosts)} to {backend}, in maintenance; teach HAProxy to hold",
+            f"teach HAProxy to hold requests to {backend}, and put {', '.join(facts.layout.api.hosts)}"
+            " beside it; nobody is sent there yet",
             notice="nothing: HAProxy reloads, and connections that are open go on",
-            undone="they are taken out again",
+            undone="HAProxy's configuration is as it was",
             estimate=5,
             backend=backend,
             servers=[
-                [f"{h}-{facts.layout.api.name}", facts.deployment.host(h).address.host, facts.layout.api.port]
+                [f"{h}-{facts.layout.api.name}", numeric(facts.deployment.host(h)), facts.layout.api.port]
                 for h in facts.layout.api.hosts
             ],
         )

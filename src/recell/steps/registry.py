@@ -26,7 +26,9 @@ from recell.steps.repoint import Repoint
 from recell.steps.switch import SwitchDatabase
 from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, RestartRpc, StartUnit
 from recell.steps.v1 import V1Account, V1Config, V1Database, V1Record
+from recell.steps.v1_hold import V1Retire, V1Servers, V1Unfence
 from recell.steps.v1_rows import V1Follow, V1Link, V1Prove, V1Sync
+from recell.steps.v1_switch import V1Switch
 
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
@@ -84,6 +86,10 @@ KINDS: dict[str, type[BaseStep]] = {
         V1Link,
         V1Prove,
         V1Record,
+        V1Retire,
+        V1Servers,
+        V1Switch,
+        V1Unfence,
         V1Sync,
     )
 }
