@@ -404,10 +404,10 @@ class SimV1:
         lost = self._entered("new").rows.keys() - self._entered("old").rows.keys() - set(CELL0_ROWS)
         return tuple(f"instance {u}" for u in sorted(lost) if not u.startswith("no-room"))
 
-    def recount(self) -> int:
+    def recount(self, side: Side) -> int:
         self.world.point("before quotas are counted")
-        child = self._entered("old")
-        wrong, child.usage = child.usage != len(child.rows), len(child.rows)
+        one = self._entered(side)
+        wrong, one.usage = one.usage != len(one.rows), len(one.rows)
         self._change("quotas counted")
         return int(wrong)
 

@@ -111,8 +111,8 @@ class DryV1:
     def stranded(self) -> tuple[str, ...]:
         return self._real.stranded() if self._asks("old") and self._asks("new") else ()
 
-    def recount(self) -> int:
-        self._note("old", "count anew how much of quotas is used")
+    def recount(self, side: Side) -> int:
+        self._note(side, "count anew how much of quotas is used")
         return 0
 
     def picture(self) -> dict[str, Any]:

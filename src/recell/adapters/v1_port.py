@@ -118,9 +118,9 @@ class V1Port(Protocol):
         each cell keeps for itself in this release (flavors, key pairs, server groups, aggregates, quotas)."""
         ...
 
-    def recount(self) -> int:
-        """Usage of quotas in the child, counted anew from its instances. How many rows were wrong; 0 where
-        the release counts by itself."""
+    def recount(self, side: Side) -> int:
+        """Usage of quotas there, counted anew from its instances. How many rows were wrong; 0 where the
+        release counts by itself."""
         ...
 
     def picture(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
 from recell.adapters.amqp import Amqp
@@ -33,8 +34,6 @@ from recell.planning.v1_import import Import, import_of
 __all__ = ["CellsConversion"]
 
 MARKER = PREFIX + "v1"
-INTERCELL = "cells.intercell"
-"""[cells] rpc_driver_queue_base: what messages between cells are sent to."""
 _ROWS = 5000
 
 OpenBroker = Callable[[Side], Amqp]
@@ -395,19 +394,9 @@ class CellsConversion:
                 with self._entered("old", self.conversion.cell0) as source, self._entered("new") as target:
                     count = v1_failed.bring(source, target, scope)
             self._mark("live")
-        self._leave()
-        self._drop_waiting()
+        # Its threads end by themselves: users don't wait for that.
+        Thread(target=self._leave, name="leave", daemon=True).start()
         return count
-
-    def _drop_waiting(self) -> None:
-        """What the child has told the API cell's nova-cells since that stopped is older than its rows now."""
-        broker = self._broker("new")
-        try:
-            for kind in ("broadcast", "targeted", "response"):
-                while (message := broker.get(f"{INTERCELL}.{kind}")) is not None:
-                    broker.ack(message)
-        finally:
-            broker.close()
 
     def take_back(self) -> None:
         if self.importing().phase == "live":
@@ -452,11 +441,11 @@ class CellsConversion:
         with self._entered("old") as child, self._entered("new") as api:
             return v1_proof.stranded(child, api, self._import().scope)
 
-    def recount(self) -> int:
+    def recount(self, side: Side) -> int:
         if not self.conversion.keeps_usage:
             return 0
         self._permit()
-        with self._entered("old") as session:
+        with self._entered(side) as session:
             return v1_proof.recount(session)
 
     def picture(self) -> dict[str, Any]:

@@ -168,6 +168,8 @@ class V1Sync(V1Step):
             return
         projects = port.ask_for_instances()
         found = agreed(self)
+        # What the child's conductors committed since they count no quota is in nobody's usage.
+        port.recount("new")
         self.remember("agreed", f"{projects} projects asked; {found.rows} instances on both sides agree")
 
     def prove(self, toward: Direction) -> str:
@@ -236,7 +238,7 @@ class V1Prove(V1Step):
             return
         port = self.port()
         port.tidy_services(self.recall("picture", {}).get("services", []))
-        self.remember("recounted", port.recount())
+        self.remember("recounted", port.recount("old"))
 
     def prove(self, toward: Direction) -> str:
         if not self._remembers:
