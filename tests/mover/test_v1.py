@@ -379,3 +379,25 @@ def test_an_api_cell_of_another_release_is_refused_before_rows_come(
     servers["new"].sql("ALTER TABLE instances DROP COLUMN progress", database=API)
     with pytest.raises(Unsupported, match=r"no column instances\.progress"):
         port.clear_seeded()
+
+
+def test_check_asks_both_servers_before_anything_is_made(servers: Servers) -> None:
+    made(servers, STEIN).close()
+    old, new = servers["old"], servers["new"]
+    new.sql(f"DROP DATABASE {API}")
+    port = port_to(servers, STEIN)
+    try:
+        assert [v.id for v in port.troubles() if v.severity == "stop"] == []
+        old.row("nova", "cells", id=1, name="somebody", is_parent=1, transport_url="rabbit://", deleted=0)
+        new.sql(f"CREATE DATABASE {API}", f"CREATE TABLE {API}.theirs (id INT PRIMARY KEY)")
+        with old.connect() as root, root.cursor() as cursor:
+            cursor.execute("REVOKE ALL ON nova.* FROM nova@'%'")
+            cursor.execute("GRANT ALL ON `nov%%`.* TO nova@'%%'", ())
+        found = {v.id.rsplit(":", 2)[0] if "db1" in v.id else v.id for v in port.troubles()
+                 if v.severity == "stop"}  # fmt: skip
+        assert found == {f"v1:in-the-way:{API}", "v1:records", "v1:rights"}
+        old.sql("CREATE TABLE strange (id INT PRIMARY KEY)", database="nova")
+        assert [v.id for v in port.troubles()] == ["v1:schema:nova on db1:3306"]
+    finally:
+        new.sql(f"DROP DATABASE IF EXISTS {API}")
+        port.close()
