@@ -17,21 +17,20 @@ from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import dump_plan
 from recell.model.step import Truth
 from recell.planning import runbook
-from tests.sim import v1_stand_ins
 from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
+from tests.sim.v1_hold import HoldWorld
 from tests.sim.v1_world import Inst, V1World, build, plan
 from tests.sim.world import Killed, SimFile
 from tests.unit.stein_cloud import CONF
 
-v1_stand_ins.fill_in()
 PATH = "api!cell1"
 FILES = CELLS_V1_EXAMPLE.replace("records: table", "records: file")
 
 
 @functools.cache
 def _built() -> V1World:
-    return build()
+    return build(make=HoldWorld)
 
 
 def fresh() -> V1World:

@@ -106,6 +106,7 @@ class V1World(SimWorld):
             for h in self.hosts.values()
             for u in h.units_.values()
             if u.active
+            and not u.paused
             and u.role == role
             and self.time >= u.started_at + START_S
             and self.broker_named(u.config["transport_url"]) == broker
@@ -122,7 +123,7 @@ class V1World(SimWorld):
             self._complain("computes have no conductor")
 
     def _serve_old(self) -> None:
-        if not self.running("conductor", "mq1", ""):
+        if not any(self.running("conductor", "mq1", cell) for cell in ("", "cell1")):
             self._complain("nova-api has no conductor")
         if not any(p.takes(s) for p in self.proxies.values() for s in p.table):
             self._complain("no nova-api takes requests")
@@ -144,6 +145,8 @@ class V1World(SimWorld):
             self.api.rows[uuid] = Inst(self.requests, path)
 
     def _serve_new(self) -> None:
+        if any(u.paused for h in self.hosts.values() for u in h.units_.values()):
+            return  # nova-cells of the child stands still: what is asked for waits in its queue
         for role, broker, cell in (
             ("cells", "mq4", "api"), ("cells", "mq1", "cell1"), ("conductor", "mq1", "cell1"),
             ("scheduler", "mq1", "cell1"), ("api", "mq4", "api"),
@@ -167,12 +170,15 @@ class V1World(SimWorld):
 
     def _heal(self) -> None:
         """nova-cells of the API cell writes what the child tells it, and meets rows that come meanwhile."""
-        top = self.running("cells", "mq4", "api")
         coming = self.importing.phase in ("copying", "following", "drained")
-        if top and coming and self.api.rows and not self.held:
+        if self.talking() and coming and self.api.rows and not self.held:
             self._complain("nova-cells heals while rows are imported")
-        if top and self.running("cells", "mq1", "cell1") and not self.mute:
+        if self.talking() and not self.mute:
             self.room_known = self.knows("old") and self.knows("new")
+
+    def talking(self) -> bool:
+        """The API cell's nova-cells runs, and the child's does not stand still."""
+        return bool(self.running("cells", "mq4", "api") and self.running("cells", "mq1", "cell1"))
 
     def knows(self, side: Side) -> bool:
         """Whether this side has a record of its neighbour, in its table or in its file."""
@@ -371,7 +377,7 @@ class SimV1:
         assert self.world.held
         count = 0
         if self.world.importing.phase == "drained":
-            assert not self.world.running("cells", "mq4", "api")
+            assert not self.world.talking()
             for failed in CELL0_ROWS:
                 self.world.api.rows[failed] = Inst()
                 count += 1

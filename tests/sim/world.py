@@ -68,6 +68,7 @@ class SimUnit:
     started_at: float = 0.0
     loaded: tuple[str, ...] = ()  # argv that systemd knows
     config: dict[str, str] = field(default_factory=dict)  # what the process read when it began
+    paused: bool = False
 
     @property
     def role(self) -> str:
@@ -453,8 +454,10 @@ class SimHost:
                 target.enabled = verb == "enable"
             elif verb in ("start", "restart") and not (verb == "start" and target.active):
                 self.begin(target)
+            elif verb in ("pause", "continue"):
+                target.paused = verb == "pause" and target.active
             elif verb in ("stop", "kill"):
-                target.active = False
+                target.active = target.paused = False
         self.world.time += 0.2
         self.world.observe()
         self.world.point(f"{verb} {unit}")
@@ -466,6 +469,7 @@ class SimHost:
         text = "\n".join((self.read(p) or b"").decode() for p in named)
         transport, connection = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
         unit.active, unit.pid, unit.started_at = True, self.world.next_pid(), self.world.time
+        unit.paused = False
         unit.config = {"transport_url": transport or "", "connection": connection or ""}
         unit.config |= {
             "api": get(text, "api_database", "connection") or "",
