@@ -42,6 +42,7 @@ def check(
     if world is not None and plan is not None:
         found += live.check_files(world, plan)
         found += _databases(world, plan)
+        found += _gates(world, plan)
     accepted = set(layout.acknowledge)
     found = [
         replace(v, severity="warning", what=f"{v.what} (acknowledged)")
@@ -95,3 +96,27 @@ def _databases(world: World, plan: Plan) -> Iterator[Violation]:
             yield from port.troubles()
         except RecellError as error:
             yield Violation(f"{error.word}:databases", "stop", "live", error.sentence, error.remedy)
+
+
+def _gates(world: World, plan: Plan) -> Iterator[Violation]:
+    """HAProxy can hold requests, and hosts can shut the doors that users leave."""
+    for step in plan.steps:
+        if step.kind == "v1-servers":
+            backend = str(step.params["backend"])
+            yield from _troubled(
+                f"gate:{step.where}:{backend}", step.where, world.gate(step.where, backend).trouble
+            )
+        if step.kind == "v1-switch":
+            doors = [str(d[0]) for side in step.params["doors"].values() for d in side]
+            for host in sorted({*doors, *(str(d[0]) for d in step.params["bare"])}):
+                yield from _troubled(f"fence:{host}", host, world.fence(host).trouble)
+
+
+def _troubled(name: str, where: str, trouble: Callable[[], str]) -> Iterator[Violation]:
+    try:
+        said = trouble()
+    except RecellError as error:
+        yield Violation(f"{error.word}:{name}", "stop", where, error.sentence, error.remedy)
+        return
+    if said:
+        yield Violation(name, "stop", where, said, "Mend that, then scan and plan again")

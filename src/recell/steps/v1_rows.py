@@ -226,7 +226,7 @@ class V1Prove(V1Step):
         return {**self.port().picture(), "units": units}
 
     def look(self, toward: Direction) -> Finding:
-        if self._remembers and toward == "forward" and self.recall("picture"):
+        if self._remembers and toward == "forward" and self.recall("picture") and not self.recall("used"):
             return Finding.done("remembered")
         return Finding.not_done("a proof is taken anew each time")
 
@@ -235,6 +235,7 @@ class V1Prove(V1Step):
             return
         if toward == "forward":
             self.remember("picture", self._picture())
+            self.remember("used", False)
             return
         port = self.port()
         port.tidy_services(self.recall("picture", {}).get("services", []))
@@ -252,6 +253,7 @@ class V1Prove(V1Step):
                 f"{self.conversion.old.name} is not as it was: {'; '.join(_differing(before, now, wrong))}",
                 "Look there, then: recell undo",
             )
+        self.remember("used", True)
         return f"as before; {self.recall('recounted', 0)} usages of quotas were wrong and are right"
 
     def _proven(self) -> str:
