@@ -17,12 +17,13 @@ from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import dump_plan
 from recell.model.step import Truth
 from recell.planning import runbook
+from recell.preflight.check import check
 from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
 from tests.sim.v1_hold import HoldWorld
-from tests.sim.v1_world import Inst, V1World, build, plan
+from tests.sim.v1_world import Inst, V1World, build, plan, scan
 from tests.sim.world import Killed, SimFile
-from tests.unit.stein_cloud import CONF
+from tests.unit.stein_cloud import CONF, layout_v1
 
 PATH = "api!cell1"
 FILES = CELLS_V1_EXAMPLE.replace("records: table", "records: file")
@@ -184,6 +185,9 @@ def test_failed_builds_that_no_cell_took_keep_their_database(desks: Any) -> None
     journal = Journal.open(desk.path, read_only=True)
     assert "no-room-1" in journal.recall("api/database", "kept")
     journal.close()
+    with pytest.raises(Unknowable, match="no-room-1"):
+        desk.go("forward")
+    assert "no-room-1" in world.api.rows
 
 
 def test_a_change_by_somebody_else_stops_it(desks: Any) -> None:
@@ -255,3 +259,12 @@ def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
 @pytest.mark.parametrize("start", range(11))
 def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
     _matrix(desks, first, then, start, 11)
+
+
+def test_check_finds_nothing_in_the_way_and_names_what_is() -> None:
+    world = fresh()
+    made = plan(world)
+    assert [v.id for v in check(scan(world), layout_v1(), world, made) if v.severity == "stop"] == []
+    world.hosts["ctl1"].files["/etc/nova/nova-cell1.conf"] = world.hosts["ctl1"].files[CONF]
+    found = [v.id for v in check(scan(world), layout_v1(), world, made) if v.severity == "stop"]
+    assert found == ["in-the-way:ctl1:/etc/nova/nova-cell1.conf"]

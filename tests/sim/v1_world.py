@@ -20,6 +20,7 @@ from recell.model.plan import Plan
 from recell.model.relay import Side
 from recell.model.urls import parse_url
 from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.violation import Violation
 from recell.planning.ini import get
 from recell.planning.v1 import plan_v1
 from tests.sim.cloud import BLANKS
@@ -302,6 +303,9 @@ class SimV1:
             self._at(side).known.discard(self.ours.user if thing == "recell" else thing)
         self._change(f"{thing} dropped on {side}")
 
+    def troubles(self) -> tuple[Violation, ...]:
+        return ()
+
     def _entered(self, side: Side) -> Database:
         assert self.ours.user in self._at(side).known, f"recell has no account on {side}"
         return self._at(side)
@@ -406,10 +410,10 @@ class SimV1:
         lost = self._entered("new").rows.keys() - self._entered("old").rows.keys() - set(CELL0_ROWS)
         return tuple(f"instance {u}" for u in sorted(lost) if not u.startswith("no-room"))
 
-    def recount(self) -> int:
+    def recount(self, side: Side) -> int:
         self.world.point("before quotas are counted")
-        child = self._entered("old")
-        wrong, child.usage = child.usage != len(child.rows), len(child.rows)
+        one = self._entered(side)
+        wrong, one.usage = one.usage != len(one.rows), len(one.rows)
         self._change("quotas counted")
         return int(wrong)
 

@@ -10,6 +10,7 @@ from recell.adapters.v1_port import V1Port
 from recell.model.moving import Thing
 from recell.model.relay import Side
 from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.violation import Violation
 
 
 class DryV1:
@@ -50,6 +51,9 @@ class DryV1:
     def drop(self, side: Side, thing: Thing) -> None:
         self._note(side, f"drop {_NAMES[thing]}")
         self._made[side, thing] = False
+
+    def troubles(self) -> tuple[Violation, ...]:
+        return self._real.troubles()
 
     def clear_seeded(self) -> int:
         self._note("new", "clear the rows that db sync puts there")
@@ -107,8 +111,8 @@ class DryV1:
     def stranded(self) -> tuple[str, ...]:
         return self._real.stranded() if self._asks("old") and self._asks("new") else ()
 
-    def recount(self) -> int:
-        self._note("old", "count anew how much of quotas is used")
+    def recount(self, side: Side) -> int:
+        self._note(side, "count anew how much of quotas is used")
         return 0
 
     def picture(self) -> dict[str, Any]:

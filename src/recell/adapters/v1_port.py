@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from recell.model.moving import Thing
 from recell.model.relay import Side
 from recell.model.v1 import Agreement, Importing, Neighbour
+from recell.model.violation import Violation
 
 
 class V1Port(Protocol):
@@ -31,6 +32,10 @@ class V1Port(Protocol):
 
     def drop(self, side: Side, thing: Thing) -> None:
         """Nothing when it isn't there. Nova's account stays when it serves other databases there."""
+        ...
+
+    def troubles(self) -> tuple[Violation, ...]:
+        """Every reason not to begin. Reads only; needs no account of recell's."""
         ...
 
     # -- before rows come --------------------------------------------------------------------------
@@ -113,9 +118,9 @@ class V1Port(Protocol):
         each cell keeps for itself in this release (flavors, key pairs, server groups, aggregates, quotas)."""
         ...
 
-    def recount(self) -> int:
-        """Usage of quotas in the child, counted anew from its instances. How many rows were wrong; 0 where
-        the release counts by itself."""
+    def recount(self, side: Side) -> int:
+        """Usage of quotas there, counted anew from its instances. How many rows were wrong; 0 where the
+        release counts by itself."""
         ...
 
     def picture(self) -> dict[str, Any]:

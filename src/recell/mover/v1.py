@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
 from recell.adapters.amqp import Amqp
@@ -22,17 +23,17 @@ from recell.model.moving import Login, Thing
 from recell.model.relay import Side
 from recell.model.scope import Schema, Scope
 from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.violation import Violation
 from recell.mover import servers, v1_failed, v1_proof
 from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
 from recell.mover.journal import PREFIX, Journal, State
 from recell.mover.move import Move
+from recell.mover.v1_survey import troubles
 from recell.planning.v1_import import Import, import_of
 
 __all__ = ["CellsConversion"]
 
 MARKER = PREFIX + "v1"
-INTERCELL = "cells.intercell"
-"""[cells] rpc_driver_queue_base: what messages between cells are sent to."""
 _ROWS = 5000
 
 OpenBroker = Callable[[Side], Amqp]
@@ -148,6 +149,10 @@ class CellsConversion:
                 servers.take_rights(root, self.nova.user, database)
             else:
                 servers.drop_database(root, database)
+
+    def troubles(self) -> tuple[Violation, ...]:
+        with self._root("old", self._database("old")) as old, self._root("new") as new:
+            return tuple(troubles(old, new, self.conversion, self._schema(old, "old"), self.nova.user))
 
     # -- before rows come --------------------------------------------------------------------------
 
@@ -389,19 +394,9 @@ class CellsConversion:
                 with self._entered("old", self.conversion.cell0) as source, self._entered("new") as target:
                     count = v1_failed.bring(source, target, scope)
             self._mark("live")
-        self._leave()
-        self._drop_waiting()
+        # Its threads end by themselves: users don't wait for that.
+        Thread(target=self._leave, name="leave", daemon=True).start()
         return count
-
-    def _drop_waiting(self) -> None:
-        """What the child has told the API cell's nova-cells since that stopped is older than its rows now."""
-        broker = self._broker("new")
-        try:
-            for kind in ("broadcast", "targeted", "response"):
-                while (message := broker.get(f"{INTERCELL}.{kind}")) is not None:
-                    broker.ack(message)
-        finally:
-            broker.close()
 
     def take_back(self) -> None:
         if self.importing().phase == "live":
@@ -446,11 +441,11 @@ class CellsConversion:
         with self._entered("old") as child, self._entered("new") as api:
             return v1_proof.stranded(child, api, self._import().scope)
 
-    def recount(self) -> int:
+    def recount(self, side: Side) -> int:
         if not self.conversion.keeps_usage:
             return 0
         self._permit()
-        with self._entered("old") as session:
+        with self._entered(side) as session:
             return v1_proof.recount(session)
 
     def picture(self) -> dict[str, Any]:

@@ -276,7 +276,6 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
             f"{', '.join(facts.bare)}: behind no HAProxy of the inventory. Their users are refused while the"
             " switch lasts, and must be led to the API cell by other means.",
         )
-    remarks.insert(0, "This recell plans the conversion and can't carry it out yet: recell check stops.")
     return tuple(remarks)
 
 

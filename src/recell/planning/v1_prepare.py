@@ -293,8 +293,7 @@ def link(facts: V1Facts, draft: Draft) -> None:
         "v1-link",
         facts.layout.api.hosts[0],
         f"start nova-cells of {facts.layout.api.name}, see messages go both ways, and stop it again",
-        undone="(nothing to undo)",
-        acts="forward",
+        undone="it is off",
         estimate=30,
         conversion=facts.conversion().to_json(),
         api=[

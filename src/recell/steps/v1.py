@@ -173,6 +173,8 @@ class V1Database(V1Step):
             return (
                 Finding.not_done(f"{', '.join(left)} made by recell") if left else Finding.done("as before")
             )
+        if self.recall("kept") and "tables" in there:
+            return Finding.unknown(f"an undo has left what is nowhere else there: {self.recall('kept')}")
         if made is None and "tables" in there:
             return Finding.unknown(f"{self.conversion.new.where} has tables that recell did not make")
         missing = [t for t in (*self._wanted(), "tables") if t not in there]

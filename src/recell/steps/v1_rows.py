@@ -47,12 +47,16 @@ class V1Link(V1Step):
 
     def look(self, toward: Direction) -> Finding:
         running = self._running()
-        if self.recall("proven") and not running:
+        if not running and toward == "backward":
+            return Finding.done("it is off")
+        if not running and self.recall("proven"):
             return Finding.done(str(self.recall("proven")))
         return Finding.partial(f"{', '.join(running)} run") if running else Finding.not_done()
 
     def act(self, toward: Direction) -> None:
-        if not self.recall("proven"):
+        if toward == "backward":
+            self.remember("proven", "")
+        elif not self.recall("proven"):
             for host, unit, _ in self._units("api"):
                 if not self._unit(host, unit).running:
                     self.world.host(host).systemctl("start", unit)
@@ -164,6 +168,8 @@ class V1Sync(V1Step):
             return
         projects = port.ask_for_instances()
         found = agreed(self)
+        # What the child's conductors committed since they count no quota is in nobody's usage.
+        port.recount("new")
         self.remember("agreed", f"{projects} projects asked; {found.rows} instances on both sides agree")
 
     def prove(self, toward: Direction) -> str:
@@ -220,7 +226,7 @@ class V1Prove(V1Step):
         return {**self.port().picture(), "units": units}
 
     def look(self, toward: Direction) -> Finding:
-        if self._remembers and toward == "forward" and self.recall("picture"):
+        if self._remembers and toward == "forward" and self.recall("picture") and not self.recall("used"):
             return Finding.done("remembered")
         return Finding.not_done("a proof is taken anew each time")
 
@@ -229,10 +235,11 @@ class V1Prove(V1Step):
             return
         if toward == "forward":
             self.remember("picture", self._picture())
+            self.remember("used", False)
             return
         port = self.port()
         port.tidy_services(self.recall("picture", {}).get("services", []))
-        self.remember("recounted", port.recount())
+        self.remember("recounted", port.recount("old"))
 
     def prove(self, toward: Direction) -> str:
         if not self._remembers:
@@ -246,6 +253,7 @@ class V1Prove(V1Step):
                 f"{self.conversion.old.name} is not as it was: {'; '.join(_differing(before, now, wrong))}",
                 "Look there, then: recell undo",
             )
+        self.remember("used", True)
         return f"as before; {self.recall('recounted', 0)} usages of quotas were wrong and are right"
 
     def _proven(self) -> str:
