@@ -19,8 +19,9 @@ from recell.steps.v1_switch import V1Switch
 from tests.sim.test_split import LIMITS
 from tests.sim.test_split import desks as desks
 from tests.sim.v1_hold import DOORS, HoldWorld, SimGate
-from tests.sim.v1_world import SimV1, build, layout_v1, plan, scan
+from tests.sim.v1_world import SimV1, build, plan, scan
 from tests.sim.world import Killed, SimProxy
+from tests.unit.stein_cloud import layout_v1
 
 LEASE_S = 8
 """Longer than a lease: what users find when nobody comes back soon."""
@@ -52,6 +53,10 @@ def well(world: HoldWorld) -> bool:
     assert world.complaints == []
     assert world.lost() == set()
     return True
+
+
+def led(world: HoldWorld) -> str:
+    return world.serving
 
 
 def remembered(desk: Any, key: str) -> Any:
@@ -98,9 +103,14 @@ def test_users_wait_for_a_moment_and_how_long_is_told(desks: Any) -> None:
 def test_what_is_under_way_is_waited_for(desks: Any) -> None:
     world = fresh()
     world.busy, world.inside, world.leaving = 20, 6, 3
+    world.stuck = ("guest-2 is deleting",)
     desk = desks(world, plan(world))
     desk.go("forward")
     assert well(world)
+    journal = Journal.open(desk.path, read_only=True)
+    (ended,) = [e for e in journal.entries() if e.step == SWITCH and e.phase == "finished"]
+    journal.close()
+    assert "not waited for: guest-2 is deleting" in ended.detail["verified"]
     assert remembered(desk, "held-forward") > 2
 
 
@@ -111,20 +121,20 @@ def test_a_cloud_that_never_rests_is_left_as_it_was_and_can_be_tried_again(desks
     with pytest.raises(StepFailed, match="guest-1 is rebooting") as refused:
         desk.go("forward")
     assert "Requests went on, and nothing was switched" in str(refused.value)
-    assert well(world) and world.serving == "old" and not world.held
+    assert well(world) and led(world) == "old" and not world.held
     assert not any(world.fences.values()) and world.importing.phase == "following"
     assert not world.hosts["api1"].units_["nova-cells"].active
     assert not world.hosts["ctl1"].units_["nova-cells"].paused
     world.busy = 0
     desk.go("forward")
-    assert well(world) and world.serving == "new"
+    assert well(world) and led(world) == "new"
     world.busy = 10_000
     with pytest.raises(StepFailed, match="guest-1 is rebooting"):
         desk.go("backward")
-    assert well(world) and world.serving == "new"
+    assert well(world) and led(world) == "new"
     world.busy = 0
     desk.go("backward")
-    assert well(world) and world.serving == "old"
+    assert well(world) and led(world) == "old"
 
 
 def test_rows_that_differ_let_users_go_on(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +149,7 @@ def test_rows_that_differ_let_users_go_on(desks: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(SimV1, "drain", differs)
     with pytest.raises(StepFailed, match="instances 7 differs"):
         desk.go("forward")
-    assert well(world) and world.serving == "old"
+    assert well(world) and led(world) == "old"
     monkeypatch.undo()
     desk.go("backward")
     assert well(world) and world.picture() == before
@@ -157,10 +167,10 @@ def test_failing_once_the_rows_were_handed_over_they_are_copied_anew(
     monkeypatch.setattr(SimGate, "arm", late)
     with pytest.raises(StepFailed, match="ended by itself"):
         desk.go("forward")
-    assert well(world) and world.serving == "old" and world.importing.phase == "stale"
+    assert well(world) and led(world) == "old" and world.importing.phase == "stale"
     monkeypatch.undo()
     desk.go("forward")
-    assert well(world) and world.serving == "new"
+    assert well(world) and led(world) == "new"
 
 
 def test_a_reload_in_the_moment_stops_it(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,9 +186,9 @@ def test_a_reload_in_the_moment_stops_it(desks: Any, monkeypatch: pytest.MonkeyP
     with pytest.raises(StepFailed, match="was reloaded while it held requests"):
         desk.go("forward")
     monkeypatch.undo()
-    assert well(world) and world.serving == "old" and not world.held
+    assert well(world) and led(world) == "old" and not world.held
     desk.go("forward")
-    assert well(world) and world.serving == "new"
+    assert well(world) and led(world) == "new"
 
 
 def test_an_api_cell_that_is_not_up_gets_nobody(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +199,7 @@ def test_an_api_cell_that_is_not_up_gets_nobody(desks: Any, monkeypatch: pytest.
         world.hosts[host].api.active = False
     with pytest.raises(StepFailed, match="sees no server up"):
         desk.go("forward")
-    assert world.serving == "old" and not world.held and world.complaints == []
+    assert led(world) == "old" and not world.held and world.complaints == []
 
 
 def test_haproxies_that_somebody_led_apart_are_for_a_human(

@@ -26,7 +26,7 @@ class HoldWorld(V1World):
         self.gates: dict[tuple[str, str], SimGate] = {}
         self.fences: dict[str, set[Door]] = {}
         self.busy = 0  # how many looks find something in flight
-        self.unknown_hands = 0  # how many drains find rows that differ
+        self.stuck: tuple[str, ...] = ()
         self.inside = 0
         self.reloaded = 0
         self.leaving = 0
@@ -232,7 +232,7 @@ class SimUnderWay:
         self.world = world
 
     def stuck(self) -> tuple[str, ...]:
-        return ()
+        return self.world.stuck
 
     def in_flight(self) -> tuple[str, ...]:
         self.world.time += 0.05

@@ -221,7 +221,7 @@ def test_one_server_for_everything_gets_siblings_and_no_file_twice() -> None:
     assert len(written) == len({*written})
     assert only(found, "ctl1/api-config").params["path"] == "/etc/nova/nova-api.conf"
     assert only(found, "ctl1/nova-cells-api").params["argv"][-1] == "/etc/nova/nova-api.conf"
-    assert only(found, SWITCH).params["cells"] == [["ctl1", "nova-cells-api"]]
+    assert only(found, SWITCH).params["cells"] == [["ctl1", "nova-cells-api", "cells", "ctl1"]]
     assert options(only(found, "ctl1/child-config"))["cells/cells_config"] == "/etc/nova/cells.json"
     assert options(only(found, "ctl1/api-config"))["cells/cells_config"] == "/etc/nova/cells-api.json"
 
@@ -230,7 +230,9 @@ def test_who_stands_behind_no_proxy_is_told_what_users_see() -> None:
     plan = plan_v1(stein(proxies=()), layout_v1(), 0.0)
     assert "nova-api on ctl1" in only(plan.steps, SWITCH).notice
     assert any("refused" in r for r in plan.remarks)
-    assert only(plan.steps, SWITCH).params["bare"] == [["ctl1", "nova-api"], ["ctl2", "nova-api"]]
+    assert only(plan.steps, SWITCH).params["bare"] == [
+        ["ctl1", "10.1.0.2", 8774], ["ctl2", "10.1.0.3", 8774],
+    ]  # fmt: skip
     held = plan_v1(stein(), layout_v1(), 0.0)
     assert only(held.steps, SWITCH).params["bare"] == []
     assert {g["backend"] for g in only(held.steps, SWITCH).params["gates"]} == {"nova-api"}

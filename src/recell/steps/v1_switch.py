@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from recell.adapters.ports import Consumer, UnitState, processes_of
 from recell.adapters.v1_hold_port import GatePort, UnderWayPort
+from recell.adapters.v1_work import named
 from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed
 from recell.model.gate import GateState
 from recell.model.hosts import CellEnd
@@ -429,5 +430,7 @@ class V1Switch(V1Step):
 
     def prove(self, toward: Direction) -> str:
         said = super().prove(toward)
-        proof = self.recall(f"proof-{toward}")
-        return f"{said}; {proof}" if proof else said
+        if proof := self.recall(f"proof-{toward}"):
+            said += f"; {proof}"
+        stuck = self.recall("stuck", [])
+        return f"{said}; stuck, and not waited for: {named(stuck)}" if stuck and toward == "forward" else said
