@@ -12,8 +12,10 @@ import pytest
 from recell.errors import StepFailed, Unknowable, VerifyFailed
 from recell.journal import Journal
 from recell.model.plan import Plan
+from recell.model.step import Finding
 from recell.planning.v1 import SWITCH, plan_v1
 from recell.steps import Context, bind
+from recell.steps.v1_switch import V1Switch
 from tests.sim.test_split import LIMITS
 from tests.sim.test_split import desks as desks
 from tests.sim.v1_hold import DOORS, HoldWorld, SimGate
@@ -60,20 +62,16 @@ def remembered(desk: Any, key: str) -> Any:
         journal.close()
 
 
-def until_switch(world: HoldWorld, desk: Any) -> None:
+def until_switch(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything before it is applied."""
-    refuse = world.gate
 
-    def none(host: str, backend: str) -> Any:
-        gate = refuse(host, backend)
-        if gate.state() is not None:
-            raise StepFailed("the switch comes next")
-        return gate
+    def refuse(self: V1Switch, toward: str) -> Finding:
+        raise StepFailed("the switch comes next")
 
-    world.gate = none  # type: ignore[method-assign]
-    with pytest.raises(StepFailed, match="comes next"):
-        desk.go("forward")
-    del world.gate  # type: ignore[method-assign]
+    with monkeypatch.context() as patch:
+        patch.setattr(V1Switch, "look", refuse)
+        with pytest.raises(StepFailed, match="comes next"):
+            desk.go("forward")
 
 
 def test_users_wait_for_a_moment_and_how_long_is_told(desks: Any) -> None:
@@ -183,10 +181,10 @@ def test_a_reload_in_the_moment_stops_it(desks: Any, monkeypatch: pytest.MonkeyP
     assert well(world) and world.serving == "new"
 
 
-def test_an_api_cell_that_is_not_up_gets_nobody(desks: Any) -> None:
+def test_an_api_cell_that_is_not_up_gets_nobody(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     world = fresh()
     desk = desks(world, plan(world))
-    until_switch(world, desk)
+    until_switch(desk, monkeypatch)
     for host in DOORS["new"]:
         world.hosts[host].api.active = False
     with pytest.raises(StepFailed, match="sees no server up"):
@@ -194,10 +192,12 @@ def test_an_api_cell_that_is_not_up_gets_nobody(desks: Any) -> None:
     assert world.serving == "old" and not world.held and world.complaints == []
 
 
-def test_haproxies_that_somebody_led_apart_are_for_a_human(desks: Any) -> None:
+def test_haproxies_that_somebody_led_apart_are_for_a_human(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world, made = pair()
     desk = desks(world, made)
-    until_switch(world, desk)
+    until_switch(desk, monkeypatch)
     world.gates["lb1", "nova-api"].side = "new"
     with pytest.raises(Unknowable, match="one HAProxy leads to the child"):
         desk.go("forward")

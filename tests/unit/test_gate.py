@@ -181,6 +181,7 @@ listen nova-api
   balance roundrobin
   http-request set-header X-Seen yes
   server ctl1 127.0.0.1:{old} check inter 100ms fall 1 rise 1 cookie a
+  server ctl9 127.0.0.1:9 disabled
 """
 
 

@@ -84,7 +84,7 @@ def test_rows_are_followed_only_while_the_api_cells_nova_cells_is_off() -> None:
     switch = only(found, SWITCH)
     units = [s.params["unit"] for s in found if s.kind == "start-unit" and s.where.startswith("api")]
     assert "nova-cells" not in units
-    assert switch.params["cells"] == [["api1", "nova-cells"], ["api2", "nova-cells"]]
+    assert switch.params["cells"] == [[h, "nova-cells", "cells", h] for h in ("api1", "api2")]
 
 
 def test_queues_are_declared_before_anybody_casts_to_them() -> None:
@@ -116,6 +116,30 @@ def test_a_compute_that_does_not_wait_for_neutron_is_left_alone() -> None:
     assert [s for s in steps(slow) if s.kind == "recycle-compute"], "300 s is the default"
 
 
+def test_a_server_of_haproxy_that_is_nobodys_is_not_converted_around() -> None:
+    """It could not be fenced, and users would go on writing through it."""
+    found = stein()
+    stranger = replace(found.proxies[0], server="old9", address="10.9.9.9:8774", host="", unit="")
+    with pytest.raises(BadInput, match="old9 of HAProxy on lb1"):
+        steps(replace(found, proxies=(*found.proxies, stranger)))
+
+
+def test_the_moment_knows_every_door_and_both_sides_of_the_rpc_servers() -> None:
+    found = steps()
+    switch = only(found, SWITCH).params
+    assert switch["doors"] == {
+        "old": [["ctl1", "10.1.0.2", 8774], ["ctl2", "10.1.0.3", 8774]],
+        "new": [["api1", "10.1.0.4", 8774], ["api2", "10.1.0.5", 8774]],
+    }
+    assert switch["bare"] == []
+    assert ["ctl1", "nova-cells", "cells", "ctl1"] in switch["child_cells"]
+    bare = replace(stein(), proxies=tuple(p for p in stein().proxies if p.server != "ctl2"))
+    assert only(steps(bare), SWITCH).params["bare"] == [["ctl2", "10.1.0.3", 8774]]
+    safe = {s.id: s.safe_point for s in found}
+    assert safe[SWITCH] == "lb1/nova-api-servers", "not left for a night before what is off stays off"
+    assert safe["prove"] == "prove"
+
+
 # -- both sides --------------------------------------------------------------------------------------
 
 
@@ -143,8 +167,8 @@ def test_the_childs_services_read_a_file_of_their_own() -> None:
     unit = only(found, "ctl1/nova-conductor-cell1")
     assert unit.params["argv"] == ["/usr/bin/nova-conductor", "--config-file", "/etc/nova/nova-cell1.conf"]
     switch = only(found, SWITCH)
-    assert ["ctl2", "nova-scheduler", "scheduler"] in switch.params["stop"]
-    assert ["ctl2", "nova-scheduler-cell1", "scheduler"] in switch.params["start"]
+    assert ["ctl2", "nova-scheduler", "scheduler", "ctl2"] in switch.params["stop"]
+    assert ["ctl2", "nova-scheduler-cell1", "scheduler", "ctl2"] in switch.params["start"]
 
 
 def test_the_full_path_is_written_on_live_rows_only() -> None:
@@ -157,7 +181,7 @@ def test_the_full_path_is_written_on_live_rows_only() -> None:
 
 def test_guests_go_on_reading_metadata_from_the_child() -> None:
     found = steps()
-    assert only(found, "ctl1/nova-api").kind == "restart-api"
+    assert only(found, "ctl1/nova-api").kind == "v1-child-api"
     assert only(found, "ctl1/nova-api").params["url"] == "http://10.1.0.2:8775/"
     assert "ctl1/retire-nova-api" not in [s.id for s in found]
     alone = with_options(stein(), "api", DEFAULT__enabled_apis="osapi_compute")

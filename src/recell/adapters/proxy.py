@@ -17,6 +17,7 @@ from recell.errors import BadInput, Denied, StepFailed, Unreachable, Unsupported
 _CONFIG = "/etc/haproxy/haproxy.cfg"
 _UNIT = "haproxy.service"
 _KOLLA_UNIT = "kolla-haproxy-container"
+_CONFIGURED = 0x04  # "disabled" in its configuration
 
 
 class UnixHost(Protocol):
@@ -98,9 +99,11 @@ class HaproxySocket:
         return list(csv.DictReader(line for line in lines if line))
 
     def forced(self, bits: int) -> list[str]:
-        """Servers whose state was set through the socket, which a reload forgets."""
-        return [f"{row['be_name']}/{row['srv_name']}" for row in self._states()
-                if int(row.get("srv_admin_state") or 0) & bits]
+        """Servers whose state was set through the socket, which a reload forgets; by the configuration it
+        comes again."""
+        states = ((row, int(row.get("srv_admin_state") or 0)) for row in self._states())
+        return [f"{row['be_name']}/{row['srv_name']}" for row, state in states
+                if state & bits and not state & _CONFIGURED]
 
     def worker(self) -> int:
         """The process that answers."""

@@ -112,6 +112,7 @@ class RealWorld:
         self._proxies: dict[str, HaproxySocket] = {}
         self._relays: dict[tuple[str, str], Relay] = {}
         self._gates: dict[tuple[str, str], Gate] = {}
+        self._fences: dict[str, DoorFence] = {}
         self._under_way: dict[tuple[str, str], tuple[Database, Database | None]] = {}
         self._nova: NovaDatabases | None = None
         self._fence: Fence | None = None
@@ -204,7 +205,10 @@ class RealWorld:
             return self._gates[host, backend]
 
     def fence(self, host: str) -> DoorFence:
-        return DoorFence(self.host(host))
+        with self._lock:
+            if host not in self._fences:
+                self._fences[host] = DoorFence(self.host(host))
+            return self._fences[host]
 
     def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWay:
         with self._lock:
@@ -370,6 +374,7 @@ class RealWorld:
             read = [d for pair in self._under_way.values() for d in pair if d is not None]
             self._under_way.clear()
             self._gates.clear()
+            self._fences.clear()
         for mover in movers:
             mover.close()
         for database in read:

@@ -257,7 +257,7 @@ def _restart(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
     unit = str(step.params["unit"])
     commands = [_sh("systemctl", "restart", unit)]
     words = f"Restart {unit}. {_LOSS}"
-    if step.kind in ("restart-api", "renew-api"):
+    if step.kind in ("restart-api", "renew-api", "v1-child-api"):
         words = f"Restart {unit} while no proxy sends it requests, and wait until it answers."
         commands.append(
             _sh("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", str(step.params["url"]))
@@ -437,6 +437,7 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "start-unit": _start,
     "restart-rpc": _restart,
     "restart-api": _restart,
+    "v1-child-api": _restart,
     "recycle-compute": _restart,
     "proxied": _proxied,
     "quiet": _quiet,

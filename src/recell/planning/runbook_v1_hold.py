@@ -65,16 +65,8 @@ def _retire(step: PlanStep, undo: bool, path: str) -> Lines:
     return [(step.where, "Off, also after a reboot.", (_sh("systemctl", "disable", "--now", unit),))]
 
 
-def _unfence(step: PlanStep, undo: bool, path: str) -> Lines:
-    if undo:
-        return [(step.where, "Nothing.", ())]
-    words = "Take recell's fence out of the firewall, whichever is there."
-    return [(step.where, words, (_sh("nft", "delete", "table", "inet", "recell_fence"),))]
-
-
 KINDS: dict[str, Told] = {
     "v1-servers": _servers,
     "v1-switch": _switch,
     "v1-retire": _retire,
-    "v1-unfence": _unfence,
 }

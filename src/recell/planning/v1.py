@@ -149,7 +149,7 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
         address = facts.deployment.host(s.host).address.host
         draft.add(
             f"{s.host}/undo-{s.unit}",
-            "restart-api",
+            "v1-child-api",
             s.host,
             f"restart {s.unit} (on undo, after its file is put back)",
             undone="(acts on undo only)",
@@ -164,7 +164,7 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
         v1_prepare.read_childs(facts, draft, s, path, argv)
         draft.add(
             f"{s.host}/{s.unit}",
-            "restart-api",
+            "v1-child-api",
             s.host,
             f"restart {s.unit}, which serves {what} for {facts.child} from now on",
             undone="(restarted when its file is put back)",
@@ -195,16 +195,6 @@ def _retire(facts: V1Facts, draft: Draft) -> None:
             role=s.role,
             broker=facts.old.name if s.transport_url else "",
             vhost=facts.old_vhost,
-        )
-    for host in dict.fromkeys(s.host for s in facts.apis):
-        draft.add(
-            f"{host}/unfence",
-            "v1-unfence",
-            host,
-            f"take recell's fence before nova-api of {facts.child} away",
-            undone="(nothing to undo)",
-            acts="forward",
-            estimate=2,
         )
 
 

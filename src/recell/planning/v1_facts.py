@@ -323,6 +323,15 @@ def _unfit(facts: V1Facts) -> Iterator[RecellError]:
                 f"{', '.join(sorted(busy))} on {host.name} runs already",
                 "Stop and disable Nova's services on the API cell's hosts, then scan again",
             )
+    known = {(p.proxy, p.backend, p.server) for p in facts.proxied}
+    for p in deployment.proxies:
+        mine = any((p.proxy, p.backend) == (k.proxy, k.backend) for k in facts.proxied)
+        if mine and (p.proxy, p.backend, p.server) not in known:
+            yield BadInput(
+                f"{p.backend}/{p.server} of HAProxy on {p.proxy} ({p.address}) is no running nova-api of the"
+                " inventory",
+                "Add its host to the inventory, or take it out of HAProxy, then scan again",
+            )
     for name in facts.controllers:
         if all(s.host != name for s in facts.cells) and any(s.host == name for s in facts.conductors):
             yield BadInput(

@@ -26,7 +26,7 @@ from recell.steps.repoint import Repoint
 from recell.steps.switch import SwitchDatabase
 from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, RestartRpc, StartUnit
 from recell.steps.v1 import V1Account, V1Config, V1Database, V1Record
-from recell.steps.v1_hold import V1Retire, V1Servers, V1Unfence
+from recell.steps.v1_hold import V1ChildApi, V1Retire, V1Servers
 from recell.steps.v1_rows import V1Follow, V1Link, V1Prove, V1Sync
 from recell.steps.v1_switch import V1Switch
 
@@ -80,6 +80,7 @@ KINDS: dict[str, type[BaseStep]] = {
         StartUnit,
         SwitchDatabase,
         V1Account,
+        V1ChildApi,
         V1Config,
         V1Database,
         V1Follow,
@@ -89,7 +90,6 @@ KINDS: dict[str, type[BaseStep]] = {
         V1Retire,
         V1Servers,
         V1Switch,
-        V1Unfence,
         V1Sync,
     )
 }

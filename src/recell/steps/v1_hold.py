@@ -1,4 +1,4 @@
-"""What stands around the moment of a conversion to cells v1: gates, services that go off, fences that go."""
+"""What stands around the moment of a conversion to cells v1: gates, and what goes off or changes after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recell.errors import StepFailed
 from recell.model.gate import GateServer
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
-from recell.steps.units import POLL_S
+from recell.steps.units import POLL_S, RestartApi
 
 RPC_ROLES = ("conductor", "scheduler", "consoleauth", "cert", "cells")
 
@@ -47,7 +47,8 @@ class V1Servers(BaseStep):
 class V1Retire(BaseStep):
     """``unit`` is off, and stays off when its host starts anew; undo leaves it as it was found.
 
-    ``broker``, ``vhost``: where it takes messages from, which are not lost with it.
+    ``broker``, ``vhost``: where it takes messages from, which are not lost with it. With nova-api goes
+    recell's fence before it.
     """
 
     kind: ClassVar[str] = "v1-retire"
@@ -60,6 +61,8 @@ class V1Retire(BaseStep):
         off = unit.active in ("inactive", "failed")
         if toward == "forward":
             if off and not unit.enabled:
+                if self.param("role") == "api" and self.world.fence(self.spec.where).standing():
+                    return Finding.partial("recell's fence stands before it")
                 return Finding.done(f"{unit.name} is off")
             return Finding.not_done(f"{unit.name} is {unit.active}{', enabled' if unit.enabled else ''}")
         before = self.recall("before")
@@ -84,8 +87,12 @@ class V1Retire(BaseStep):
             # Something else wants it, and it has no setting of its own that could be taken away.
             self.remember("masked", True)
             self.host.systemctl("mask", name)
-        if unit.active in ("inactive", "failed"):
-            return
+        if unit.active not in ("inactive", "failed"):
+            self._end(name, toward)
+        if self.param("role") == "api":
+            self.world.fence(self.spec.where).take_down()
+
+    def _end(self, name: str, toward: Direction) -> None:
         if self.param("role") in RPC_ROLES and self.param("broker"):
             held = self.world.stop_rpc_server(
                 self.spec.where, name, str(self.param("broker")), str(self.param("vhost")),
@@ -116,14 +123,19 @@ class V1Retire(BaseStep):
             self.world.wait(POLL_S)
 
 
-class V1Unfence(BaseStep):
-    """recell's fence before the old nova-api goes: what is behind it by now serves the child alone."""
+class V1ChildApi(RestartApi):
+    """Restart a nova-api of the child with recell's fence before it, which goes once nothing old is behind
+    it. ``url``: may be behind the fence."""
 
-    kind: ClassVar[str] = "v1-unfence"
+    kind: ClassVar[str] = "v1-child-api"
 
     def look(self, toward: Direction) -> Finding:
-        standing = self.world.fence(self.spec.where).standing()
-        return Finding.not_done(f"{len(standing)} doors are shut") if standing else Finding.done("no fence")
+        if self.fresh() and self.world.fence(self.spec.where).standing():
+            return Finding.partial("recell's fence stands before it")
+        return super().look(toward)
 
     def act(self, toward: Direction) -> None:
+        if not self.fresh():
+            self.host.systemctl("restart", str(self.param("unit")))
         self.world.fence(self.spec.where).take_down()
+        self.await_answer()

@@ -158,6 +158,8 @@ class V1Switch(V1Step):
         goal: Side = "new" if toward == "forward" else "old"
         self.remember("begun", True)
         self._free()
+        if self.side() == "new" and self.recall("paused"):
+            self._go_on_cells()  # of a run that died as soon as it was decided
         if self.side() != goal:
             self._ready(goal)
             try:
