@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.hosts_port import HostsPort
@@ -22,7 +22,6 @@ from recell.adapters.ports import (
     FileStat,
     Finished,
     ProcessInfo,
-    ProxyServer,
     QueueInfo,
     RabbitNodePort,
     SocketInfo,
@@ -41,9 +40,10 @@ from tests.sim.database import CELL0 as CELL0
 from tests.sim.database import CELL1 as CELL1
 from tests.sim.database import SimNova
 from tests.sim.moving import SimDatabases, SimMover, SimRelay
+from tests.sim.proxies import API_START_S as API_START_S
+from tests.sim.proxies import SimProxy as SimProxy
 
 START_S = 2.0
-API_START_S = 3.0
 
 
 class Killed(BaseException):
@@ -582,32 +582,3 @@ class SimBroker:
     def revoke(self, vhost: str, user: str) -> None:
         self.permits.pop((vhost, user), None)
         self._change("revoke")
-
-
-class SimProxy:
-    def __init__(self, world: SimWorld, host: str, backends: Mapping[str, Sequence[str]]) -> None:
-        self.world = world
-        self.host = host
-        self.table = [ProxyServer(b, s, f"{s}:8774", "UP", 0) for b, ss in backends.items() for s in ss]
-
-    def _answers(self, server: ProxyServer) -> bool:
-        unit = self.world.hosts[server.server].api
-        return unit.active and self.world.time >= unit.started_at + API_START_S
-
-    def takes(self, server: ProxyServer) -> bool:
-        return server.state == "UP" and self._answers(server)
-
-    def servers(self) -> tuple[ProxyServer, ...]:
-        return tuple(
-            replace(s, state="DOWN") if s.state == "UP" and not self._answers(s) else s for s in self.table
-        )
-
-    def set_state(self, backend: str, server: str, state: Literal["ready", "drain", "maint"]) -> None:
-        self.world.point(f"before {state} {server}")
-        self.world.changes.append(f"{self.host} {state} {server}")
-        shown = {"ready": "UP", "drain": "DRAIN", "maint": "MAINT"}[state]
-        self.table = [
-            replace(s, state=shown) if (s.backend, s.server) == (backend, server) else s for s in self.table
-        ]
-        self.world.observe()
-        self.world.point(f"{state} {server}")

@@ -320,7 +320,12 @@ def _common_sections(passwords: Passwords) -> list[Section]:
                     "vm_and_task_state",
                     "Send a notification whenever an instance's state changes.",
                 ),
-                option("notification_format", None, "Or versioned, or both.", "unversioned"),
+                option(
+                    "notification_format",
+                    "unversioned",
+                    "Or versioned, or both, which was the default up to Stein.",
+                    "unversioned",
+                ),
             ],
         ),
         Section(

@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 import sys
 
-from nova import config, context, exception, objects
+from nova import config, context, exception, objects, rpc
 
 
 def main() -> int:
     """Make those that do not exist."""
     config.parse_args(["nova-manage"])
+    # Older releases announce each flavor, on brokers that need not run yet.
+    config.CONF.set_override("driver", ["noop"], "oslo_messaging_notifications")
+    rpc.cleanup()
+    rpc.init(config.CONF)
     objects.register_all()
     admin = context.get_admin_context()
     for name, vcpus, memory_mb, disk_gb, flavorid in json.load(sys.stdin):
@@ -33,7 +37,7 @@ def main() -> int:
         )
         try:
             flavor.create()
-        except exception.FlavorExists:
+        except (exception.FlavorExists, exception.FlavorIdExists):
             print(f"flavor {name} exists")
     return 0
 
