@@ -92,6 +92,9 @@ def test_users_wait_for_a_moment_and_how_long_is_told(desks: Any) -> None:
         "lb1 leads to new", "api1 leads to new",
     ]  # fmt: skip
     assert not any(world.fences.values()), "what serves the child is reached again"
+    for host in ("ctl1", "ctl2"):
+        gone = world.changes.index(f"{host} open")
+        assert f"{host} restart nova-api" in world.changes[:gone], "nothing old is behind it any more"
     begun, paused = world.changes.index("lb1 holds"), world.changes.index("ctl2 pause nova-cells")
     assert "api1 start nova-cells" in world.changes[paused:begun]
     released = world.changes.index("api1 released")

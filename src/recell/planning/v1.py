@@ -250,6 +250,12 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         "Undo recounts quota_usages, which nobody kept meanwhile. It stays open until: recell finish.",
         "Puppet, Ansible or kolla must learn the new files and units before their next run.",
     ]
+    if facts.proxied:
+        remarks.insert(
+            0,
+            "Nothing else may write HAProxy's configuration until finish: without its gate it would lead"
+            " users to the child's nova-api, which is off by then.",
+        )
     if facts.own.neutron == "wait":
         remarks.insert(
             0,
