@@ -184,6 +184,18 @@ listen nova-api
   server ctl9 127.0.0.1:9 disabled
 """
 
+SAME_NAMES = """\
+frontend nova-api
+  bind 127.0.0.1:{port}
+  default_backend nova-api
+
+backend nova-api
+  balance leastconn
+  option httpchk GET /
+  http-check expect rstatus ^[23]
+  server ctl1 127.0.0.1:{old} check inter 500ms fall 4 rise 1
+"""
+
 
 @pytest.fixture
 def stands(tmp_path: Path) -> Iterator[Callable[[str], Stand]]:
@@ -198,8 +210,9 @@ def stands(tmp_path: Path) -> Iterator[Callable[[str], Stand]]:
         one.close()
 
 
-def test_requests_wait_and_then_go_where_they_are_led(stands: Any) -> None:
-    stand: Stand = stands()
+@pytest.mark.parametrize("front", [LISTEN, SAME_NAMES])
+def test_requests_wait_and_then_go_where_they_are_led(stands: Any, front: str) -> None:
+    stand: Stand = stands(front)
     assert stand.gate.trouble() == ""
     assert stand.gate.state() is None
     stand.gate.install(stand.servers)
@@ -387,10 +400,10 @@ def test_an_install_that_was_killed_anywhere_is_gone_on_with(
 
         return count
 
-    point = 0
-    for verb in ("install", "remove"):
+    points = 0
+    for verb, undone in (("install", True), ("install", False), ("remove", False)):
         for at in range(1, 12):
-            point += 1
+            points += 1
             changes, die = 0, dying(at)
             with monkeypatch.context() as patch:
                 for name in ("write", "remove", "systemctl"):
@@ -405,12 +418,17 @@ def test_an_install_that_was_killed_anywhere_is_gone_on_with(
                         stand.another_gate().remove()
                 except Dead:
                     assert stand.get() == (200, "old")
-                    continue
-                break
+                else:
+                    break
+            if undone:
+                stand.another_gate().remove()
+                assert not stand.gate.left() and stand.host.config.read_text() == stand.before
         else:
             pytest.fail("it never came to its end")
-    assert point > 8
-    assert stand.host.config.read_text() == stand.before
+        if undone:
+            stand.another_gate().remove()
+    assert points > 12
+    assert not stand.gate.left() and stand.host.config.read_text() == stand.before
     with pytest.raises(agent.Refusal):
         stand.host.write(str(stand.host.config), b"", mode=0o600, owner="", group="", expect="0" * 64)
 

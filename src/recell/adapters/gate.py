@@ -139,9 +139,11 @@ class Gate:
 
     def left(self) -> bool:
         path, text = self._home()
-        files = (self._lua(path), self._lease(path))
         return (gate_text.is_taught(text, self.backend) or self._said() is not None
-                or any(self._host.stat(p) is not None for p in files))
+                or any(self._host.stat(p) is not None for p in self._own(path)))
+
+    def _own(self, path: str) -> tuple[str, ...]:
+        return self._lua(path), self._lease(path), _trial(path)
 
     def _without(self, path: str, text: str, wanted: str) -> None:
         if text != wanted:
@@ -149,7 +151,7 @@ class Gate:
         if self._said() is not None:
             self._reload()
             self._await(lambda: self._said() is None, "still has its gate")
-        for own in (self._lua(path), self._lease(path)):
+        for own in self._own(path):
             if (stat := self._host.stat(own)) is not None:
                 self._host.remove(own, expect=stat.sha256)
 
@@ -209,7 +211,7 @@ class Gate:
         stat = self._host.stat(path)
         if stat is None:
             raise StepFailed(f"{path} on {self.host} is gone", "Look there")
-        trial = f"{path}.recell"
+        trial = _trial(path)
         before = self._host.stat(trial)
         encoded = wanted.encode("utf-8", "surrogateescape")
         self._host.write(trial, encoded, mode=stat.mode, owner=stat.owner, group=stat.group,
@@ -377,6 +379,11 @@ class _Renewer:
     def end(self) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def _trial(path: str) -> str:
+    """The configuration that HAProxy is asked about before it gets it."""
+    return f"{path}.recell"
 
 
 def _side(word: str) -> Side:
