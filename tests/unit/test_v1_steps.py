@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -36,7 +37,8 @@ novncproxy_host = 10.1.0.2
 
 def config_step() -> V1Config:
     spec = next(s for s in plan_v1(stein(), layout_v1(), 0.0).steps if s.id == "api1/api-config")
-    return V1Config(replace(spec, params={**spec.params, "vhost": "/nova"}), cast(Context, None))
+    nowhere = cast(Context, SimpleNamespace(world=None))
+    return V1Config(replace(spec, params={**spec.params, "vhost": "/nova"}), nowhere)
 
 
 def test_what_an_old_release_says_in_many_options_becomes_one_url() -> None:
