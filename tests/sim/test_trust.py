@@ -22,9 +22,13 @@ from recell.adapters.dry_guests import DryGuests
 from recell.adapters.dry_hosts import DryHosts
 from recell.adapters.dry_mover import DryMover
 from recell.adapters.dry_nova import DryNova
+from recell.adapters.dry_v1 import DryV1
+from recell.adapters.dry_v1_hold import DryFence, DryGate
 from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
+from recell.adapters.v1_hold_port import FencePort, GatePort
+from recell.adapters.v1_port import V1Port
 from recell.cli import apply, observe
 from recell.cli.main import main
 from recell.engine import Engine
@@ -96,6 +100,9 @@ def test_nothing_of_a_pretended_world_is_left_to_the_real_one() -> None:
         (DryHosts, HostsPort),
         (DryMover, MoverPort),
         (DryGuests, GuestsPort),
+        (DryV1, V1Port),
+        (DryGate, GatePort),
+        (DryFence, FencePort),
         (DryBridgeEnd, BridgeEnd),
     ):
         wanted = {n for n, v in vars(port).items() if callable(v) and not n.startswith("_")}

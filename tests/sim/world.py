@@ -28,10 +28,13 @@ from recell.adapters.ports import (
     SocketInfo,
     UnitState,
 )
+from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
+from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, Unreachable
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.urls import parse_url
+from recell.model.v1 import Conversion
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
 from tests.sim.database import CELL0 as CELL0
@@ -66,11 +69,12 @@ class SimUnit:
     started_at: float = 0.0
     loaded: tuple[str, ...] = ()  # argv that systemd knows
     config: dict[str, str] = field(default_factory=dict)  # what the process read when it began
+    paused: bool = False
 
     @property
     def role(self) -> str:
         for word in self.loaded:
-            for role in ("scheduler", "conductor", "novncproxy", "compute", "api"):
+            for role in ("scheduler", "conductor", "consoleauth", "cells", "novncproxy", "compute", "api"):
                 if word.endswith(f"nova-{role}"):
                     return role
         return ""
@@ -141,6 +145,18 @@ class SimWorld:
     def guests(self, cloud: str) -> GuestsPort:
         raise AssertionError("no guest goes along")
 
+    def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        raise AssertionError("no cells v1 here")
+
+    def gate(self, host: str, backend: str) -> GatePort:
+        raise AssertionError("no cells v1 here")
+
+    def fence(self, host: str) -> FencePort:
+        raise AssertionError("no cells v1 here")
+
+    def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWayPort:
+        raise AssertionError("no cells v1 here")
+
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
         if self.databases.mover is None or self.databases.mover.ours != ours:
             self.databases.mover = SimMover(self.databases, ends, ours, nova)
@@ -174,9 +190,7 @@ class SimWorld:
         self.point(f"hold off {unit}")
         assert idle is None or not idle()
         target = self.hosts[host].units_[unit]
-        if target.active:
-            target.active = False
-            target.pid = 0
+        target.active, target.pid = False, 0
         self.time += 0.5
         self.point(f"{unit} ended")
         self.observe()
@@ -184,8 +198,7 @@ class SimWorld:
 
     # -- killing ----------------------------------------------------------------------------------
 
-    def point(self, what: str) -> None:
-        """A moment at which recell can die."""
+    def point(self, what: str) -> None:  # a moment at which recell can die
         if self.killed:
             raise Killed(f"{what}: what a dead process would tidy up stays as it is")
         self.points += 1
@@ -449,8 +462,10 @@ class SimHost:
                 target.enabled = verb == "enable"
             elif verb in ("start", "restart") and not (verb == "start" and target.active):
                 self.begin(target)
+            elif verb in ("pause", "continue"):
+                target.paused = verb == "pause" and target.active
             elif verb in ("stop", "kill"):
-                target.active = False
+                target.active = target.paused = False
         self.world.time += 0.2
         self.world.observe()
         self.world.point(f"{verb} {unit}")
@@ -462,9 +477,9 @@ class SimHost:
         text = "\n".join((self.read(p) or b"").decode() for p in named)
         transport, connection = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
         unit.active, unit.pid, unit.started_at = True, self.world.next_pid(), self.world.time
-        unit.config = {
-            "transport_url": transport or "",
-            "connection": connection or "",
+        unit.paused = False
+        unit.config = {"transport_url": transport or "", "connection": connection or ""}
+        unit.config |= {
             "api": get(text, "api_database", "connection") or "",
             "no_upcall": get(text, "workarounds", "disable_group_policy_check_upcall") or "",
             "notify": get(text, "oslo_messaging_notifications", "transport_url") or transport or "",

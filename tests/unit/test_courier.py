@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recell.adapters.amqp import Amqp
+from recell.adapters.cells_rpc import CellsClient
 from recell.adapters.courier import ASIDE, Courier
 from recell.errors import Denied, StepFailed
 from recell.model.hosts import Carried
@@ -178,3 +179,71 @@ def test_a_wrong_password_is_said(broker: PrivateBroker) -> None:
         broker.connect("wrong")
     with pytest.raises(Denied, match="vhost nothing"):
         broker.connect(vhost="nothing")
+
+
+# -- nova-cells, asked the same way ------------------------------------------------------------------
+
+
+def nova_cells(server: Amqp, answer: Callable[[dict[str, Any]], dict[str, Any]], exchange: bool) -> None:
+    """Serves one request, answering through the queue itself, or the exchange of before Train."""
+    message = None
+    while message is None:
+        message = server.get("cells")
+    server.ack(message)
+    content = json.loads(json.loads(message.body)["oslo.message"])
+    if (queue := content.get("_reply_q")) is None:
+        answer(content)
+        return
+    for inner in (answer(content), {"result": None, "ending": True}):
+        body = {"_msg_id": content["_msg_id"], "failure": None, "ending": False, **inner}
+        envelope = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(body)}).encode()
+        server.publish(queue if exchange else "", queue, message.properties, envelope)
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_nova_cells_answers(connect: Callable[[], Amqp], exchange: bool) -> None:
+    server, client = connect(), connect()
+    server.declare("cells")
+    asked: list[dict[str, Any]] = []
+
+    def answered(result: Any) -> Any:
+        def answer(content: dict[str, Any]) -> dict[str, Any]:
+            asked.append(content)
+            return {"result": result}
+
+        thread = threading.Thread(target=nova_cells, args=(server, answer, exchange))
+        thread.start()
+        return thread
+
+    services = [{"nova_object.data": {"id": f"{path}@{n}", "host": f"{path}@cmp"}} for n, path in
+                enumerate(("api!cell1", "api!mid!cell2"))]  # fmt: skip
+    thread = answered(services)
+    assert CellsClient(client).services(30) == {"api!cell1", "api!mid!cell2"}
+    thread.join()
+    assert asked[0]["method"] == "service_get_all" and asked[0]["_context_is_admin"] is True
+    for result, free in (({"ram_free": {"total_mb": 4096}}, 4096), ({}, -1)):
+        thread = answered(result)
+        assert CellsClient(client).free_memory("cell1", 30) == free
+        thread.join()
+    assert asked[1]["args"] == {"cell_name": "cell1"}
+    thread = answered(None)
+    CellsClient(client).sync("p1")
+    thread.join()
+    assert asked[3]["args"] == {"project_id": "p1", "updated_since": None, "deleted": False}
+    server.delete("cells")
+
+
+def test_nova_cells_fails_is_silent_or_away(connect: Callable[[], Amqp]) -> None:
+    server, client = connect(), connect()
+    with pytest.raises(StepFailed, match="nobody serves cells"):
+        CellsClient(client).services(1)
+    server.declare("cells")
+    assert CellsClient(client).services(0.3) == frozenset()
+    assert server.get("cells") is not None
+    failure = json.dumps({"class": "CellTimeout", "message": "no answer", "module": "nova.exception"})
+    thread = threading.Thread(target=nova_cells, args=(server, lambda c: {"failure": failure}, False))
+    thread.start()
+    with pytest.raises(StepFailed, match="could not service_get_all: CellTimeout: no answer"):
+        CellsClient(client).services(30)
+    thread.join()
+    server.delete("cells")

@@ -38,11 +38,14 @@ from recell.adapters.ports import (
     UnitVerb,
     World,
 )
+from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
+from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, WouldWait
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
+from recell.model.v1 import Conversion
 
 
 @dataclass
@@ -456,7 +459,10 @@ class DryWorld:
         self._movers: dict[Ends, MoverPort] = {}
         self._guests: dict[str, GuestsPort] = {}
         self._moving: dict[HostsMove, HostsPort] = {}
+        self._conversions: dict[Conversion, V1Port] = {}
         self._relays: dict[tuple[str, str], DryRelay] = {}
+        self._gates: dict[tuple[str, str], GatePort] = {}
+        self._fences: dict[str, FencePort] = {}
         self._nova: NovaPort | None = None
         self._rabbits: dict[str, DryRabbit] = {}
         self._joined: set[str] = set()
@@ -510,6 +516,34 @@ class DryWorld:
                 made = all(m.uuid != move.new.cell for m in nova.mappings())
                 self._moving[move] = DryHosts(self._real.between(move, ours), move, self.record, made)
             return self._moving[move]
+
+    def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        from recell.adapters.dry_v1 import DryV1
+
+        with self._lock:
+            if conversion not in self._conversions:
+                real = self._real.v1(conversion, ours)
+                self._conversions[conversion] = DryV1(real, conversion, self.record)
+            return self._conversions[conversion]
+
+    def gate(self, host: str, backend: str) -> GatePort:
+        from recell.adapters.dry_v1_hold import DryGate
+
+        with self._lock:
+            if (host, backend) not in self._gates:
+                self._gates[host, backend] = DryGate(self._real.gate(host, backend), self.record)
+            return self._gates[host, backend]
+
+    def fence(self, host: str) -> FencePort:
+        from recell.adapters.dry_v1_hold import DryFence
+
+        with self._lock:
+            if host not in self._fences:
+                self._fences[host] = DryFence(self._real.fence(host), self.record)
+            return self._fences[host]
+
+    def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWayPort:
+        return self._real.under_way(host, config, broker, vhost)  # it only reads
 
     def stop_rpc_server(
         self, host: str, unit: str, broker: str, vhost: str, limit: float,

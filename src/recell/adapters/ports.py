@@ -18,10 +18,13 @@ from recell.adapters.mover_port import MoverPort
 from recell.adapters.nova_port import NovaPort as NovaPort
 from recell.adapters.nova_port import RawMapping as RawMapping
 from recell.adapters.nova_port import ServiceRow as ServiceRow
+from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
+from recell.adapters.v1_port import V1Port
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
+from recell.model.v1 import Conversion
 
 
 @dataclass(frozen=True)
@@ -252,8 +255,14 @@ UnitVerb = Literal[
     "daemon-reload",
     "kill",
     "reset-failed",
+    "reload",
+    "pause",
+    "continue",
+    "mask",
+    "unmask",
 ]
-"""``stop-later`` asks for a stop and does not wait; ``kill`` sends SIGKILL to the whole unit."""
+"""``stop-later`` asks for a stop and does not wait; ``kill`` sends SIGKILL to the whole unit; ``pause`` and
+``continue`` let its processes stand still and go on, as they are."""
 
 
 @dataclass(frozen=True)
@@ -513,6 +522,19 @@ class World(Protocol):
 
     def guests(self, cloud: str) -> GuestsPort:
         """Throw-away guests of this account of clouds.yaml."""
+        ...
+
+    def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        """Child and API cell; the same one at each call. ``ours``: recell's own account on both."""
+        ...
+
+    def gate(self, host: str, backend: str) -> GatePort:
+        """The gate before this backend of the HAProxy on ``host``; the same one at each call."""
+        ...
+
+    def fence(self, host: str) -> FencePort: ...
+    def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWayPort:
+        """Of the Nova that this file on ``host`` configures."""
         ...
 
     def stop_rpc_server(

@@ -6,6 +6,7 @@ What is set here lives in the running process: HAProxy's next reload or restart 
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 import threading
 from typing import Literal, Protocol
@@ -16,6 +17,7 @@ from recell.errors import BadInput, Denied, StepFailed, Unreachable, Unsupported
 _CONFIG = "/etc/haproxy/haproxy.cfg"
 _UNIT = "haproxy.service"
 _KOLLA_UNIT = "kolla-haproxy-container"
+_CONFIGURED = 0x04  # "disabled" in its configuration
 
 
 class UnixHost(Protocol):
@@ -52,7 +54,7 @@ class HaproxySocket:
         """
         addresses = self._addresses()
         found = []
-        for row in self._stat():
+        for row in self.stat():
             if row["type"] != "2":  # 0 frontend, 1 backend, 2 server
                 continue
             name = (row["pxname"], row["svname"])
@@ -71,7 +73,7 @@ class HaproxySocket:
         return {
             row["pxname"]: sum(int(row.get(c) or 0) for c in
                                (("hrsp_5xx",) if row.get("hrsp_5xx") else ("econ", "eresp")))
-            for row in self._stat() if row["type"] == "1"
+            for row in self.stat() if row["type"] == "1"
         }
 
     def set_state(
@@ -99,27 +101,60 @@ class HaproxySocket:
                                      f" {one.state} after it was set to {state}",
                                      "Look at its log")
 
-    def _stat(self) -> list[dict[str, str]]:
-        lines = self._ask("show stat").removeprefix("# ").splitlines()
+    def stat(self) -> list[dict[str, str]]:
+        """Rows of ``show stat``; ``type`` is 0 for a frontend, 1 for a backend, 2 for a server."""
+        lines = self.ask("show stat").removeprefix("# ").splitlines()
         return list(csv.DictReader(line for line in lines if line))
+
+    def forced(self, bits: int) -> list[str]:
+        """Servers whose state was set through the socket, which a reload forgets; by the configuration it
+        comes again."""
+        states = ((row, int(row.get("srv_admin_state") or 0)) for row in self._states())
+        return [f"{row['be_name']}/{row['srv_name']}" for row, state in states
+                if state & bits and not state & _CONFIGURED]
+
+    def worker(self) -> int:
+        """The process that answers."""
+        found = re.search(r"^Pid: (\d+)", self.ask("show info"), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    def files(self) -> list[str]:
+        """Its configuration, in its order."""
+        return [self._config] if self._config else self._config_files()
+
+    def program(self) -> str:
+        start = self._host.unit(_UNIT).exec_start
+        return start[0] if start else "haproxy"
+
+    def unit(self) -> str:
+        return _UNIT
+
+    @property
+    def contained(self) -> bool:
+        return self._container is not None
+
+    def _states(self) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = []
+        columns: list[str] = []
+        for line in self.ask("show servers state").splitlines():
+            if line.startswith("# "):
+                columns = line[2:].split()
+            elif columns and line:
+                found.append(dict(zip(columns, line.split(" "), strict=False)))
+        return found
 
     def _addresses(self) -> dict[tuple[str, str], str]:
         """From ``show servers state``: there since HAProxy 1.6, while ``show stat`` names
         addresses to admins only, and since 1.7."""
         found: dict[tuple[str, str], str] = {}
-        columns: list[str] = []
-        for line in self._ask("show servers state").splitlines():
-            if line.startswith("# "):
-                columns = line[2:].split()
-            elif columns and line:
-                row = dict(zip(columns, line.split(" "), strict=False))
-                address, port = row.get("srv_addr", ""), row.get("srv_port", "")
-                if address and address != "-" and port.isdigit():
-                    host = f"[{address}]" if ":" in address else address
-                    found[row["be_name"], row["srv_name"]] = f"{host}:{port}"
+        for row in self._states():
+            address, port = row.get("srv_addr", ""), row.get("srv_port", "")
+            if address and address != "-" and port.isdigit():
+                host = f"[{address}]" if ":" in address else address
+                found[row["be_name"], row["srv_name"]] = f"{host}:{port}"
         return found
 
-    def _ask(self, command: str) -> str:
+    def ask(self, command: str) -> str:
         try:
             answer = self._host.unix_query(self._path(), command.encode() + b"\n")
         except Unreachable as error:
@@ -138,7 +173,7 @@ class HaproxySocket:
             return self._socket
 
     def _find(self) -> str:
-        files = [self._config] if self._config else self._config_files()
+        files = self.files()
         seen = False
         for path in files:
             content = self._host.read(path)

@@ -42,6 +42,8 @@ _CLAIM_PATIENCE = 200.0
 _SYSTEMCTL: dict[str, tuple[str, ...]] = {
     "stop-later": ("stop", "--no-block"),
     "kill": ("kill", "--signal=SIGKILL"),
+    "pause": ("kill", "--signal=SIGSTOP"),
+    "continue": ("kill", "--signal=SIGCONT"),
 }
 
 
@@ -158,6 +160,9 @@ class SshHost:
         if verb == "kill" and (inner := self.unit(unit).container) is not None:
             containers.kill(self, inner)
             return
+        if verb in ("pause", "continue") and self.unit(unit).container is not None:
+            raise Unsupported(f"{unit} on {self.name} is a container, which recell does not pause",
+                              "Convert a Nova whose services are systemd's own")
         argv = ["systemctl", *_SYSTEMCTL.get(verb, (verb,))]
         if unit:
             argv += ["--", unit]

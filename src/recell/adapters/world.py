@@ -15,10 +15,11 @@ from recell.adapters.bridge_end import RabbitEnd
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
+from recell.adapters.gate import Gate
 from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
-from recell.adapters.nova_db import NovaDatabases
+from recell.adapters.nova_db import Database, NovaDatabases
 from recell.adapters.ports import CutNode, HostPort
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.rabbit_node import RabbitNode
@@ -26,12 +27,16 @@ from recell.adapters.rabbit_tls import rabbit_tls
 from recell.adapters.relay import Relay
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
+from recell.adapters.v1_fence import Fence as DoorFence
+from recell.adapters.v1_port import V1Port
+from recell.adapters.v1_work import UnderWay
 from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
 from recell.model.deployment import Deployment, NovaService
 from recell.model.hosts import CellEnd, HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.relay import Side
 from recell.model.urls import parse_url
+from recell.model.v1 import Conversion
 
 
 @dataclass(frozen=True)
@@ -82,23 +87,30 @@ MakeHosts = Callable[
 """(hosts of the database servers, move, recell's account, Nova's, a way to each broker, permit)."""
 MakeGuests = Callable[[str], GuestsPort]
 """A cloud's name in clouds.yaml."""
+MakeV1 = Callable[
+    [Mapping[Side, SshHost], Conversion, Login, Login, Callable[[Side], Amqp], Callable[[], None]], V1Port
+]
+"""The same for a conversion to cells v1."""
 
 
 class RealWorld:
     """:class:`~recell.adapters.ports.World`. Thread-safe; connects to what is asked for.
 
     :param make_mover: for plans that move a database. make_hosts: for those that move hosts; make_guests:
-        for a guest that goes along with the first one.
+        for a guest that goes along with the first one. make_v1: for those that convert to cells v1.
     """
 
     def __init__(
         self, deployment: Deployment, make_mover: MakeMover | None = None,
         make_hosts: MakeHosts | None = None, make_guests: MakeGuests | None = None,
+        make_v1: MakeV1 | None = None,
     ) -> None:
         self.deployment = deployment
         self._make_mover = make_mover
         self._make_hosts = make_hosts
         self._make_guests = make_guests
+        self._make_v1 = make_v1
+        self._v1: dict[tuple[Conversion, str], V1Port] = {}
         self._between: dict[tuple[HostsMove, str], HostsPort] = {}
         self._movers: dict[tuple[Ends, str], MoverPort] = {}
         self._lock = threading.RLock()
@@ -106,6 +118,9 @@ class RealWorld:
         self._brokers: dict[str, RabbitCluster] = {}
         self._proxies: dict[str, HaproxySocket] = {}
         self._relays: dict[tuple[str, str], Relay] = {}
+        self._gates: dict[tuple[str, str], Gate] = {}
+        self._fences: dict[str, DoorFence] = {}
+        self._under_way: dict[tuple[str, str], tuple[Database, Database | None]] = {}
         self._nova: NovaDatabases | None = None
         self._nova_of: NovaService | None = None
         self._fence: Fence | None = None
@@ -178,6 +193,63 @@ class RealWorld:
             raise Unsupported("this command boots no guest", "Use recell apply, resume or undo")
         return self._make_guests(cloud)
 
+    def v1(self, conversion: Conversion, ours: Login) -> V1Port:
+        if self._make_v1 is None:
+            raise Unsupported("this command converts nothing to cells v1", "Use recell apply, resume or undo")
+        with self._lock:
+            key = (conversion, ours.user)
+            if key not in self._v1:
+                servers: dict[Side, SshHost] = {
+                    "old": self.host(conversion.old.server), "new": self.host(conversion.new.server),
+                }
+                secrets = self._secrets_in(*conversion.config)
+                account = parse_url(secrets.database).endpoints[0]
+                talks = parse_url(secrets.transport_url).endpoints[0]
+                self._v1[key] = self._make_v1(
+                    servers, conversion, ours, Login(account.user, account.password),
+                    lambda side: self._cells_amqp(conversion, side, talks.user, talks.password),
+                    self._permit)
+            return self._v1[key]
+
+    def gate(self, host: str, backend: str) -> Gate:
+        with self._lock:
+            if (host, backend) not in self._gates:
+                self._gates[host, backend] = Gate(self.host(host), self.proxy(host), backend, self.wait)
+            return self._gates[host, backend]
+
+    def fence(self, host: str) -> DoorFence:
+        with self._lock:
+            if host not in self._fences:
+                self._fences[host] = DoorFence(self.host(host))
+            return self._fences[host]
+
+    def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWay:
+        with self._lock:
+            if (host, config) not in self._under_way:
+                via, secrets = self.host(host), self._secrets_in(host, config)
+                self._under_way[host, config] = (
+                    Database(via, parse_url(secrets.database)),
+                    Database(via, parse_url(secrets.api_database)) if secrets.api_database else None,
+                )
+            child, api = self._under_way[host, config]
+        return UnderWay(child, api, lambda: self.broker(broker), vhost)
+
+    def _secrets_in(self, host: str, path: str) -> Secrets:
+        content = self.host(host).read(path)
+        if content is None:
+            raise StalePlan(f"{path} is no longer on {host}", "Make the plan again: recell scan, recell plan")
+        return secrets_of(parse_config([(f"{path} on {host}", content)]))
+
+    def _cells_amqp(self, conversion: Conversion, side: Side, user: str, password: str) -> Amqp:
+        end, via = conversion.at(side), self.host(conversion.at(side).broker_node)
+        silent: Unreachable | None = None
+        for host, port in conversion.nodes(side):
+            try:
+                return Amqp(via.forward(host, port), user, password, end.vhost, f"{end.broker} ({host})")
+            except Unreachable as error:
+                silent = error
+        raise silent or Unreachable(f"the broker {end.broker} has no node", "See the layout")
+
     def _mapping_urls(self, cell: str) -> tuple[str, str]:
         """Both URLs of a cell, with their passwords."""
         nova = self.nova()
@@ -210,17 +282,20 @@ class RealWorld:
         return rabbit_tls(config, query, host.read, where)
 
     def _open_nova(self) -> NovaDatabases:
+        """Where a release has no API database, Nova's only one answers for it."""
         trouble: RecellError | None = None
+        shared = any(s.api_database for s in self.deployment.services)
         for role in ("api", "conductor", "scheduler"):
             for service in self.deployment.services:
-                if service.role != role or not service.api_database:
+                if service.role != role or not (service.api_database if shared else service.database):
                     continue
                 host = self.host(service.host)
                 try:
                     secrets = service_secrets(host, service)
-                    if not secrets.api_database:
+                    first = secrets.api_database if shared else secrets.database
+                    if not first:
                         continue
-                    nova = NovaDatabases(host, secrets.api_database, secrets.transport_url,
+                    nova = NovaDatabases(host, first, secrets.transport_url,
                                          secrets.database, self._permit)
                     nova.now()
                 except RecellError as error:
@@ -315,11 +390,19 @@ class RealWorld:
 
     def close(self) -> None:
         with self._lock:
-            movers: list[MoverPort | HostsPort] = [*self._movers.values(), *self._between.values()]
+            movers: list[MoverPort | HostsPort | V1Port] = [
+                *self._movers.values(), *self._between.values(), *self._v1.values()]
             self._movers.clear()
             self._between.clear()
+            self._v1.clear()
+            read = [d for pair in self._under_way.values() for d in pair if d is not None]
+            self._under_way.clear()
+            self._gates.clear()
+            self._fences.clear()
         for mover in movers:
             mover.close()
+        for database in read:
+            database.close()
         with self._lock:
             if self._nova is not None:
                 self._nova.close()

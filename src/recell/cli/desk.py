@@ -23,6 +23,7 @@ from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import Plan, load_plan
 from recell.mover.cell import CellMove
 from recell.mover.hosts import CellHosts
+from recell.mover.v1 import CellsConversion
 from recell.probe.guests import guests_of
 from recell.steps import Context, bind
 
@@ -128,7 +129,7 @@ def scan_again(deployment: Deployment, at: float) -> Deployment:
 @contextlib.contextmanager
 def world_of(deployment: Deployment) -> Iterator[RealWorld]:
     """The real world, closed again at the end."""
-    world = RealWorld(deployment, CellMove, CellHosts, guests_of)
+    world = RealWorld(deployment, CellMove, CellHosts, guests_of, CellsConversion)
     try:
         yield world
     finally:

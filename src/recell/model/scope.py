@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
+    "Assignment",
     "ByHost",
     "ByParent",
     "Column",
@@ -131,12 +134,29 @@ Rule = Whole | ByHost | ByParent | Shared | Left
 
 
 @dataclass(frozen=True)
+class Assignment:
+    """``column`` of ``table`` gets ``value`` where ``where`` has ``equals``; other rows keep theirs."""
+
+    table: str
+    column: str
+    value: str
+    where: str
+    equals: int
+
+    def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row as the copy has it."""
+        return {**row, self.column: self.value} if row.get(self.where) == self.equals else dict(row)
+
+
+@dataclass(frozen=True)
 class TableScope:
-    """``fixed``: columns that have this SQL literal in the copy, whatever the source says; not compared."""
+    """``fixed``: columns that have this SQL literal in the copy, whatever the source says; not compared.
+    ``given``: the same for some of the rows, which are not compared in this column."""
 
     table: Table
     rule: Rule
     fixed: tuple[tuple[str, str], ...] = ()
+    given: tuple[Assignment, ...] = ()
 
 
 @dataclass(frozen=True)

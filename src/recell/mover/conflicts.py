@@ -85,7 +85,7 @@ def find_conflicts(source: Endpoint, target: Endpoint, scope: Scope, named: int 
 class _Search:
     def __init__(self, scope: Scope, entry: TableScope, here: Session, there: Session) -> None:
         self.table = entry.table
-        self.rows = TableRows(entry.table, entry.fixed)
+        self.rows = TableRows(entry.table, entry.fixed, entry.given)
         self.here, self.there = here, there
         self.condition, self.values = _within(scope, entry)
         self.keys = _keys(entry)

@@ -308,7 +308,7 @@ def write_members(session: Session, link: Link, values: Iterable[KeyPart], *, pr
 
 def fingerprint(scope: Scope) -> str:
     """Of what moves: the same move has the same one, whatever the tables' sizes are."""
-    tables = [(replace(t.table, rows=0), t.rule, *t.fixed) for t in scope.tables]
+    tables = [(replace(t.table, rows=0), t.rule, *t.fixed, *t.given) for t in scope.tables]
     text = repr((scope.database, tables, sorted(scope.hosts)))
     return hashlib.sha256(text.encode()).hexdigest()
 

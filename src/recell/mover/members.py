@@ -33,7 +33,7 @@ class Interest:
     """One moving table: its rows' SQL, and the columns that decide whether a row is in the scope."""
 
     def __init__(self, scoped: TableScope, exports: Sequence[str]) -> None:
-        self.rows = TableRows(scoped.table, scoped.fixed)
+        self.rows = TableRows(scoped.table, scoped.fixed, scoped.given)
         self.name = scoped.table.name
         self.rule = scoped.rule
         self.exports = tuple(exports)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from recell.adapters.mysql.sql import Key, KeyPart, columns, name
 from recell.errors import Unsupported
-from recell.model.scope import Column, Table
+from recell.model.scope import Assignment, Column, Table
 
 __all__ = ["INTEGERS", "ColumnCodec", "TableRows", "spelling"]
 
@@ -81,8 +81,10 @@ def _small_and_cut(value: KeyPart) -> KeyPart:
 class TableRows:
     """:raises Unsupported: the table has no primary key, or a type that recell can't move exactly."""
 
-    def __init__(self, table: Table, fixed: Sequence[tuple[str, str]] = ()) -> None:
-        """``fixed``: columns and SQL literals that stand for whatever they have."""
+    def __init__(
+        self, table: Table, fixed: Sequence[tuple[str, str]] = (), given: Sequence[Assignment] = ()
+    ) -> None:
+        """``fixed``: columns and SQL literals that stand for whatever they have. ``given``: of some rows."""
         if not table.key:
             raise Unsupported(f"the table {table.name} has no primary key",
                               "Give it one, or leave the table out")
@@ -91,7 +93,10 @@ class TableRows:
         self.key = table.key
         moved = [c for c in table.columns if not c.generated]
         said = {column: f"'{literal}'" for column, literal in fixed}
-        literals = [said.get(c.name) or _literal(table.name, c) for c in moved]
+        told = {a.column: a for a in given}
+        literals = [
+            said.get(c.name) or _assigned(told.get(c.name), _literal(table.name, c)) for c in moved
+        ]
         self.row = "CONCAT('(', " + ", ',', ".join(literals) + ", ')')"
         """The row as SQL literals."""
         self.hash = f"CAST(CONV(LEFT(MD5({self.row}), 16), 16, 10) AS UNSIGNED)"
@@ -114,6 +119,14 @@ class TableRows:
     def key_of(self, fields: Sequence[bytes | None]) -> Key:
         """The key in the first columns of a raw result."""
         return tuple([c.from_result(f) for c, f in zip(self.codecs, fields, strict=False)])  # type: ignore[misc]
+
+
+def _assigned(assignment: Assignment | None, literal: str) -> str:
+    if assignment is None:
+        return literal
+    # In hexadecimal a value needs no escaping, neither in SQL nor where a cursor fills in %s.
+    value = f"QUOTE(X'{assignment.value.encode().hex()}')"
+    return f"IF({name(assignment.where)} = {assignment.equals:d}, {value}, {literal})"
 
 
 def _bytes(text: str) -> bytes:

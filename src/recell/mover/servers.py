@@ -60,6 +60,11 @@ def grant_mover(root: Connection, user: str, hosts: Sequence[str], database: str
                      (user, host))
 
 
+def grant_reader(root: Connection, user: str, hosts: Sequence[str], database: str) -> None:
+    for host in hosts:
+        root.execute(f"GRANT SELECT ON {name(_pattern(database))}.* TO %s@%s", (user, host))
+
+
 def _pattern(database: str) -> str:
     """As a grant has to spell it: an underscore would stand for any character."""
     return database.replace("\\", "\\\\").replace("_", "\\_")

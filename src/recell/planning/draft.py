@@ -59,7 +59,8 @@ class Draft:
             if h.name in touched
             for f in h.config_files
         ]
-        absent = [Fingerprint(host, path, "") for host, path in self.new_files]
+        there = {(f.host, f.path) for f in known}
+        absent = [Fingerprint(host, path, "") for host, path in self.new_files if (host, path) not in there]
         return tuple(dict.fromkeys([*known, *absent]))
 
 

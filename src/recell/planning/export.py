@@ -198,7 +198,8 @@ def _readme(plan: Plan, tool: Tool) -> str:
     own = [
         f"  {s.where}: {s.params['name' if s.kind == 'sibling-container' else 'path']} ({s.title})"
         for s in plan.steps
-        if s.kind in ("copy-config", "drop-in", "sibling-unit", "sibling-container")
+        if s.kind in ("copy-config", "drop-in", "sibling-unit", "sibling-container", "v1-config")
+        or (s.kind == "v1-record" and "path" in s.params)
     ]
     where = {
         "kolla-ansible": "Put config/ below node_custom_config (/etc/kolla/config). Kolla runs its own"

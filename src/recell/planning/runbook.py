@@ -15,7 +15,7 @@ from typing import Any
 
 from recell.errors import Unsupported
 from recell.model.plan import Plan, PlanStep
-from recell.planning import runbook_hosts, runbook_rabbit
+from recell.planning import runbook_hosts, runbook_rabbit, runbook_v1, runbook_v1_hold
 from recell.planning.changes import describe
 
 STATE = "/var/lib/recell"
@@ -257,7 +257,7 @@ def _restart(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
     unit = str(step.params["unit"])
     commands = [_sh("systemctl", "restart", unit)]
     words = f"Restart {unit}. {_LOSS}"
-    if step.kind in ("restart-api", "renew-api"):
+    if step.kind in ("restart-api", "renew-api", "v1-child-api"):
         words = f"Restart {unit} while no proxy sends it requests, and wait until it answers."
         commands.append(
             _sh("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", str(step.params["url"]))
@@ -437,12 +437,22 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "start-unit": _start,
     "restart-rpc": _restart,
     "restart-api": _restart,
+    "v1-child-api": _restart,
     "recycle-compute": _restart,
     "proxied": _proxied,
     "quiet": _quiet,
     "retire-records": _records,
     "prove": _prove,
-    **{kind: _by_hand(told) for kind, told in (runbook_rabbit.KINDS | runbook_hosts.KINDS).items()},
+    **{
+        kind: _by_hand(told)
+        for kinds in (
+            runbook_rabbit.KINDS,
+            runbook_hosts.KINDS,
+            runbook_v1.KINDS,
+            runbook_v1_hold.KINDS,
+        )
+        for kind, told in kinds.items()
+    },
     "database-things": _things,
     "follow-database": _follow,
     "relay": _relay,

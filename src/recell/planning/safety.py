@@ -18,6 +18,9 @@ RESTARTS = (
     "renew-api", "renew-rpc", "renew-console",
 )  # fmt: skip
 
+AFTER_SWITCH = ("v1-retire", "v1-child-api")
+"""Until they are through, a host that starts anew would bring back what the switch has ended."""
+
 
 def with_safe_points(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
     """The same steps, each naming the last one, at or before itself, after which the plan can be left;
@@ -43,6 +46,10 @@ def _move(step: PlanStep, later: list[PlanStep], open_: set[tuple[str, str]]) ->
             open_.add(bracket)
         else:
             open_.discard(bracket)
+    if step.kind == "v1-switch":
+        open_.add(("retire", ""))
+    if not any(s.kind in AFTER_SWITCH for s in later):
+        open_.discard(("retire", ""))
     wave = ("wave", str(step.params.get("wave", "")))
     if step.kind == "hosts-computes" and step.params["forward"] == "leave":
         open_.add(wave)

@@ -17,10 +17,10 @@ from recell.model.deployment import CONSOLES, Deployment, NovaService
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import commands, topology, v1_prepare
-from recell.planning.draft import Draft, edited_file
+from recell.planning.draft import Draft
 from recell.planning.safety import with_safe_points
-from recell.planning.v1_facts import V1Facts, decide
-from recell.planning.v1_names import api_config, api_roles, api_unit, child_config, child_unit
+from recell.planning.v1_facts import V1Facts, decide, main_file
+from recell.planning.v1_names import api_roles, api_unit, child_config, child_unit, numeric
 
 KIND = "cells-v1"
 SWITCH = "hold/switch"
@@ -32,6 +32,7 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     """:raises BadInput: the layout contradicts what is there. :raises Unsupported: it can't be converted."""
     facts = decide(deployment, layout)
     draft = Draft()
+    v1_prepare.accounts(facts, draft)
     _undo_last(facts, draft)
     v1_prepare.account(facts, draft)
     v1_prepare.computes(facts, draft)
@@ -63,42 +64,72 @@ def _undo_last(facts: V1Facts, draft: Draft) -> None:
         "undo/prove",
         "v1-prove",
         facts.apis[0].host,
-        "after undo: prove that Nova is the standard one that it was",
-        undone="(acts on undo only)",
-        acts="backward",
+        "remember what stands, for undo to prove itself by",
+        undone="prove that Nova is the standard one that it was; usage of quotas is counted anew",
         estimate=20,
-        cells=[],
+        conversion=facts.conversion().to_json(),
+        units=[
+            [s.host, s.unit]
+            for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells)
+        ],
     )
 
 
 def _switch(facts: V1Facts, draft: Draft) -> None:
     """One step, for a hold is a lease: it must not outlive the recell that renews it."""
     hold = facts.layout.hold
+    deployment = facts.deployment
     draft.add(
         SWITCH,
         "v1-switch",
         facts.apis[0].host,
-        f"hold requests (a lease of {hold.lease_s:g} s, {hold.longest_s:g} s at most); wait until nothing is"
-        f" in flight; {facts.child}'s conductors and schedulers change places with those of its new"
-        f" configuration; the last rows reach {facts.layout.api.database.name}; start nova-cells of"
-        f" {facts.layout.api.name}; send requests there",
+        f"{facts.child}'s conductors and schedulers change places with those of its new configuration, and"
+        f" nova-cells of {facts.layout.api.name} starts; then hold requests (a lease of {hold.lease_s:g} s,"
+        f" {hold.longest_s:g} s at most), wait until nothing is in flight, bring the last rows to"
+        f" {facts.layout.api.database.name}, fence nova-api of {facts.child} off, and send requests to"
+        f" {facts.layout.api.name}",
         notice=NOTICE
         if not facts.bare
-        else f"{NOTICE}, but by {', '.join(facts.bare)}, which refuse them meanwhile",
+        else f"{NOTICE}, but by {', '.join(facts.bare)}, which refuse them from then on",
         undone="the same, the other way, with all that was written since",
-        estimate=5,
+        estimate=30,
         lease_s=hold.lease_s,
         longest_s=hold.longest_s,
         gates=[{"proxy": p.proxy, "backend": p.backend, "server": p.server} for p in facts.proxied],
-        bare=[[s.host, s.unit] for s in facts.apis if f"{s.unit} on {s.host}" in facts.bare],
-        stop=[[s.host, s.unit, s.role] for s in (*facts.conductors, *facts.schedulers)],
-        start=[[s.host, child_unit(facts, s), s.role] for s in (*facts.conductors, *facts.schedulers)],
-        cells=[[h, api_unit(facts, h, "cells")] for h in facts.layout.api.hosts],
-        api=[[h, api_unit(facts, h, "api"), facts.layout.api.port] for h in facts.layout.api.hosts],
-        child=facts.cell,
-        path=facts.path,
-        of="state/follow",
+        doors={
+            "old": sorted({(p.host, *_door(p.address)) for p in facts.proxied}),
+            "new": [
+                [h, numeric(deployment.host(h)), facts.layout.api.port] for h in facts.layout.api.hosts
+            ],
+        },
+        bare=[
+            [s.host, address, s.port]
+            for s in facts.apis
+            if f"{s.unit} on {s.host}" in facts.bare
+            for address in deployment.host(s.host).ips
+        ],
+        stop=[[s.host, s.unit, s.role, s.nova_host] for s in (*facts.conductors, *facts.schedulers)],
+        start=[
+            [s.host, child_unit(facts, s), s.role, s.nova_host]
+            for s in (*facts.conductors, *facts.schedulers)
+        ],
+        cells=[
+            [h, api_unit(facts, h, "cells"), "cells", deployment.host(h).hostname]
+            for h in facts.layout.api.hosts
+        ],
+        child_cells=[
+            [s.host, s.unit, "cells", s.nova_host]
+            for s in facts.cells
+            if s.host in {c.host for c in facts.conductors}
+        ],
+        conversion=facts.conversion().to_json(),
     )
+
+
+def _door(address: str) -> tuple[str, int]:
+    """HAProxy's ``10.0.0.1:8774`` or ``[fd00::1]:8774``."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _serves_metadata(service: NovaService) -> bool:
@@ -111,22 +142,39 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
     for s in facts.apis:
         if facts.own.neutron == "wait" and not _serves_metadata(s):
             continue
-        path = edited_file(s)
+        path = main_file(s)
         argv = commands.with_config(s, {path: child_config(facts, path)})
         both = facts.own.neutron == "child"
         what, port = ("metadata and Neutron's events", s.port) if both else ("metadata", METADATA_PORT)
+        address = facts.deployment.host(s.host).address.host
+        draft.add(
+            f"{s.host}/undo-{s.unit}",
+            "v1-child-api",
+            s.host,
+            f"restart {s.unit} (on undo, after its file is put back)",
+            undone="(acts on undo only)",
+            acts="backward",
+            estimate=15,
+            unit=s.unit,
+            url=f"http://{address}:{s.port or facts.layout.api.port}/",
+            reads=[path],
+            servers=[],
+            by_files=True,
+        )
         v1_prepare.read_childs(facts, draft, s, path, argv)
         draft.add(
             f"{s.host}/{s.unit}",
-            "restart-api",
+            "v1-child-api",
             s.host,
             f"restart {s.unit}, which serves {what} for {facts.child} from now on",
-            undone="restarted as it was",
+            undone="(restarted when its file is put back)",
+            acts="forward",
             estimate=15,
             unit=s.unit,
-            url=f"http://{facts.deployment.host(s.host).address.host}:{port}/",
+            url=f"http://{address}:{port}/",
             reads=[child_config(facts, path)],
             servers=[],
+            by_files=True,
         )
 
 
@@ -145,6 +193,8 @@ def _retire(facts: V1Facts, draft: Draft) -> None:
             estimate=5,
             unit=s.unit,
             role=s.role,
+            broker=facts.old.name if s.transport_url else "",
+            vhost=facts.old_vhost,
         )
 
 
@@ -154,11 +204,9 @@ def _conclude(facts: V1Facts, draft: Draft) -> None:
         "v1-sync",
         facts.layout.api.hosts[0],
         f"ask {facts.child} to send every instance once (sync_instances), and see that both sides agree",
-        undone="(nothing to undo)",
-        acts="forward",
+        undone=f"see that nothing would be lost that only {facts.layout.api.name} has",
         estimate=30,
-        config=api_config(facts, facts.layout.api.hosts[0]),
-        path=facts.path,
+        conversion=facts.conversion().to_json(),
     )
     draft.add(
         "prove",
@@ -169,8 +217,8 @@ def _conclude(facts: V1Facts, draft: Draft) -> None:
         undone="(nothing to undo)",
         acts="forward",
         estimate=60,
-        cells=[facts.layout.api.name, facts.child],
-        path=facts.path,
+        conversion=facts.conversion().to_json(),
+        records=facts.own.records,
     )
 
 
@@ -202,6 +250,12 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         "Undo recounts quota_usages, which nobody kept meanwhile. It stays open until: recell finish.",
         "Puppet, Ansible or kolla must learn the new files and units before their next run.",
     ]
+    if facts.proxied:
+        remarks.insert(
+            0,
+            "Nothing else may write HAProxy's configuration until finish: without its gate it would lead"
+            " users to the child's nova-api, which is off by then.",
+        )
     if facts.own.neutron == "wait":
         remarks.insert(
             0,
@@ -218,7 +272,6 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
             f"{', '.join(facts.bare)}: behind no HAProxy of the inventory. Their users are refused while the"
             " switch lasts, and must be led to the API cell by other means.",
         )
-    remarks.insert(0, "This recell plans the conversion and can't carry it out yet: recell check stops.")
     return tuple(remarks)
 
 

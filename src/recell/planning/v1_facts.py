@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.cells_v1 import SEPARATOR
 from recell.model.deployment import CONSOLES, Broker, Deployment, HostFacts, NovaService, ProxyBackendServer
+from recell.model.hosts import CellEnd
 from recell.model.layout_v1 import CellsV1Layout, ChildCell
 from recell.model.urls import parse_url
+from recell.model.v1 import Conversion
 from recell.planning import contained
-from recell.planning.draft import CELL0, edited_file
+from recell.planning.database import MYSQL_PORT, addresses, host_of
+from recell.planning.draft import CELL0
 from recell.planning.v1_release import Release, release_of
 
 RABBIT = ("rabbit", "kombu")
@@ -69,9 +72,71 @@ class V1Facts:
         """The uuid of the child's mapping, "" in a release without mappings."""
         return next((m.uuid for m in self.deployment.mappings if m.uuid != CELL0), "")
 
+    def conversion(self) -> Conversion:
+        """Both sides as the steps see them. :raises BadInput: a database server is not in the inventory."""
+        layout, deployment = self.layout, self.deployment
+        first = self.conductors[0]
+        url = parse_url(first.database)
+        today = url.endpoints[0]
+        port = today.port or MYSQL_PORT
+        old = host_of(deployment, today.host, "")
+        wanted = layout.api.database
+        new = deployment.host(wanted.host)
+        named = not today.host.replace(".", "").isdigit() and ":" not in today.host
+        zero = next((m.database_resolved for m in deployment.mappings if m.uuid == CELL0), "")
+        failed = parse_url(zero) if zero else None
+        beside = failed is not None and [(e.host, e.port or MYSQL_PORT) for e in failed.endpoints] == [
+            (today.host, port)
+        ]
+        nodes = tuple((deployment.host(n).hostname, layout.api.broker.port) for n in layout.api.broker.nodes)
+        return Conversion(
+            CellEnd(
+                self.cell, self.child, old.name, today.host, port, url.path,
+                self.old.name, self.old.hosts[0], self.old_vhost, addresses(old),
+            ),
+            CellEnd(
+                "", layout.api.name, new.name,
+                wanted.address or (new.hostname if named else new.address.host), wanted.port, wanted.name,
+                self.new.name, self.new.hosts[0], self.new_vhost, addresses(new),
+            ),
+            self.path,
+            (first.host, main_file(first)),
+            tuple((deployment.host(h).hostname, self.old.port) for h in self.old.hosts),
+            nodes,
+            failed.path if failed is not None and beside else "",
+            self.release.keeps_usage,
+        )  # fmt: skip
+
     def installed(self, host: str, role: str) -> NovaService | None:
         """The unit that runs this role on a host of the API cell, or would."""
         return next((s for s in self.deployment.services if (s.host, s.role) == (host, role)), None)
+
+
+def main_file(service: NovaService) -> str:
+    """The one file in which a service's database and broker are set. Where an old release names the broker in
+    options of its own, the database tells the file.
+
+    :raises Unsupported: there is no such file.
+    """
+    places = {
+        path
+        for option in ("DEFAULT/transport_url", "database/connection")
+        if (path := service.origins.get(option, ""))
+    }
+    if len(places) != 1 or not service.origins.get("database/connection", ""):
+        raise Unsupported(
+            f"{service.unit} on {service.host} takes transport_url and [database] connection from"
+            f" {' and '.join(sorted(places)) or 'nowhere'}",
+            "Set both in one configuration file, restart the service, and scan again",
+        )
+    path = places.pop()
+    if path not in service.config_files:
+        raise Unsupported(
+            f"{service.unit} on {service.host} takes its URLs from {path}, a configuration directory that"
+            " every service there reads",
+            "Move them into nova.conf, restart the service, and scan again",
+        )
+    return path
 
 
 def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
@@ -258,14 +323,36 @@ def _unfit(facts: V1Facts) -> Iterator[RecellError]:
                 f"{', '.join(sorted(busy))} on {host.name} runs already",
                 "Stop and disable Nova's services on the API cell's hosts, then scan again",
             )
+    known = {(p.proxy, p.backend, p.server) for p in facts.proxied}
+    for p in deployment.proxies:
+        mine = any((p.proxy, p.backend) == (k.proxy, k.backend) for k in facts.proxied)
+        if mine and (p.proxy, p.backend, p.server) not in known:
+            yield BadInput(
+                f"{p.backend}/{p.server} of HAProxy on {p.proxy} ({p.address}) is no running nova-api of the"
+                " inventory",
+                "Add its host to the inventory, or take it out of HAProxy, then scan again",
+            )
     for name in facts.controllers:
         if all(s.host != name for s in facts.cells) and any(s.host == name for s in facts.conductors):
             yield BadInput(
                 f"{name} has no unit nova-cells",
                 "Install nova-cells on the controllers with a conductor (leave it off), then scan again",
             )
-    for s in (*facts.conductors, *facts.schedulers):
+    unfit = False
+    for s in (*facts.conductors, *facts.schedulers, *facts.apis):
         try:
-            edited_file(s)
+            main_file(s)
+        except RecellError as error:
+            unfit = True
+            yield error
+    for s in facts.apis:
+        if s.host in facts.shared and s.port == layout.api.port:
+            yield BadInput(
+                f"{s.unit} on {s.host} listens on {s.port}, where the API cell's nova-api would",
+                "Write another port: under api: in the layout",
+            )
+    if not unfit:
+        try:
+            facts.conversion()
         except RecellError as error:
             yield error

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recell.errors import Unsupported
-from recell.model.scope import Rule, Schema, Scope
+from recell.model.scope import Assignment, Rule, Schema, Scope
 from recell.planning.tables import SEEDED_BY_SYNC, api_cell_scope
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """``column`` of ``table`` gets ``value`` where ``where`` has ``equals``; other rows keep theirs."""
-
-    table: str
-    column: str
-    value: str
-    where: str
-    equals: int
-
-    def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row as the API cell gets it."""
-        return {**row, self.column: self.value} if row.get(self.where) == self.equals else dict(row)
-
-
-@dataclass(frozen=True)
 class Import:
-    """``clear``: tables that the target's own `db sync` fills, emptied first."""
+    """``scope``: with the assignments in it. ``clear``: tables that the target's own `db sync` fills,
+    emptied first."""
 
     scope: Scope
     assignments: tuple[Assignment, ...]
@@ -68,8 +54,15 @@ def import_of(source: Schema, target: Schema, path: str, decided: Mapping[str, R
             "Make its schema with the release that the child's database has (nova-manage db sync)",
         )
     moving = [e.table.name for e in scope.moving]
+    assignment = Assignment(**full_path_assignment(path))
     return Import(
-        scope,
-        (Assignment(**full_path_assignment(path)),),
+        replace(
+            scope,
+            tables=tuple(
+                replace(t, given=(assignment,)) if t.table.name == assignment.table else t
+                for t in scope.tables
+            ),
+        ),
+        (assignment,),
         tuple(n for n in moving if n in SEEDED_BY_SYNC),
     )

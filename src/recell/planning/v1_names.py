@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from recell.model.deployment import CONSOLES, NovaService
+from recell.model.deployment import CONSOLES, HostFacts, NovaService
+from recell.planning.database import addresses
 from recell.planning.v1_facts import V1Facts
 
 
@@ -41,17 +40,16 @@ def api_unit(facts: V1Facts, host: str, role: str) -> str:
     return f"{name}-{facts.layout.api.name}" if host in facts.shared else name
 
 
+def numeric(host: HostFacts) -> str:
+    """An address that a firewall takes, too."""
+    return next(a for a in (host.address.host, *addresses(host)) if a[:1].isdigit() or ":" in a)
+
+
 def api_roles(facts: V1Facts, host: str) -> tuple[str, ...]:
     """What an API cell runs: no scheduler, no conductor. Console proxies as far as they are installed."""
     consoles = [r for r in CONSOLES if facts.installed(host, r) and any(s.role == r for s in facts.consoles)]
     certs = ["cert"] if facts.installed(host, "cert") and facts.deployment.role("cert") else []
     return ("cells", "consoleauth", *consoles, *certs, "api")
-
-
-def nodes(facts: V1Facts) -> list[list[Any]]:
-    """The API cell's broker nodes, [host, port] each, as its URLs name them."""
-    port = facts.layout.api.broker.port
-    return [[facts.deployment.host(n).hostname, port] for n in facts.layout.api.broker.nodes]
 
 
 def records_file(facts: V1Facts, host: str, kind: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from recell.model.deployment import NovaService
 from recell.planning import commands
 from recell.planning.changes import Change, describe
-from recell.planning.draft import Draft, edited_file
+from recell.planning.draft import Draft
 from recell.planning.upcalls import change_compute
-from recell.planning.v1_facts import V1Facts
+from recell.planning.v1_facts import V1Facts, main_file
 from recell.planning.v1_import import full_path_assignment
 from recell.planning.v1_names import (
     api_config,
@@ -15,10 +17,24 @@ from recell.planning.v1_names import (
     api_unit,
     child_config,
     child_unit,
-    nodes,
+    numeric,
     records_file,
 )
 from recell.planning.v1_release import NOOP_QUOTA
+
+
+def accounts(facts: V1Facts, draft: Draft) -> None:
+    """recell's own account in both databases."""
+    conversion = facts.conversion()
+    draft.add(
+        "recell/account",
+        "v1-account",
+        conversion.old.server,
+        f"an account of recell's own for {conversion.old.where} and {conversion.new.where}",
+        undone="it is removed",
+        estimate=5,
+        conversion=conversion.to_json(),
+    )
 
 
 def account(facts: V1Facts, draft: Draft) -> None:
@@ -34,7 +50,7 @@ def account(facts: V1Facts, draft: Draft) -> None:
         vhost=facts.new_vhost,
         user=facts.account,
         host=first.host,
-        config=edited_file(first),
+        config=main_file(first),
     )
 
 
@@ -86,11 +102,11 @@ def _cells_options(facts: V1Facts, name: str, kind: str, host: str) -> list[Chan
 
 
 def child(facts: V1Facts, draft: Draft) -> None:
-    """The child's configuration, its record of its parent, and its units, none of them started."""
+    """The child's configuration and its units, none of them started."""
     section, option = facts.release.quota
     by_host = {s.host: s for s in reversed((*facts.conductors, *facts.schedulers, *facts.apis))}
     for host in facts.controllers:
-        path = edited_file(by_host[host])
+        path = main_file(by_host[host])
         changes = _cells_options(facts, facts.child, "compute", host)
         changes.append({"section": section, "option": option, "op": "set", "value": NOOP_QUOTA})
         if facts.own.neutron == "wait" and any(s.host == host for s in facts.apis):
@@ -105,9 +121,8 @@ def child(facts: V1Facts, draft: Draft) -> None:
             source=path,
             changes=changes,
         )
-    _record(facts, draft, "child", facts.controllers)
     for s in (*facts.conductors, *facts.schedulers):
-        path = edited_file(s)
+        path = main_file(s)
         name = child_unit(facts, s)
         argv = commands.with_config(s, {path: child_config(facts, path)})
         draft.add_file(
@@ -125,7 +140,7 @@ def child(facts: V1Facts, draft: Draft) -> None:
     for s in facts.cells:
         if s.host not in {c.host for c in facts.conductors}:
             continue
-        path = edited_file(by_host[s.host])
+        path = main_file(by_host[s.host])
         argv = [*s.argv, "--config-file", child_config(facts, path)]
         read_childs(facts, draft, s, path, argv)
 
@@ -135,58 +150,77 @@ def _record(facts: V1Facts, draft: Draft, side: str, hosts: tuple[str, ...]) -> 
     child = side == "child"
     neighbour = facts.layout.api.name if child else facts.child
     broker = facts.new if child else facts.old
-    into = "its cells table" if facts.own.records == "table" else "the file of [cells] cells_config"
-    first = hosts[0]
     source = facts.conductors[0]
-    draft.add(
-        f"{side}/record",
-        "v1-record",
-        first,
-        f"write {neighbour} into {into}, with all nodes of {broker.name} in its URL",
-        undone="the record is removed",
-        into=facts.own.records,
-        files=[[h, records_file(facts, h, "compute" if child else "api")] for h in hosts]
-        if facts.own.records == "file"
-        else [],
-        config=child_config(facts, edited_file(source)) if child else api_config(facts, first),
-        name=neighbour,
-        is_parent=child,
-        weight_offset=1.0,
-        weight_scale=1.0,
-        nodes=nodes(facts)
-        if child
-        else [[facts.deployment.host(h).hostname, broker.port] for h in broker.hosts],
-        vhost=facts.new_vhost if child else facts.old_vhost,
-        account=[source.host, edited_file(source)],
-    )
+    shared: dict[str, Any] = {
+        "undone": "the record is removed",
+        "conversion": facts.conversion().to_json(),
+        "side": "old" if child else "new",
+        "into": facts.own.records,
+        "name": neighbour,
+        "is_parent": child,
+        "weight_offset": 1.0,
+        "weight_scale": 1.0,
+        "nodes": [list(n) for n in facts.conversion().nodes("new" if child else "old")],
+        "vhost": facts.new_vhost if child else facts.old_vhost,
+        "account": [source.host, main_file(source)],
+    }
+    if facts.own.records == "table":
+        draft.add(
+            f"{side}/record",
+            "v1-record",
+            hosts[0],
+            f"write {neighbour} into its cells table, with all nodes of {broker.name} in its URL",
+            **shared,
+        )
+        return
+    by_host = {s.host: s for s in reversed((*facts.conductors, *facts.schedulers, *facts.apis))}
+    for host in hosts:
+        path = records_file(facts, host, "compute" if child else "api")
+        draft.add_file(
+            f"{host}/{side}-record",
+            "v1-record",
+            host,
+            f"write {neighbour} into {path} ([cells] cells_config), with all nodes of {broker.name} in its"
+            " URL",
+            path,
+            config=child_config(facts, main_file(by_host[host])) if child else api_config(facts, host),
+            **shared,
+        )
 
 
 def api_cell(facts: V1Facts, draft: Draft) -> None:
-    """The API cell's configuration, database, record of its child, and units."""
+    """The API cell's configuration, database and units; both sides' records of each other."""
     database = facts.layout.api.database
+    conversion = facts.conversion()
     source = facts.apis[0]
-    server = facts.deployment.host(database.host)
+    old = facts.deployment.host(source.host)
     for host in facts.layout.api.hosts:
         changes = _cells_options(facts, facts.layout.api.name, "api", host)
         changes.append(
             {"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "osapi_compute"}
         )
+        changes.append(
+            {"section": "DEFAULT", "option": "osapi_compute_listen_port", "op": "set",
+             "value": str(facts.layout.api.port)}
+        )  # fmt: skip
         draft.add_file(
             f"{host}/api-config",
             "v1-config",
             host,
-            f"write {api_config(facts, host)} after {edited_file(source)} of {source.host}, on"
+            f"write {api_config(facts, host)} after {main_file(source)} of {source.host}, on"
             f" {facts.new.name} and {database.name}: " + "; ".join(describe(c) for c in changes),
             api_config(facts, host),
             undone="what was there is put back",
-            source=[source.host, edited_file(source)],
+            source=[source.host, main_file(source)],
+            addresses=sorted({old.address.host, *old.ips}),
             my_ip=facts.deployment.host(host).address.host,
-            nodes=nodes(facts),
+            nodes=[list(n) for n in conversion.new_nodes],
             vhost=facts.new_vhost,
-            database=[database.address or server.hostname, database.port, database.name],
+            database=[conversion.new.address, conversion.new.port, conversion.new.database],
             changes=changes,
         )
     first = facts.layout.api.hosts[0]
+    manage = facts.deployment.host(first)
     draft.add(
         "api/database",
         "v1-database",
@@ -195,12 +229,19 @@ def api_cell(facts: V1Facts, draft: Draft) -> None:
         f" nova-manage {' '.join(facts.release.sync)} on {first}; rows that this puts there are cleared",
         undone="it is dropped; nothing is in it that isn't in the child's",
         estimate=60,
-        name=database.name,
-        port=database.port,
-        account=[source.host, edited_file(source)],
+        conversion=conversion.to_json(),
+        things=["database", "nova"],
         on=first,
-        argv=["nova-manage", "--config-file", api_config(facts, first), *facts.release.sync],
+        user=source.user,
+        argv=[
+            *manage.nova_prefix,
+            manage.nova_manage or "nova-manage",
+            "--config-file",
+            api_config(facts, first),
+            *facts.release.sync,
+        ],
     )
+    _record(facts, draft, "child", facts.controllers)
     _record(facts, draft, "api", facts.layout.api.hosts)
     for host in facts.layout.api.hosts:
         for role in api_roles(facts, host):
@@ -243,7 +284,7 @@ def link(facts: V1Facts, draft: Draft) -> None:
                 unit=s.unit,
                 topics=[],
                 nova_host=s.nova_host,
-                reads=[child_config(facts, edited_file(facts.conductors[0]))],
+                reads=[child_config(facts, main_file(facts.conductors[0]))],
                 broker=facts.old.name,
                 vhost=facts.old_vhost,
             )
@@ -252,13 +293,18 @@ def link(facts: V1Facts, draft: Draft) -> None:
         "v1-link",
         facts.layout.api.hosts[0],
         f"start nova-cells of {facts.layout.api.name}, see messages go both ways, and stop it again",
-        undone="(nothing to undo)",
-        acts="forward",
+        undone="it is off",
         estimate=30,
-        api=[[h, api_unit(facts, h, "cells")] for h in facts.layout.api.hosts],
-        child=[[s.host, s.unit] for s in facts.cells if s.host in {c.host for c in facts.conductors}],
-        brokers=[[facts.new.name, facts.new_vhost], [facts.old.name, facts.old_vhost]],
-        names=[facts.layout.api.name, facts.child],
+        conversion=facts.conversion().to_json(),
+        api=[
+            [h, api_unit(facts, h, "cells"), facts.deployment.host(h).hostname]
+            for h in facts.layout.api.hosts
+        ],
+        child=[
+            [s.host, s.unit, s.nova_host]
+            for s in facts.cells
+            if s.host in {c.host for c in facts.conductors}
+        ],
     )
 
 
@@ -273,8 +319,7 @@ def state(facts: V1Facts, draft: Draft) -> None:
         " keep it up with what users change",
         undone="following stops; the copy is dropped with its database",
         estimate=120,
-        source=[facts.conductors[0].host, edited_file(facts.conductors[0])],
-        target=[database.host, database.port, database.name],
+        conversion=facts.conversion().to_json(),
         assign=[full_path_assignment(facts.path)],
         failed_builds="cell0" if facts.release.shares_api_database else "",
     )
@@ -302,13 +347,14 @@ def state(facts: V1Facts, draft: Draft) -> None:
             f"{proxy}/{backend}-servers",
             "v1-servers",
             proxy,
-            f"add {', '.join(facts.layout.api.hosts)} to {backend}, in maintenance; teach HAProxy to hold",
+            f"teach HAProxy to hold requests to {backend}, and put {', '.join(facts.layout.api.hosts)}"
+            " beside it; nobody is sent there yet",
             notice="nothing: HAProxy reloads, and connections that are open go on",
-            undone="they are taken out again",
+            undone="HAProxy's configuration is as it was",
             estimate=5,
             backend=backend,
             servers=[
-                [f"{h}-{facts.layout.api.name}", facts.deployment.host(h).address.host, facts.layout.api.port]
+                [f"{h}-{facts.layout.api.name}", numeric(facts.deployment.host(h)), facts.layout.api.port]
                 for h in facts.layout.api.hosts
             ],
         )

@@ -14,6 +14,7 @@ LAST = 19
 _BY_YEAR = {"2013.1": "Grizzly", "2013.2": "Havana", "2014.1": "Icehouse", "2014.2": "Juno", "2015.1": "Kilo"}
 _BY_NUMBER = {12: "Liberty", 13: "Mitaka", 14: "Newton", 15: "Ocata", 16: "Pike", 17: "Queens", 18: "Rocky",
               19: "Stein"}  # fmt: skip
+_COUNTS_SINCE = 16  # from Pike on usage of quotas is counted, not kept
 _QUOTA_GROUP_SINCE = 15  # where [DEFAULT] quota_driver became [quota] driver
 NOOP_QUOTA = "nova.quota.NoopQuotaDriver"
 
@@ -22,13 +23,15 @@ NOOP_QUOTA = "nova.quota.NoopQuotaDriver"
 class Release:
     """``name``: Juno. ``quota``: section and option that switch quotas off in the child. ``sync``: what
     follows `nova-manage` to make a cell's schema. ``shares_api_database``: whether there is an API
-    database, which the API cell and the child then share; its mappings stay as they are."""
+    database, which the API cell and the child then share; its mappings stay as they are. ``keeps_usage``:
+    whether usage of quotas stands in a table, which nobody keeps up in a child."""
 
     version: str
     name: str
     quota: tuple[str, str]
     sync: tuple[str, ...]
     shares_api_database: bool
+    keeps_usage: bool = False
 
 
 def release_of(deployment: Deployment, controllers: Iterable[NovaService]) -> Release:
@@ -57,6 +60,7 @@ def release_of(deployment: Deployment, controllers: Iterable[NovaService]) -> Re
         # With mappings, a plain sync goes on to cell0's database as well.
         ("db", "sync", "--local_cell") if shares and number >= _QUOTA_GROUP_SINCE else ("db", "sync"),
         shares,
+        number < _COUNTS_SINCE,
     )
 
 

@@ -2,26 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from recell.adapters.ports import World
 from recell.errors import RecellError
 from recell.model.deployment import Deployment
 from recell.model.layout_v1 import CellsV1Layout
+from recell.model.moving import Login
+from recell.model.plan import Plan
+from recell.model.v1 import Conversion
 from recell.model.violation import Violation
 from recell.planning.v1 import plan_v1
+from recell.preflight import live, rules
+
+ALIKE: tuple[Callable[[Deployment], Iterator[Violation]], ...] = (
+    rules.services_run,
+    rules.processes_are_current,
+    rules.alarms,
+    rules.clocks,
+    rules.records,
+)
+"""Of those for cells v2, what is asked of any Nova."""
 
 
-def check(deployment: Deployment, layout: CellsV1Layout) -> tuple[Violation, ...]:
-    """Why there is no plan; and that this recell runs none."""
-    found = [
-        Violation(
-            "v1:plan-only",
-            "stop",
-            "layout",
-            "recell plans a conversion to cells v1, and can't carry it out yet",
-            "Read the plan as a list of what to do by hand; on Stein, cells v2 need no nova-cells at all",
-        )
-    ]
+def check(
+    deployment: Deployment, layout: CellsV1Layout, world: World | None = None, plan: Plan | None = None
+) -> tuple[Violation, ...]:
+    """Why there is no plan, and what would stop it. With a world, as it is this minute."""
+    found: list[Violation] = []
+    for rule in ALIKE:
+        found += rule(_without_the_api_cell(deployment, layout))
+    found += _firewalls(deployment)
+    found += _writers(deployment)
     try:
-        plan_v1(deployment, layout, 0.0)
+        plan = plan or plan_v1(deployment, layout, 0.0)
     except RecellError as error:
         found.append(Violation(f"plan:{error.word}", "stop", "layout", error.sentence, error.remedy))
-    return tuple(found)
+    if world is not None and plan is not None:
+        found += live.check_files(world, plan)
+        found += _databases(world, plan)
+        found += _gates(world, plan)
+    accepted = set(layout.acknowledge)
+    found = [
+        replace(v, severity="warning", what=f"{v.what} (acknowledged)")
+        if v.may_accept and v.id in accepted
+        else v
+        for v in found
+    ]
+    return tuple(sorted(found, key=lambda v: (v.severity != "stop", v.id)))
+
+
+def _without_the_api_cell(deployment: Deployment, layout: CellsV1Layout) -> Deployment:
+    """Its hosts' services are off, as they have to be; and so is nova-cells of the child."""
+    own = {h for h in layout.api.hosts if not any(s.host == h and s.active for s in deployment.services)}
+    services = tuple(
+        s for s in deployment.services if s.host not in own and (s.role != "cells" or s.active)
+    )
+    return replace(deployment, services=services)
+
+
+def _firewalls(deployment: Deployment) -> Iterator[Violation]:
+    stopped = {s.host for s in deployment.role("scheduler", "conductor") if s.active}
+    for host in deployment.hosts:
+        if host.name in stopped and not host.firewall:
+            yield Violation(
+                f"firewall:{host.name}",
+                "stop",
+                host.name,
+                "there is neither nft nor iptables: recell can't hold off deliveries while a service stops",
+                "Install nftables there (no rule of yours is touched)",
+            )
+
+
+def _writers(deployment: Deployment) -> Iterator[Violation]:
+    for w in deployment.writers:
+        yield Violation(
+            f"{w.kind}:{w.host}:{w.where}",
+            "stop",
+            w.host,
+            f"{w.where}: {w.what}",
+            "Suspend it until the conversion is done; or acknowledge it",
+            may_accept=True,
+        )
+
+
+def _databases(world: World, plan: Plan) -> Iterator[Violation]:
+    for step in plan.steps:
+        if step.kind != "v1-follow":
+            continue
+        try:
+            port = world.v1(Conversion.from_json(step.params["conversion"]), Login("recell_check", ""))
+            yield from port.troubles()
+        except RecellError as error:
+            yield Violation(f"{error.word}:databases", "stop", "live", error.sentence, error.remedy)
+
+
+def _gates(world: World, plan: Plan) -> Iterator[Violation]:
+    """HAProxy can hold requests, and hosts can shut the doors that users leave."""
+    for step in plan.steps:
+        if step.kind == "v1-servers":
+            backend = str(step.params["backend"])
+            yield from _troubled(
+                f"gate:{step.where}:{backend}", step.where, world.gate(step.where, backend).trouble
+            )
+        if step.kind == "v1-switch":
+            doors = [str(d[0]) for side in step.params["doors"].values() for d in side]
+            for host in sorted({*doors, *(str(d[0]) for d in step.params["bare"])}):
+                yield from _troubled(f"fence:{host}", host, world.fence(host).trouble)
+
+
+def _troubled(name: str, where: str, trouble: Callable[[], str]) -> Iterator[Violation]:
+    try:
+        said = trouble()
+    except RecellError as error:
+        yield Violation(f"{error.word}:{name}", "stop", where, error.sentence, error.remedy)
+        return
+    if said:
+        yield Violation(name, "stop", where, said, "Mend that, then scan and plan again")

@@ -53,7 +53,7 @@ def check(
     if isinstance(layout, BrokerLayout):
         return rabbit.check(deployment, layout, world, plan)
     if isinstance(layout, CellsV1Layout):
-        return cells_v1.check(deployment, layout)
+        return cells_v1.check(deployment, layout, world, plan)
     found: list[Violation] = []
     for rule in RULES:
         found += rule(deployment, layout)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from recell.adapters.conf import parse_config, transport_url_of
 from recell.errors import Denied, Unsupported, VerifyFailed
 from recell.model.step import Direction, Finding
 from recell.model.urls import Endpoint, parse_url
-from recell.planning.ini import get
 from recell.steps.base import BaseStep
 
 
@@ -18,11 +18,12 @@ class BrokerAccount(BaseStep):
     _seen: dict[str, bool] | None = None
 
     def _account(self) -> Endpoint:
-        text = (self.world.host(str(self.param("host"))).read(str(self.param("config"))) or b"").decode()
-        url = get(text, "DEFAULT", "transport_url")
-        if url is None:
+        where = f"{self.param('config')} on {self.param('host')}"
+        content = self.world.host(str(self.param("host"))).read(str(self.param("config"))) or b""
+        url = transport_url_of(parse_config([(where, content)]))
+        if not url:
             raise Unsupported(
-                f"{self.param('config')} on {self.param('host')} has no transport_url",
+                f"{where} has no transport_url",
                 "Set it there, and scan again",
             )
         return parse_url(url).endpoints[0]

@@ -27,6 +27,10 @@ from recell.steps.records import RetireRecords
 from recell.steps.repoint import Repoint
 from recell.steps.switch import SwitchDatabase
 from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, RestartRpc, StartUnit
+from recell.steps.v1 import V1Account, V1Config, V1Database, V1Record
+from recell.steps.v1_hold import V1ChildApi, V1Retire, V1Servers
+from recell.steps.v1_rows import V1Follow, V1Link, V1Prove, V1Sync
+from recell.steps.v1_switch import V1Switch
 
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
@@ -80,6 +84,18 @@ KINDS: dict[str, type[BaseStep]] = {
         StartUnit,
         SwitchDatabase,
         WaveGate,
+        V1Account,
+        V1ChildApi,
+        V1Config,
+        V1Database,
+        V1Follow,
+        V1Link,
+        V1Prove,
+        V1Record,
+        V1Retire,
+        V1Servers,
+        V1Switch,
+        V1Sync,
     )
 }
 

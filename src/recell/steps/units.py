@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from recell.adapters.ports import UnitState, UnitVerb, processes_of
@@ -76,6 +77,14 @@ class UnitStep(BaseStep):
                     f"See journalctl -u {unit.name} there, then: recell resume",
                 )
             self.world.wait(POLL_S)
+
+
+def named_files(argv: Sequence[str]) -> list[str]:
+    """What a command line names with --config-file, in either spelling."""
+    words: list[str] = []
+    for word in argv:
+        words += word.split("=", 1) if word.startswith("--config-file=") else [word]
+    return [words[i + 1] for i, w in enumerate(words[:-1]) if w == "--config-file"]
 
 
 class StartUnit(UnitStep):
@@ -161,9 +170,21 @@ class RestartRpc(UnitStep):
 
 
 class RestartApi(UnitStep):
-    """Restart a WSGI service (nova-api, metadata) that takes no requests now; wait until it answers."""
+    """Restart a WSGI service (nova-api, metadata) that takes no requests now; wait until it answers.
+
+    ``by_files``: a process that was begun with other files than its unit names now is restarted as well. A
+    drop-in that was taken away leaves nothing whose age would tell.
+    """
 
     kind: ClassVar[str] = "restart-api"
+
+    def fresh(self) -> bool:
+        return super().fresh() and (not self.param("by_files") or self._begun_as_written())
+
+    def _begun_as_written(self) -> bool:
+        unit = self.unit()
+        begun = [p.argv for p in self.host.processes() if p.pid == unit.main_pid]
+        return not begun or named_files(begun[0]) == named_files(unit.exec_start)
 
     def look(self, toward: Direction) -> Finding:
         unit = self.unit()

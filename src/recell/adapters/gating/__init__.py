@@ -1,0 +1,1 @@
+"""What recell puts beside HAProxy's configuration."""

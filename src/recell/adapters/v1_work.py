@@ -1,0 +1,105 @@
+"""What a Nova is at: in its database, in columns that all releases with cells v1 have, and on its broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from recell.adapters.ports import BrokerPort
+
+__all__ = ["UnderWay"]
+
+STUCK_S = 900
+"""What has not moved for so long is not waited for: a build that died, a task that nobody ends."""
+RECENT_S = 600
+"""An attachment or an event that was begun longer ago and has no end will have none."""
+TOPICS = ("conductor", "scheduler", "compute", "consoleauth", "cert", "network", "console")
+_MIGRATING = (
+    "accepted", "queued", "preparing", "pre-migrating", "running", "migrating", "post-migrating", "reverting",
+    "confirming",
+)  # fmt: skip
+_NAMED = 5
+_TASKS = (
+    "SELECT uuid, task_state FROM instances WHERE deleted = 0 AND task_state IS NOT NULL"
+    " AND COALESCE(updated_at, created_at) >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id"
+)
+_OLD_TASKS = _TASKS.replace(">=", "<")
+_MIGRATIONS = (
+    "SELECT instance_uuid AS what FROM migrations WHERE deleted = 0"
+    " AND status IN (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " AND COALESCE(updated_at, created_at) >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id"
+)
+
+
+class Reader(Protocol):
+    """A database: :class:`recell.adapters.nova_session.Database` has it."""
+
+    def read(self, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]: ...
+
+
+class UnderWay:
+    """:class:`~recell.adapters.v1_hold_port.UnderWayPort`.
+
+    :param child: the database of a standard Nova. api: its API database, None in a release without one.
+    """
+
+    def __init__(
+        self, child: Reader, api: Reader | None, broker: Callable[[], BrokerPort], vhost: str
+    ) -> None:
+        self._child, self._api, self._broker, self._vhost = child, api, broker, vhost
+
+    def stuck(self) -> tuple[str, ...]:
+        return tuple(self._tasks(_OLD_TASKS))
+
+    def in_flight(self) -> tuple[str, ...]:
+        # A broker takes a second to answer, in which the rows can be looked at.
+        with ThreadPoolExecutor(1) as pool:
+            messages = pool.submit(lambda: tuple(self._messages()))
+            rows = tuple(self._rows())
+            return (*rows, *messages.result())
+
+    def _rows(self) -> Iterator[str]:
+        yield from self._tasks(_TASKS)
+        if self._api is not None:
+            for row in self._api.read(
+                "SELECT instance_uuid AS what FROM build_requests"
+                " WHERE created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id",
+                [STUCK_S],
+            ):
+                yield f"{row['what']} is being built"
+        for row in self._child.read(
+            "SELECT e.event AS event, a.instance_uuid AS what FROM instance_actions_events e"
+            " JOIN instance_actions a ON a.id = e.action_id"
+            " WHERE e.finish_time IS NULL AND e.start_time >= UTC_TIMESTAMP() - INTERVAL %s SECOND"
+            " ORDER BY e.id",
+            [RECENT_S],
+        ):
+            yield f"{row['event']} of {row['what']}"
+        for row in self._child.read(
+            "SELECT b.instance_uuid AS what FROM block_device_mapping b"
+            " JOIN instances i ON i.uuid = b.instance_uuid AND i.deleted = 0 AND i.vm_state <> 'error'"
+            " WHERE b.deleted = 0 AND b.volume_id IS NOT NULL AND b.connection_info IS NULL"
+            " AND b.created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY b.id",
+            [RECENT_S],
+        ):
+            yield f"a volume is being attached to {row['what']}"
+        for row in self._child.read(_MIGRATIONS, [*_MIGRATING, RECENT_S]):
+            yield f"{row['what']} is being migrated"
+
+    def _tasks(self, sql: str) -> Iterator[str]:
+        for row in self._child.read(sql, [STUCK_S]):
+            yield f"{row['uuid']} is {row['task_state']}"
+
+    def _messages(self) -> Iterator[str]:
+        for queue in self._broker().queues(self._vhost):
+            count = queue.messages_ready + queue.messages_unacknowledged
+            # What waits for a compute that is down waits for it afterwards, too.
+            if count and queue.consumers and queue.name.split(".")[0].split("_fanout")[0] in TOPICS:
+                yield f"{count} messages in {queue.name}"
+
+
+def named(found: Sequence[str]) -> str:
+    """For a person: the first few, and how many more."""
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return "; ".join(found[:_NAMED]) + more

@@ -1,0 +1,94 @@
+"""A standard Nova on its way to being the child of an API cell: both sides, and how far the rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from recell.model.hosts import CellEnd
+from recell.model.moving import Ends
+from recell.model.relay import Side
+
+Node = tuple[str, int]
+"""A broker's node as URLs name it: host and port."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """``old``: today's Nova, the child to be; ``new``: the API cell.
+
+    ``path``: the child's full path. ``config``: host and file from which Nova's accounts are read; the
+    same accounts serve both sides. ``old_nodes``, ``new_nodes``: of each side's broker. ``cell0``: the
+    database of failed builds, on the child's server; "" where there is none. ``keeps_usage``: whether
+    this release stores how much of a quota is used.
+    """
+
+    old: CellEnd
+    new: CellEnd
+    path: str
+    config: tuple[str, str]
+    old_nodes: tuple[Node, ...]
+    new_nodes: tuple[Node, ...]
+    cell0: str = ""
+    keeps_usage: bool = False
+
+    def at(self, side: Side) -> CellEnd:
+        return self.old if side == "old" else self.new
+
+    def nodes(self, side: Side) -> tuple[Node, ...]:
+        return self.old_nodes if side == "old" else self.new_nodes
+
+    @property
+    def ends(self) -> Ends:
+        """Both servers. Each side's database has a name of its own; here it is the child's."""
+        return Ends(self.old.end, self.new.end, self.old.database)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Conversion:
+        def end(side: Mapping[str, Any]) -> CellEnd:
+            return CellEnd(**{**side, "ips": tuple(side["ips"])})
+
+        def nodes(listed: Any) -> tuple[Node, ...]:
+            return tuple((str(host), int(port)) for host, port in listed)
+
+        host, path = content["config"]
+        return cls(
+            end(content["old"]), end(content["new"]), str(content["path"]), (str(host), str(path)),
+            nodes(content["old_nodes"]), nodes(content["new_nodes"]), str(content["cell0"]),
+            bool(content["keeps_usage"]),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A row of ``cells``, or an entry of the file that stands for it. ``url`` holds a password."""
+
+    name: str
+    is_parent: bool
+    url: str = field(repr=False)
+    weight_offset: float = 1.0
+    weight_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Importing:
+    """How far the API cell's rows are. ``live``: handed over, Nova itself keeps both sides; ``stale``:
+    taken back after that, so they have to be copied anew. ``verified``: all were compared since the copy."""
+
+    phase: Literal["none", "copying", "following", "drained", "live", "stale"]
+    verified: bool = False
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Instances of both sides, compared. ``wrong``: those that differ, a text each; a look at users at work
+    finds some on their way. ``rows``: live ones on both sides. ``alone``: only the API cell has them, and
+    no host has their guest (a build for which there was no room)."""
+
+    rows: int
+    wrong: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()

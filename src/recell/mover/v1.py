@@ -1,0 +1,499 @@
+"""A standard Nova becomes the child of an API cell: :class:`~recell.adapters.v1_port.V1Port` on real servers.
+
+Rows are the mover's, whole tables, with ``cell_name`` given on live instances. The copying ends for good in
+the moment when users are led to the API cell; whether it has is kept in the API cell's own database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from threading import Thread
+from typing import Any
+
+from recell.adapters.amqp import Amqp
+from recell.adapters.cells_rpc import CellsClient
+from recell.adapters.mysql.endpoint import Endpoint
+from recell.adapters.mysql.session import Busy, Lost
+from recell.adapters.mysql.session import Session as Connection
+from recell.adapters.mysql.sql import name
+from recell.adapters.schema import read_schema
+from recell.errors import Denied, RecellError, StalePlan, StepFailed, Unreachable, Unsupported
+from recell.model.moving import Login, Thing
+from recell.model.relay import Side
+from recell.model.scope import Schema, Scope
+from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.violation import Violation
+from recell.mover import servers, v1_failed, v1_proof
+from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
+from recell.mover.journal import PREFIX, Journal, State
+from recell.mover.move import Move
+from recell.mover.v1_survey import troubles
+from recell.planning.v1_import import Import, import_of
+
+__all__ = ["CellsConversion"]
+
+MARKER = PREFIX + "v1"
+_ROWS = 5000
+
+OpenBroker = Callable[[Side], Amqp]
+
+
+class CellsConversion:
+    """Not for two threads at once.
+
+    :param servers_: hosts of both database servers. nova: Nova's account in databases. broker: connects
+        to a side's broker, as Nova does. permit: asked before every change.
+    """
+
+    def __init__(
+        self,
+        servers_: Mapping[Side, Host],
+        conversion: Conversion,
+        ours: Login,
+        nova: Login,
+        broker: OpenBroker,
+        permit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.conversion, self.ours, self.nova = conversion, ours, nova
+        self._doors = CellMove(servers_, conversion.ends, ours, nova, permit)
+        self._broker = broker
+        self._permit = permit
+        self._move: Move | None = None
+        self._scope: Scope | None = None
+
+    # -- how servers are entered -------------------------------------------------------------------
+
+    def _database(self, side: Side) -> str:
+        return self.conversion.at(side).database
+
+    @contextmanager
+    def _root(self, side: Side, database: str = "") -> Iterator[Connection]:
+        with self._doors.entered(side, root=True, database=database) as root:
+            yield root
+
+    @contextmanager
+    def _entered(self, side: Side, database: str = "") -> Iterator[Connection]:
+        with self._doors.entered(side, database=database or self._database(side)) as session:
+            yield session
+
+    def _endpoint(self, side: Side) -> Endpoint:
+        return self._doors.endpoint(side, database=self._database(side))
+
+    def _schema(self, session: Connection, side: Side) -> Schema:
+        schema = read_schema(session.connection, self._database(side))
+        return Schema(schema.database, tuple(t for t in schema.tables if not t.name.startswith(PREFIX)))
+
+    # -- the servers, as their root ----------------------------------------------------------------
+
+    def there(self, side: Side) -> frozenset[str]:
+        found: set[str] = set()
+        database = self._database(side)
+        with self._root(side) as root:
+            if servers.has_database(root, database):
+                found.add("database")
+                if [t for t in servers.table_names(root, database) if not t.startswith(PREFIX)]:
+                    found.add("tables")
+            if servers.account_hosts(root, self.nova.user) and servers.rights_of(
+                root, self.nova.user, database
+            ):
+                found.add("nova")
+            if servers.rights_of(root, self.ours.user, database) and self._doors.enters(side, root):
+                found.add("recell")
+        return frozenset(found)
+
+    def make(self, side: Side, thing: Thing) -> None:
+        self._permit()
+        end, database = self.conversion.at(side), self._database(side)
+        with self._root(side) as root:
+            if thing == "recell":
+                hosts = ("localhost", "127.0.0.1", *end.ips)
+                servers.make_account(root, self.ours, hosts)
+                servers.grant_mover(root, self.ours.user, hosts, database)
+                if side == "old" and self.conversion.cell0:
+                    servers.grant_reader(root, self.ours.user, hosts, self.conversion.cell0)
+                if not self._doors.enters(side, root):
+                    raise Denied(
+                        f"{end.where} refuses recell's own account {self.ours.user}",
+                        "See mysql.user there; from its own host it comes as localhost or"
+                        f" {', '.join(end.ips)}",
+                    )
+            elif thing == "database":
+                with self._root("old") as model:
+                    servers.make_database(model, self._database("old"), root, database)
+            else:
+                self._make_nova(root, database)
+
+    def _make_nova(self, root: Connection, database: str) -> None:
+        with self._root("old") as model:
+            grants = servers.rights_of(model, self.nova.user, self._database("old"))
+            hosts = servers.account_hosts(model, self.nova.user)
+        if not grants:
+            raise StepFailed(
+                f"{self.nova.user} has no rights on {self._database('old')} by itself that recell could give"
+                f" it on {database}",
+                "Give it rights on this database, then: recell resume",
+            )
+        servers.make_account(root, self.nova, hosts)
+        servers.give_rights(root, servers.rights_for(grants, database), database)
+
+    def drop(self, side: Side, thing: Thing) -> None:
+        self._permit()
+        database = self._database(side)
+        if thing == "recell":
+            self.close()
+        with self._root(side) as root:
+            if thing == "recell":
+                servers.drop_account(root, self.ours.user)
+            elif thing == "nova":
+                servers.take_rights(root, self.nova.user, database)
+            else:
+                servers.drop_database(root, database)
+
+    def troubles(self) -> tuple[Violation, ...]:
+        with self._root("old", self._database("old")) as old, self._root("new") as new:
+            return tuple(troubles(old, new, self.conversion, self._schema(old, "old"), self.nova.user))
+
+    # -- before rows come --------------------------------------------------------------------------
+
+    def _import(self) -> Import:
+        with self._entered("old") as source, self._entered("new") as target:
+            return import_of(
+                self._schema(source, "old"), self._schema(target, "new"), self.conversion.path
+            )
+
+    def clear_seeded(self) -> int:
+        self._permit()
+        found = self._import()
+        count = 0
+        with self._entered("new") as session:
+            if session.query("SELECT 1 FROM instances LIMIT 1"):
+                raise StepFailed(
+                    f"{self.conversion.new.where} has instances already",
+                    "Name another database in the layout, or drop this one if nobody needs it",
+                )
+            session.rollback()
+            moving = [e.table for e in found.scope.moving if e.table.name in found.clear]
+            # Rows that db sync puts there may refer to each other.
+            session.execute("SET SESSION foreign_key_checks = 0")
+            for table in reversed(moving):
+                count += session.execute(f"DELETE FROM {name(table.name)}")
+        return count
+
+    def neighbours(self, side: Side) -> tuple[Neighbour, ...]:
+        with self._entered(side) as session:
+            there = self._columns(session, side)
+            rows = session.named("SELECT * FROM cells WHERE deleted = 0 ORDER BY id")
+        if "transport_url" not in there:
+            return ()
+        return tuple(
+            Neighbour(str(r["name"] or ""), bool(r["is_parent"]), str(r["transport_url"] or ""),
+                      float(r.get("weight_offset") or 0), float(r.get("weight_scale") or 0))
+            for r in rows
+        )  # fmt: skip
+
+    def _columns(self, session: Connection, side: Side) -> dict[str, str]:
+        rows = session.query(
+            "SELECT COLUMN_NAME, COLUMN_TYPE FROM information_schema.COLUMNS"
+            " WHERE TABLE_SCHEMA = %s AND TABLE_NAME = 'cells'",
+            (self._database(side),),
+        )
+        return {str(n).lower(): str(full).lower() for n, full in rows}
+
+    def add_neighbour(self, side: Side, neighbour: Neighbour) -> None:
+        for known in self.neighbours(side):
+            if known == neighbour:
+                return
+            if known.name == neighbour.name:
+                raise StalePlan(
+                    f"the table cells of {self.conversion.at(side).where} has another record of"
+                    f" {neighbour.name}",
+                    f"Remove it (nova-manage cell delete --name {neighbour.name}), then: recell resume",
+                )
+        self._permit()
+        with self._entered(side) as session:
+            there = self._columns(session, side)
+            self._fits(there, neighbour, side)
+            values: dict[str, Any] = {
+                "name": neighbour.name,
+                "is_parent": int(neighbour.is_parent),
+                "transport_url": neighbour.url,
+                "weight_offset": neighbour.weight_offset,
+                "weight_scale": neighbour.weight_scale,
+                # The column has no default, and NULL is taken for deleted.
+                "deleted": 0,
+            }
+            chosen = {c: v for c, v in values.items() if c in there}
+            session.execute(
+                f"INSERT INTO cells (created_at, {', '.join(map(name, chosen))})"
+                f" VALUES (UTC_TIMESTAMP(), {', '.join(['%s'] * len(chosen))})",
+                tuple(chosen.values()),
+            )
+
+    def _fits(self, there: Mapping[str, str], neighbour: Neighbour, side: Side) -> None:
+        where = self.conversion.at(side).where
+        if "transport_url" not in there:
+            raise Unsupported(
+                f"the table cells of {where} has no column transport_url",
+                "Upgrade Nova to Havana or newer, or write records: file in the layout",
+            )
+        width = there["transport_url"].partition("(")[2].rstrip(")")
+        if width.isdigit() and len(neighbour.url) > int(width):
+            raise Unsupported(
+                f"the URL of {neighbour.name}'s broker has {len(neighbour.url)} characters, and"
+                f" cells.transport_url of {where} takes {width}",
+                "Write records: file in the layout, or name fewer nodes",
+            )
+
+    def remove_neighbour(self, side: Side, neighbour: str) -> None:
+        self._permit()
+        with self._entered(side) as session:
+            session.execute("DELETE FROM cells WHERE name = %s AND deleted = 0", (neighbour,))
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def importing(self) -> Importing:
+        try:
+            marked = self._marked()
+            state = None if marked else self._state()
+        except Denied:
+            return Importing("none")
+        except Unreachable as error:
+            if "does not exist" in error.sentence:
+                return Importing("none")
+            raise
+        if marked:
+            return Importing("live" if marked == "live" else "stale", marked == "live")
+        if state is None:
+            return Importing("none")
+        phase: Any = state.phase if state.phase != "preparing" else "copying"
+        return Importing(phase, state.verified)
+
+    def _marked(self) -> str:
+        with self._entered("new") as session:
+            if MARKER not in servers.table_names(session, self._database("new")):
+                return ""
+            rows = session.query(f"SELECT phase FROM {name(MARKER)} WHERE id = 1")
+        return str(rows[0][0]) if rows else ""
+
+    def _mark(self, phase: str) -> None:
+        with self._entered("new") as session:
+            _make_marker(session)
+            session.execute(f"REPLACE INTO {name(MARKER)} VALUES (1, %s)", (phase,))
+
+    def _state(self) -> State | None:
+        journal = self._journal("new")
+        try:
+            return journal.state()
+        finally:
+            journal.close()
+
+    def _journal(self, side: Side) -> Journal:
+        try:
+            return Journal(self._endpoint(side))
+        except (Lost, Busy) as error:
+            raise self._away(error) from None
+
+    def _away(self, error: Exception) -> Unreachable:
+        names = f"{self.conversion.old.name} or {self.conversion.new.name}"
+        return Unreachable(
+            f"the database of {names} does not answer ({error})",
+            "Make it reachable, then: recell resume",
+        )
+
+    def _alive(self) -> Move:
+        """The move, prepared: an earlier run's is gone on with."""
+        if self._move is not None:
+            return self._move
+        self._permit()
+        self._scope = self._import().scope
+        move = Move(self._endpoint("old"), self._endpoint("new"), self._scope)
+        try:
+            move.prepare()
+        except BaseException:
+            move.close()
+            raise
+        self._move = move
+        return move
+
+    @contextmanager
+    def _moving(self) -> Iterator[Move]:
+        try:
+            yield self._alive()
+        except (Lost, Busy) as lost:
+            self._leave()
+            raise self._away(lost) from None
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        move, self._move = self._move, None
+        if move is not None:
+            with suppress(RecellError, Lost, Busy):
+                move.close()
+
+    def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
+        phase = self.importing().phase
+        if phase == "live":
+            return "Nova keeps both sides"
+        if phase in ("none", "stale"):
+            self._clear()
+        with self._moving() as move:
+            began = move.phase
+            copied, report = told(move, copy_and_compare, tell)
+            said = found_equal(report, "recell undo, and begin again")
+            return f"{copied} rows copied, {said}" if began == "copying" else said
+
+    def _clear(self) -> None:
+        """Nothing is in the API cell that a copy would meet. The mark goes last: a kill finds it again."""
+        self._permit()
+        self._leave()
+        self._drop_journals()
+        moving = [e.table.name for e in self._import().scope.moving]
+        with self._entered("new") as session:
+            session.execute("SET SESSION foreign_key_checks = 0")
+            for table in reversed(moving):
+                while session.execute(f"DELETE FROM {name(table)} LIMIT {_ROWS:d}") == _ROWS:
+                    session.commit()
+                session.commit()
+            session.execute(f"DROP TABLE IF EXISTS {name(MARKER)}")
+
+    def catch_up(self, limit_s: float) -> float:
+        now = self.importing()
+        if now.phase in ("none", "copying", "stale") or not now.verified:
+            self.follow(lambda figures: None)
+        with self._entered("new") as session:
+            _make_marker(session)  # what handing over needs, while nobody waits
+        with self._moving() as move:
+            move.follow()
+            return move.catch_up(limit_s)
+
+    def drain(self, limit_s: float) -> str:
+        if self._move is None:
+            raise StepFailed("changes are not followed", "Catch up first")
+        try:
+            done = self._move.drain(max(limit_s, 0.1))
+        except (Lost, Busy) as lost:
+            self._leave()
+            raise StepFailed(f"a server broke off while it was drained ({lost})", "Try again") from None
+        return f"proven equal at {done.position} ({done.keys} rows looked at in {done.seconds:.2f} s)"
+
+    def hand_over(self) -> int:
+        # Users wait: what this process knows is not asked for again.
+        phase = self._move.phase if self._move is not None else self.importing().phase
+        if phase not in ("drained", "live"):
+            raise StepFailed(
+                f"the API cell's rows are {phase}, not proven equal", "Catch up and drain first"
+            )
+        self._permit()
+        count = 0
+        if phase == "drained":
+            if self.conversion.cell0:
+                scope = self._scope or self._import().scope
+                with self._entered("old", self.conversion.cell0) as source, self._entered("new") as target:
+                    count = v1_failed.bring(source, target, scope)
+            self._mark("live")
+        # Its threads end by themselves: users don't wait for that.
+        Thread(target=self._leave, name="leave", daemon=True).start()
+        return count
+
+    def take_back(self) -> None:
+        if self.importing().phase == "live":
+            self._permit()
+            self._mark("stale")
+
+    def forget(self) -> None:
+        self._permit()
+        self._leave()
+        self._drop_journals()
+        with suppress(Denied), self._entered("new") as session:
+            session.execute(f"DROP TABLE IF EXISTS {name(MARKER)}")
+
+    def _drop_journals(self) -> None:
+        for side in SIDES:
+            try:
+                journal = self._journal(side)
+            except Denied:
+                continue
+            except Unreachable as error:
+                if "does not exist" in error.sentence:
+                    continue
+                raise
+            try:
+                journal.drop()
+            except (Lost, Busy) as error:
+                raise self._away(error) from None
+            finally:
+                journal.close()
+
+    # -- proofs ------------------------------------------------------------------------------------
+
+    def agreement(self) -> Agreement:
+        failed: frozenset[str] = frozenset()
+        if self.conversion.cell0:
+            with self._entered("old", self.conversion.cell0) as session:
+                failed = frozenset(str(u) for (u,) in session.query("SELECT uuid FROM instances"))
+        with self._entered("old") as child, self._entered("new") as api:
+            return v1_proof.agreement(child, api, self.conversion.path, failed)
+
+    def stranded(self) -> tuple[str, ...]:
+        with self._entered("old") as child, self._entered("new") as api:
+            return v1_proof.stranded(child, api, self._import().scope)
+
+    def recount(self, side: Side) -> int:
+        if not self.conversion.keeps_usage:
+            return 0
+        self._permit()
+        with self._entered(side) as session:
+            return v1_proof.recount(session)
+
+    def picture(self) -> dict[str, Any]:
+        with self._entered("old") as session:
+            tables = servers.table_names(session, self._database("old"))
+            return v1_proof.picture(session, [t for t in tables if not t.startswith(PREFIX)])
+
+    def tidy_services(self, known: Sequence[int]) -> int:
+        self._permit()
+        with self._entered("old") as session:
+            return v1_proof.tidy_services(session, known)
+
+    # -- nova-cells --------------------------------------------------------------------------------
+
+    @contextmanager
+    def _cells(self) -> Iterator[CellsClient]:
+        broker = self._broker("new")
+        try:
+            yield CellsClient(broker)
+        finally:
+            broker.close()
+
+    def answering(self, limit_s: float) -> frozenset[str]:
+        with self._cells() as cells:
+            return cells.services(limit_s)
+
+    def ask_for_instances(self) -> int:
+        with self._entered("old") as session:
+            rows = session.query(
+                "SELECT DISTINCT project_id FROM instances WHERE deleted = 0 ORDER BY project_id"
+            )
+        self._permit()
+        with self._cells() as cells:
+            for (project,) in rows:
+                cells.sync(None if project is None else str(project))
+        return len(rows)
+
+    def room(self, limit_s: float) -> int:
+        with self._cells() as cells:
+            return cells.free_memory(self.conversion.old.name, limit_s)
+
+    def close(self) -> None:
+        self._leave()
+        self._doors.close()
+
+
+def _make_marker(session: Connection) -> None:
+    session.execute(
+        f"CREATE TABLE IF NOT EXISTS {name(MARKER)}"
+        " (id TINYINT NOT NULL PRIMARY KEY, phase VARCHAR(16) NOT NULL) ENGINE=InnoDB"
+    )

@@ -1,0 +1,80 @@
+"""Failed builds of cell0 come to the API cell, which answers for them as nova-api did before.
+
+Their numbers are cell0's own, and the child's rows have the same ones: here they get others, and rows that
+refer to a number get the new one. Nobody writes there meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from recell.adapters.mysql.session import Session
+from recell.adapters.mysql.sql import among, columns, name
+from recell.model.scope import Scope, Table
+
+__all__ = ["bring"]
+
+_AT_ONCE = 500
+_CHILDREN = {
+    "instance_extra": "instance_uuid",
+    "instance_info_caches": "instance_uuid",
+    "instance_metadata": "instance_uuid",
+    "instance_system_metadata": "instance_uuid",
+    "instance_faults": "instance_uuid",
+    "block_device_mapping": "instance_uuid",
+    "virtual_interfaces": "instance_uuid",
+    "instance_id_mappings": "uuid",
+    "tags": "resource_id",
+}
+_ACTIONS, _EVENTS = "instance_actions", "instance_actions_events"
+
+
+def bring(source: Session, target: Session, scope: Scope) -> int:
+    """Live instances that the API cell doesn't have, with all that is theirs, at once. How many."""
+    tables = {e.table.name: e.table for e in scope.moving}
+    uuids = [str(u) for (u,) in source.query("SELECT uuid FROM instances WHERE deleted = 0 ORDER BY id")]
+    known = {str(u) for (u,) in target.query("SELECT uuid FROM instances")} if uuids else set()
+    target.rollback()
+    new = [u for u in uuids if u not in known]
+    target.begin()
+    for some in _batches(new):
+        _copy(source, target, tables["instances"], "uuid", some, {"cell_name": None})
+        for table, owner in _CHILDREN.items():
+            if table in tables:
+                _copy(source, target, tables[table], owner, some, {})
+        if _ACTIONS in tables:
+            numbers = dict(_copy(source, target, tables[_ACTIONS], "instance_uuid", some, {}))
+            for old in _batches(list(numbers)):
+                _copy(source, target, tables[_EVENTS], "action_id", old, {"action_id": numbers})
+    target.commit()
+    source.rollback()
+    return len(new)
+
+
+def _copy(
+    source: Session, target: Session, table: Table, owner: str, values: Sequence[Any],
+    changed: Mapping[str, Mapping[Any, Any] | None],
+) -> list[tuple[int, int]]:  # fmt: skip
+    """Rows whose ``owner`` is one of the values. (old number, new number) of each that has one.
+
+    :param changed: columns that get NULL, or what a mapping makes of them.
+    """
+    counter = next((c.name for c in table.columns if c.auto_increment), "")
+    where, args = among((owner,), [(v,) for v in values])
+    wanted = [c.name for c in table.columns if not c.generated]
+    sent = [c for c in wanted if c != counter]
+    insert = f"INSERT INTO {name(table.name)} ({columns(sent)}) VALUES ({', '.join(['%s'] * len(sent))})"
+    numbers = []
+    for row in source.named(f"SELECT {columns(wanted)} FROM {name(table.name)} WHERE {where}", args):
+        for column, to in changed.items():
+            row[column] = None if to is None else to[row[column]]
+        target.execute(insert, [row[c] for c in sent])
+        if counter:
+            numbers.append((int(row[counter]), int(target.query("SELECT LAST_INSERT_ID()")[0][0])))
+    return numbers
+
+
+def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for at in range(0, len(values), _AT_ONCE):
+        yield values[at : at + _AT_ONCE]

@@ -1,0 +1,300 @@
+"""A standard Nova becomes the child of an API cell: the link, the rows, and what proves it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from recell.adapters.ports import UnitState
+from recell.errors import StepFailed, VerifyFailed
+from recell.model.relay import other
+from recell.model.step import Direction, Finding
+from recell.model.v1 import Agreement
+from recell.steps.units import POLL_S
+from recell.steps.v1 import SIDES, V1Step
+
+ANSWER_S = 60.0
+"""What a message down and one up may take: nova-cells itself gives up after 60 s."""
+LOOK_S = 2.0
+TOPIC = "cells"
+_NAMED = 5
+
+
+class V1Link(V1Step):
+    """nova-cells of both sides run together once, which declares the queues that casts would be lost
+    without, and a message goes down and up; then the API cell's stop.
+
+    ``api``, ``child``: host, unit, and the host's name in Nova, of each.
+    """
+
+    kind: ClassVar[str] = "v1-link"
+
+    def _units(self, which: str) -> list[tuple[str, str, str]]:
+        return [(str(h), str(u), str(n)) for h, u, n in self.param(which)]
+
+    def _unit(self, host: str, unit: str) -> UnitState:
+        return self.world.host(host).unit(unit)
+
+    def _running(self) -> list[str]:
+        return [
+            f"{u} on {h}"
+            for h, u, _ in self._units("api")
+            if self._unit(h, u).active not in ("inactive", "failed")
+        ]
+
+    @property
+    def lasting(self) -> bool:
+        return False
+
+    def look(self, toward: Direction) -> Finding:
+        running = self._running()
+        if not running and toward == "backward":
+            return Finding.done("it is off")
+        if not running and self.recall("proven"):
+            return Finding.done(str(self.recall("proven")))
+        return Finding.partial(f"{', '.join(running)} run") if running else Finding.not_done()
+
+    def act(self, toward: Direction) -> None:
+        if toward == "backward":
+            self.remember("proven", "")
+        elif not self.recall("proven"):
+            for host, unit, _ in self._units("api"):
+                if not self._unit(host, unit).running:
+                    self.world.host(host).systemctl("start", unit)
+            self._await_queues()
+            self.remember("proven", self._answered())
+        end = self.conversion.new
+        for host, unit, _ in self._units("api"):
+            if self._unit(host, unit).active not in ("inactive", "failed"):
+                self.world.stop_rpc_server(host, unit, end.broker, end.vhost, self.limit("stop_s"))
+
+    def _missing(self) -> list[str]:
+        out = []
+        for which, end in (("api", self.conversion.new), ("child", self.conversion.old)):
+            served = {q.name for q in self.world.broker(end.broker).queues(end.vhost) if q.consumers}
+            out += [
+                f"{unit} on {host}"
+                for host, unit, name in self._units(which)
+                if f"{TOPIC}.{name}" not in served
+            ]
+        return out
+
+    def _await_queues(self) -> None:
+        began = self.world.clock()
+        while missing := self._missing():
+            failed = [
+                f"{u} on {h}" for h, u, _ in self._units("api") if self._unit(h, u).active == "failed"
+            ]
+            if failed or self.world.clock() - began > self.limit("start_s"):
+                raise StepFailed(
+                    f"{', '.join(failed or missing)} does not serve its cell",
+                    "See journalctl -u there, then: recell resume, or recell undo",
+                )
+            self.world.wait(POLL_S)
+
+    def _answered(self) -> str:
+        path, began = self.conversion.path, self.world.clock()
+        while True:
+            answered = self.port().answering(ANSWER_S)
+            if path in answered:
+                return f"a message went down to {path} and one came back"
+            if self.world.clock() - began > self.limit("start_s"):
+                raise StepFailed(
+                    f"{path} does not answer the API cell's nova-cells"
+                    f" ({', '.join(sorted(answered)) or 'nobody'} did)",
+                    "See nova-cells.log of both sides: each must reach the other's RabbitMQ; then: recell"
+                    " resume",
+                )
+            self.world.wait(POLL_S)
+
+
+class V1Follow(V1Step):
+    """What an API cell reads is copied and kept up, with the child's full path on live instances; all rows
+    are compared once. It ends when users are led to the API cell: from then on Nova keeps both sides."""
+
+    kind: ClassVar[str] = "v1-follow"
+
+    def look(self, toward: Direction) -> Finding:
+        now = self.port().importing()
+        if toward == "backward":
+            return Finding.done("nothing is copied") if now.phase == "none" else Finding.not_done(now.phase)
+        if now.phase == "live":
+            return Finding.done("Nova keeps both sides")
+        if now.verified and now.phase in ("following", "drained"):
+            return Finding.done("copied, compared, and followed")
+        return Finding.not_done() if now.phase == "none" else Finding.partial(now.phase)
+
+    def act(self, toward: Direction) -> None:
+        if toward == "forward":
+            self.remember("said", self.port().follow(lambda figures: self.remember("progress", figures)))
+        else:
+            self.port().forget()
+
+    def prove(self, toward: Direction) -> str:
+        said = super().prove(toward)
+        return str(self.recall("said", said)) if toward == "forward" else said
+
+    def finish(self) -> None:
+        self.port().forget()
+
+
+class V1Sync(V1Step):
+    """Forward: the child sends every instance once, and both sides agree. Backward: nothing would be lost
+    that only the API cell has."""
+
+    kind: ClassVar[str] = "v1-sync"
+
+    @property
+    def lasting(self) -> bool:
+        return False
+
+    def look(self, toward: Direction) -> Finding:
+        live = self.port().importing().phase == "live"
+        if toward == "backward" and not live:
+            return Finding.done("users were not led there")
+        if toward == "forward" and self.recall("agreed"):
+            return Finding.done(str(self.recall("agreed")))
+        return Finding.not_done()
+
+    def act(self, toward: Direction) -> None:
+        port = self.port()
+        if toward == "backward":
+            self.remember("agreed", "")
+            if lost := port.stranded():
+                raise StepFailed(
+                    f"undo would lose what only {self.conversion.new.name} has: {'; '.join(lost[:_NAMED])}"
+                    + (f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""),
+                    "Bring it to the child (recell sync), or delete it, then: recell undo",
+                )
+            return
+        projects = port.ask_for_instances()
+        found = agreed(self)
+        # What the child's conductors committed since they count no quota is in nobody's usage.
+        port.recount("new")
+        self.remember("agreed", f"{projects} projects asked; {found.rows} instances on both sides agree")
+
+    def prove(self, toward: Direction) -> str:
+        if toward == "backward":
+            return "nothing would be lost"
+        return str(self.recall("agreed"))
+
+
+def agreed(step: V1Step) -> Agreement:
+    """Two looks with nothing wrong in both: what is on its way stands in one of them only.
+
+    :raises VerifyFailed: something stays wrong.
+    """
+    port, began = step.port(), step.world.clock()
+    before = port.agreement()
+    while True:
+        if not before.wrong:
+            return before
+        step.world.wait(LOOK_S)
+        now = port.agreement()
+        stays = sorted(set(before.wrong) & set(now.wrong))
+        if not stays:
+            return now
+        if step.world.clock() - began > step.limit("quiet_s"):
+            raise VerifyFailed(
+                f"both sides differ: {'; '.join(stays[:_NAMED])}"
+                + (f" and {len(stays) - _NAMED} more" if len(stays) > _NAMED else ""),
+                "recell audit says more and heals what it can prove; then: recell resume",
+            )
+        before = now
+
+
+class V1Prove(V1Step):
+    """Of a step that acts both ways: what stands is remembered, and undo proves itself by it; usage of
+    quotas, which nobody kept meanwhile, is counted anew. Of one that acts forward only: the conversion is
+    proven."""
+
+    kind: ClassVar[str] = "v1-prove"
+
+    @property
+    def lasting(self) -> bool:
+        return False
+
+    @property
+    def _remembers(self) -> bool:
+        return self.spec.acts == "both"
+
+    def _picture(self) -> dict[str, Any]:
+        units = {
+            f"{host}:{unit}": [state.active == "active", state.enabled]
+            for host, unit in self.param("units", [])
+            for state in [self.world.host(host).unit(unit)]
+        }
+        return {**self.port().picture(), "units": units}
+
+    def look(self, toward: Direction) -> Finding:
+        if self._remembers and toward == "forward" and self.recall("picture") and not self.recall("used"):
+            return Finding.done("remembered")
+        return Finding.not_done("a proof is taken anew each time")
+
+    def act(self, toward: Direction) -> None:
+        if not self._remembers:
+            return
+        if toward == "forward":
+            self.remember("picture", self._picture())
+            self.remember("used", False)
+            return
+        port = self.port()
+        port.tidy_services(self.recall("picture", {}).get("services", []))
+        self.remember("recounted", port.recount("old"))
+
+    def prove(self, toward: Direction) -> str:
+        if not self._remembers:
+            return self._proven()
+        if toward == "forward":
+            return "remembered"
+        before, now = self.recall("picture", {}), self._picture()
+        wrong = [key for key in before if key != "services" and before[key] != now.get(key)]
+        if wrong:
+            raise VerifyFailed(
+                f"{self.conversion.old.name} is not as it was: {'; '.join(_differing(before, now, wrong))}",
+                "Look there, then: recell undo",
+            )
+        self.remember("used", True)
+        return f"as before; {self.recall('recounted', 0)} usages of quotas were wrong and are right"
+
+    def _proven(self) -> str:
+        port, conversion = self.port(), self.conversion
+        found = agreed(self)
+        wrong = []
+        if port.importing().phase != "live":
+            wrong.append("rows are still copied, so Nova does not keep both sides yet")
+        if str(self.param("records")) == "table":
+            for side in SIDES:
+                known = [n.name for n in port.neighbours(side)]
+                if known != [conversion.at(other(side)).name]:
+                    wrong.append(
+                        f"the records of {conversion.at(side).name} name {', '.join(known) or 'nobody'}"
+                    )
+        if conversion.path not in port.answering(ANSWER_S):
+            wrong.append(f"{conversion.path} does not answer")
+        room, began = port.room(ANSWER_S), self.world.clock()
+        while room < 0 and self.world.clock() - began < self.limit("start_s"):
+            self.world.wait(POLL_S)  # the child tells of it once a minute
+            room = port.room(ANSWER_S)
+        if room < 0:
+            wrong.append(f"{conversion.new.name} knows of no room in {conversion.old.name} for boots")
+        if wrong:
+            raise VerifyFailed(
+                f"{self.id}: {'; '.join(wrong)}", "Look there, then: recell resume, or recell undo"
+            )
+        return (
+            f"{found.rows} instances on both sides with {conversion.path}, {len(found.alone)} failed builds"
+            f" in {conversion.new.name} alone; {conversion.path} answers and has {room} MiB free"
+        )
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any], keys: list[str]) -> list[str]:
+    out = []
+    for key in keys:
+        was, is_ = before[key], now.get(key)
+        if isinstance(was, dict) and isinstance(is_, dict):
+            out += [f"{k} was {was.get(k)} and is {is_.get(k)}" for k in was if was.get(k) != is_.get(k)]
+        else:
+            gone = [str(w) for w in was if w not in (is_ or [])]
+            new = [str(w) for w in is_ or [] if w not in was]
+            out.append(f"{key}: {', '.join(gone) or 'nothing'} gone, {', '.join(new) or 'nothing'} new")
+    return out

@@ -1,0 +1,436 @@
+"""The moment of a conversion to cells v1: requests wait, the last rows arrive, the API cell takes over.
+
+What takes long comes before it, while users work: conductors and schedulers change places, nova-cells of the
+API cell starts, and the child's stands still, so that nobody writes to the API cell but the copy. In the
+moment itself nothing has to start.
+
+Where requests go is decided at one point. Each HAProxy is armed first; then a fence goes up before each
+server that is left, and the last one decides. A recell that dies before it leaves users where they were, one
+that dies after it leaves them at the other side: each HAProxy asks the fence when its lease ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from recell.adapters.ports import Consumer, UnitState, processes_of
+from recell.adapters.v1_hold_port import GatePort, UnderWayPort
+from recell.adapters.v1_work import named
+from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed
+from recell.model.gate import GateState
+from recell.model.hosts import CellEnd
+from recell.model.relay import Side, other
+from recell.model.step import Direction, Finding
+from recell.steps.units import POLL_S
+from recell.steps.v1 import V1Step
+
+CATCH_UP_S = 1800.0
+REST = 0.6
+"""Of the longest hold: for all that is under way to come to its end."""
+LAST = 0.9
+"""After so much of it nothing is decided any more."""
+POLL_HELD_S = 0.1
+CELLS = "cells"
+
+
+@dataclass(frozen=True)
+class _Server:
+    """An RPC server: its unit, and what it takes from at which end."""
+
+    host: str
+    unit: str
+    topic: str
+    nova_host: str
+    end: CellEnd
+
+
+class V1Switch(V1Step):
+    """``gates``: proxy and backend; ``doors``: host, address and port of each side's nova-api; ``bare``:
+    those that stand behind no gate. ``stop``, ``start``: today's and the child's conductors and schedulers;
+    ``cells``, ``child_cells``: nova-cells of both sides."""
+
+    kind: ClassVar[str] = "v1-switch"
+
+    # -- what there is -----------------------------------------------------------------------------
+
+    def gates(self) -> list[GatePort]:
+        pairs = dict.fromkeys((str(g["proxy"]), str(g["backend"])) for g in self.param("gates"))
+        return [self.world.gate(*pair) for pair in pairs]
+
+    def _doors(self, side: Side) -> dict[str, list[tuple[str, int]]]:
+        """By host: what is shut when users leave this side."""
+        found: dict[str, list[tuple[str, int]]] = {}
+        for host, address, port in self.param("doors")[side]:
+            found.setdefault(str(host), []).append((str(address), int(port)))
+        return found
+
+    def _bare(self) -> dict[str, list[tuple[str, int]]]:
+        found: dict[str, list[tuple[str, int]]] = {}
+        for host, address, port in self.param("bare"):
+            found.setdefault(str(host), []).append((str(address), int(port)))
+        return found
+
+    def _servers(self, name: str) -> list[_Server]:
+        end = self.conversion.new if name == "cells" else self.conversion.old
+        return [_Server(str(h), str(u), str(t), str(n), end) for h, u, t, n in self.param(name)]
+
+    def _unit(self, one: _Server) -> UnitState:
+        return self.world.host(one.host).unit(one.unit)
+
+    def _up(self, one: _Server) -> bool:
+        return self._unit(one).active not in ("inactive", "failed")
+
+    def _fenced(self, side: Side) -> bool:
+        doors = self._doors(side)
+        return bool(doors) and all(set(d) <= self.world.fence(h).standing() for h, d in doors.items())
+
+    def _states(self) -> list[GateState]:
+        states = [g.state() for g in self.gates()]
+        return [s for s in states if s is not None]
+
+    def side(self) -> Side:
+        """Where users are led, or will be when a lease ends that a dead run has left.
+
+        :raises Unknowable: HAProxies differ, and not by recell's doing.
+        """
+        states = self._states()
+        if not states:
+            known: Side = self.recall("side", "old")
+            return known
+        settled = {s.side for s in states if s.toward is None}
+        towards = {s.toward for s in states if s.toward is not None}
+        if not towards:
+            if len(settled) > 1:
+                raise Unknowable(
+                    "one HAProxy leads to the child and another to the API cell",
+                    "See the .lease files beside their configurations; make them alike by recell undo of one",
+                )
+            return settled.pop()
+        goal = next(t for t in towards if t is not None)
+        return goal if goal in settled or self._fenced(other(goal)) else other(goal)
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def look(self, toward: Direction) -> Finding:
+        goal: Side = "new" if toward == "forward" else "old"
+        side, states = self.side(), self._states()
+        under_way = [s for s in states if s.toward is not None or s.held]
+        if side != goal:
+            where = self.conversion.at(side).name
+            return (
+                Finding.partial(f"a hold was left, and requests go to {where}")
+                if under_way
+                else Finding.not_done(f"requests go to {where}")
+            )
+        if goal == "new" and (phase := self.port().importing().phase) != "live":
+            return Finding.unknown(f"requests go to the API cell, and its rows are {phase}")
+        if under_way:
+            return Finding.partial("requests are led over; the hold was left")
+        missing = [*self._not_as_wanted(goal)]
+        if missing:
+            return Finding.partial(f"requests are led over; {', '.join(missing)}")
+        return Finding.done(f"requests go to {self.conversion.at(goal).name}")
+
+    def _not_as_wanted(self, goal: Side) -> list[str]:
+        on = self._servers("start") + self._servers("cells") if goal == "new" else self._servers("stop")
+        off = self._servers("stop") if goal == "new" else self._servers("start") + self._servers("cells")
+        begun = self.recall("begun") is not None
+        found = [f"{s.unit} on {s.host} does not run" for s in on if not self._unit(s).running]
+        if goal == "new" or begun:
+            found += [f"{s.unit} on {s.host} runs" for s in off if self._up(s)]
+        if self.recall("paused"):
+            found.append("nova-cells of the child stands still")
+        if goal == "old":
+            if self.port().importing().phase == "live":
+                found.append("the API cell's rows are not given up")
+            found += [f"{h} is fenced" for s in ("old", "new") for h in self._standing(s)]
+        return found
+
+    def _standing(self, side: Side) -> list[str]:
+        hosts = {*self._doors(side), *(self._bare() if side == "old" else {})}
+        return [h for h in sorted(hosts) if self.world.fence(h).standing()]
+
+    # -- acting ------------------------------------------------------------------------------------
+
+    def act(self, toward: Direction) -> None:
+        goal: Side = "new" if toward == "forward" else "old"
+        self.remember("begun", True)
+        self._free()
+        if self.side() == "new" and self.recall("paused"):
+            self._go_on_cells()  # of a run that died as soon as it was decided
+        if self.side() != goal:
+            self._ready(goal)
+            try:
+                self._moment(toward, goal)
+            except RecellError:
+                if self.side() != goal:
+                    self._stay(other(goal))
+                raise
+        self._settle(goal)
+
+    def _free(self) -> None:
+        """What a run that died has left at the gates, brought to the end that it had come to."""
+        gates = [(g, s) for g in self.gates() if (s := g.state()) is not None]
+        if not any(s.held or s.toward for _, s in gates):
+            return
+        side = self.side()
+        for gate, state in gates:
+            if state.toward is not None:
+                gate.commit(side)
+        self._unfence(side)
+        self.remember("side", side)
+        for gate, _ in gates:
+            gate.release()
+
+    def _unfence(self, side: Side) -> None:
+        for host in self._standing(side):
+            self.world.fence(host).take_down()
+
+    def _ready(self, goal: Side) -> None:
+        """What takes long, while nobody waits."""
+        port = self.port()
+        if goal == "old":
+            self._unfence("old")
+            return
+        if port.importing().phase == "live":
+            port.take_back()  # handed over by a run that died before anybody was led there
+        self._start(self._servers("start"))
+        self._end(self._servers("stop"))
+        self.remember("paused", True)
+        for one in self._servers("child_cells"):
+            self.world.host(one.host).systemctl("pause", one.unit)
+        self._drop_waiting()
+        self._start(self._servers("cells"))
+        port.catch_up(CATCH_UP_S)
+        self.remember("stuck", list(self._at_work().stuck()))
+
+    def _drop_waiting(self) -> None:
+        """What the child told the API cell's nova-cells while that was off: older than the rows are."""
+        cells = self._servers("cells")
+        if not cells or any(self._up(s) for s in cells):
+            return
+        end = cells[0].end
+        broker = self.world.broker(end.broker)
+        for queue in broker.queues(end.vhost):
+            if queue.name.split(".")[0] == CELLS and queue.messages_ready and not queue.consumers:
+                broker.delete_queue(end.vhost, queue.name)
+
+    def _start(self, servers: list[_Server]) -> None:
+        for one in servers:
+            host, unit = self.world.host(one.host), self._unit(one)
+            if not unit.enabled:
+                host.systemctl("enable", one.unit)
+            if not unit.running:
+                host.systemctl("start", one.unit)
+        began = self.world.clock()
+        while missing := self._not_serving(servers):
+            failed = [s for s in missing if self._unit(s).active == "failed"]
+            if failed or self.world.clock() - began > self.limit("start_s"):
+                one = (failed or missing)[0]
+                raise StepFailed(
+                    f"{one.unit} on {one.host} does not serve {one.topic} on {one.end.broker}",
+                    f"Users are where they were. See journalctl -u {one.unit} there, then: recell resume",
+                )
+            self.world.wait(POLL_S)
+
+    def _not_serving(self, servers: list[_Server]) -> list[_Server]:
+        consumers = {
+            end.broker: self.world.broker(end.broker).consumers(end.vhost) for end in {s.end for s in servers}
+        }
+        return [s for s in servers if not self._serves(s, consumers[s.end.broker])]
+
+    def _serves(self, one: _Server, consumers: Sequence[Consumer]) -> bool:
+        """Its own process takes from its host's queue: the other unit of this role there has the same one."""
+        host, unit = self.world.host(one.host), self._unit(one)
+        if not unit.running:
+            return False
+        processes = processes_of(unit, host.processes())
+        told = {str(p.told_pid) for p in processes}
+        peers = {(s.local_ip, s.local_port) for s in host.sockets([p.pid for p in processes])}
+        return any(
+            c.queue == f"{one.topic}.{one.nova_host}"
+            and ((c.peer_host, c.peer_port) in peers or c.client_name.split(":")[1:2] in [[t] for t in told])
+            for c in consumers
+        )
+
+    def _end(self, servers: list[_Server], *, disable: bool = False) -> None:
+        for one in servers:
+            if self._up(one):
+                self.world.stop_rpc_server(
+                    one.host, one.unit, one.end.broker, one.end.vhost, self.limit("stop_s"),
+                    lost=self.is_lost(one.end.broker),
+                )  # fmt: skip
+            if disable and self._unit(one).enabled:
+                self.world.host(one.host).systemctl("disable", one.unit)
+
+    # -- the moment --------------------------------------------------------------------------------
+
+    def _moment(self, toward: Direction, goal: Side) -> None:
+        """One attempt. Whatever stops it before the last fence stands, everybody goes on where they were."""
+        gates, left = self.gates(), other(goal)
+        before = [self._fit(g, goal) for g in gates]
+        longest, lease = float(self.param("longest_s")), float(self.param("lease_s"))
+        began, decided, waited = self.world.clock(), False, 0
+        try:
+            for gate in gates:
+                gate.hold(lease, longest)
+            if goal == "new":
+                self._fence(self._bare())
+            said = self._rest(goal, began, before)
+            if goal == "new":
+                self.remember("failed-builds", self.port().hand_over())
+            if self.world.clock() - began > longest * LAST:
+                raise StepFailed(f"it took more than {longest * LAST:.0f} s", "Try at a calmer hour")
+            for gate in gates:
+                gate.arm(goal)
+            self._fence(self._doors(left))
+            decided = True
+            self.remember("side", goal)
+            for gate in gates:
+                gate.commit(goal)
+        finally:
+            waited = self._let_go(gates, goal if decided else left, decided)
+        self.held(toward, self.world.clock() - began)
+        self.remember(f"proof-{toward}", f"{said}; {waited} requests waited")
+
+    def _fit(self, gate: GatePort, goal: Side) -> GateState:
+        began = self.world.clock()
+        while True:
+            state = gate.state()
+            if state is None:
+                raise StepFailed(
+                    f"HAProxy on {gate.host} has no gate before {gate.backend}",
+                    "Its configuration was replaced: recell undo, and begin again",
+                )
+            if goal in state.up and not state.leaving:
+                return state
+            if self.world.clock() - began > self.limit("start_s"):
+                raise StepFailed(
+                    f"processes of HAProxy on {gate.host} that a reload has left still serve"
+                    if state.leaving
+                    else f"HAProxy on {gate.host} sees no server up to which {gate.backend} could be led",
+                    "See HAProxy's log there, then: recell resume",
+                )
+            self.world.wait(POLL_S)
+
+    def _rest(self, goal: Side, began: float, before: list[GateState]) -> str:
+        """Nothing is inside, nothing is under way, and the rows are proven equal."""
+        longest = float(self.param("longest_s"))
+        while True:
+            busy = self._busy(goal, before)
+            left = longest * REST - (self.world.clock() - began)
+            if not busy:
+                try:
+                    said = self.port().drain(left) if goal == "new" else "both sides have all messages"
+                    # Nobody can have begun anything but whom recell does not know of.
+                    if not (busy := self._busy(goal, before)):
+                        return said
+                except (StepFailed, VerifyFailed) as error:
+                    busy = [error.sentence]
+            if self.world.clock() - began > longest * REST:
+                named = "; ".join(busy[:5])
+                raise StepFailed(
+                    f"not at rest after {longest * REST:.0f} s of the {longest:g} s that requests may wait:"
+                    f" {named}",
+                    "Requests went on, and nothing was switched. Try at a calmer hour, or raise hold:"
+                    " longest_s, then: recell resume",
+                )
+            self.world.wait(POLL_HELD_S)
+
+    def _busy(self, goal: Side, before: list[GateState]) -> list[str]:
+        found = []
+        for gate, known in zip(self.gates(), before, strict=True):
+            state = gate.state()
+            if state is None or state.worker != known.worker or not state.held:
+                raise StepFailed(
+                    f"HAProxy on {gate.host} was reloaded while it held requests, or let them go",
+                    "Find out by whom, then: recell resume",
+                )
+            if state.inside:
+                found.append(f"{state.inside} requests of {gate.backend} on {gate.host}")
+        found = found or list(self._at_work().in_flight())
+        return found or (self._between() if goal == "old" else [])
+
+    def _at_work(self) -> UnderWayPort:
+        conversion = self.conversion
+        return self.world.under_way(*conversion.config, conversion.old.broker, conversion.old.vhost)
+
+    def _between(self) -> list[str]:
+        """Messages from one cell to the other that have not arrived."""
+        return [
+            f"{q.messages_ready + q.messages_unacknowledged} messages in {q.name} on {end.broker}"
+            for end in (self.conversion.old, self.conversion.new)
+            for q in self.world.broker(end.broker).queues(end.vhost)
+            if q.name.split(".")[0] == CELLS and q.consumers
+            if q.messages_ready + q.messages_unacknowledged
+        ]
+
+    def _fence(self, doors: dict[str, list[tuple[str, int]]]) -> None:
+        for host, shut in doors.items():
+            fence = self.world.fence(host)
+            fence.put_up({*shut, *fence.standing()})
+
+    def _go_on_cells(self) -> None:
+        for one in self._servers("child_cells"):
+            self.world.host(one.host).systemctl("continue", one.unit)
+        self.remember("paused", False)
+
+    def _let_go(self, gates: list[GatePort], side: Side, decided: bool) -> int:
+        """Nobody waits any more. A gate that doesn't answer lets go by itself, where the fence says."""
+        sure = True
+        if not decided:
+            try:
+                self._unfence(side)
+            except RecellError:
+                sure = False  # then every gate asks what stands, and all find the same
+        else:
+            with contextlib.suppress(RecellError):
+                self._go_on_cells()
+        waited = 0
+        for gate in gates:
+            with contextlib.suppress(RecellError):
+                state = gate.state()
+                if state is not None and state.toward is not None and sure:
+                    gate.commit(side)
+                gate.release()
+                state = gate.state()
+                waited += state.waited if state is not None else 0
+        return waited
+
+    def _stay(self, side: Side) -> None:
+        """After an attempt that did not succeed: as it was before it, but for who serves."""
+        if side != "old":
+            return
+        self._unfence("old")
+        port = self.port()
+        if port.importing().phase == "live":
+            port.take_back()
+        self._end(self._servers("cells"), disable=True)
+        self._go_on_cells()
+
+    # -- afterwards --------------------------------------------------------------------------------
+
+    def _settle(self, goal: Side) -> None:
+        port = self.port()
+        if goal == "new":
+            self._go_on_cells()
+            self._start(self._servers("start") + self._servers("cells"))
+            self._end(self._servers("stop"))
+            return
+        self._start(self._servers("stop"))
+        port.take_back()
+        self._end(self._servers("cells"), disable=True)
+        self._end(self._servers("start"), disable=True)
+        self._go_on_cells()
+        self._unfence("old")
+        self._unfence("new")
+
+    def prove(self, toward: Direction) -> str:
+        said = super().prove(toward)
+        if proof := self.recall(f"proof-{toward}"):
+            said += f"; {proof}"
+        stuck = self.recall("stuck", [])
+        return f"{said}; stuck, and not waited for: {named(stuck)}" if stuck and toward == "forward" else said

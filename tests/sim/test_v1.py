@@ -1,0 +1,270 @@
+"""A standard Nova becomes the child of an API cell, simulated: there, back, killed everywhere, undone."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recell.errors import StalePlan, StepFailed, Unknowable, VerifyFailed
+from recell.journal import Journal
+from recell.model.layout_v1 import CELLS_V1_EXAMPLE
+from recell.model.plan import dump_plan
+from recell.model.step import Truth
+from recell.planning import runbook
+from recell.preflight.check import check
+from tests.sim.test_split import desks as desks
+from tests.sim.test_trust import rehearsed
+from tests.sim.v1_hold import HoldWorld
+from tests.sim.v1_world import Inst, V1World, build, plan, scan
+from tests.sim.world import Killed, SimFile
+from tests.unit.stein_cloud import CONF, layout_v1
+
+PATH = "api!cell1"
+FILES = CELLS_V1_EXAMPLE.replace("records: table", "records: file")
+
+
+@functools.cache
+def _built() -> V1World:
+    return build(make=HoldWorld)
+
+
+def fresh() -> V1World:
+    return copy.deepcopy(_built())
+
+
+def well(world: V1World) -> bool:
+    for _ in range(12):
+        world.wait(1)
+    assert world.complaints == []
+    assert world.lost() == set()
+    return True
+
+
+def served(world: V1World) -> str:
+    """Where users are led to."""
+    return world.serving
+
+
+def text_of(world: V1World, host: str, path: str) -> str:
+    return world.hosts[host].files[path].content.decode()
+
+
+def test_there_and_back_and_there_again(desks: Any) -> None:
+    world = fresh()
+    before = world.picture()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    assert well(world)
+    after = world.picture()
+    assert served(world) == "new" and world.importing.phase == "live"
+    assert {u for u, r in world.api.rows.items() if r.path != PATH} == {"failed-1"}
+    assert world.api.rows.keys() >= world.child.rows.keys(), "every instance on both sides"
+    assert [n.is_parent for n in world.child.neighbours.values()] == [True]
+    assert not world.api.seeded
+    changes = list(world.changes)
+    desk.go("forward")
+    assert world.changes == changes, "applied twice it changes nothing"
+    desk.go("backward")
+    journal = Journal.open(desk.path, read_only=True)
+    assert journal.recall("undo/prove", "recounted") == 1
+    journal.close()
+    assert well(world)
+    for key, value in world.picture().items():
+        assert value == before[key], key
+    assert any(u.startswith("new-") for u in world.child.rows), "what was made meanwhile stays"
+    desk.go("forward")
+    assert well(world)
+    assert world.picture() == after
+
+
+def test_the_api_cells_configuration_has_the_same_accounts_and_no_name_of_another_host(desks: Any) -> None:
+    world = fresh()
+    old = world.hosts["ctl1"].files[CONF]
+    world.hosts["ctl1"].files[CONF] = SimFile(
+        old.content.replace(b"[database]", b"host = ctl1\nosapi_compute_listen = 10.1.0.2\n\n[database]"),
+        0o644, "root", "nova", old.mtime,
+    )  # fmt: skip
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    text = text_of(world, "api2", CONF)
+    assert "transport_url = rabbit://nova:s3cret@mq4:5672,nova:s3cret@mq5:5672,nova:s3cret@mq6:5672/" in text
+    assert "connection = mysql+pymysql://nova:dbpw@db2:3306/nova_api_cell" in text
+    assert "my_ip = 10.1.0.5" in text and "osapi_compute_listen = 10.1.0.5" in text
+    assert "host = ctl1" not in text and "nova_api\n" in text
+    assert "cell_type = api" in text and "osapi_compute_listen_port = 8774" in text
+    assert world.hosts["api2"].files[CONF].mode == 0o640, "secrets are for Nova alone"
+    assert b"s3cret" not in dump_plan(desk.plan) and b"s3cret" not in desk.path.read_bytes()
+    records = {s: n for side in (world.child, world.api) for s, n in side.neighbours.items()}
+    assert records["api"].url == (
+        "rabbit://nova:s3cret@mq4:5672,nova:s3cret@mq5:5672,nova:s3cret@mq6:5672//"
+    ), "its vhost is written out"
+    assert "mq2" in records["cell1"].url
+
+
+def test_records_in_files_are_for_nova_alone(desks: Any) -> None:
+    world = fresh()
+    before = world.picture()
+    desk = desks(world, plan(world, FILES))
+    desk.go("forward")
+    # A file is read again at each start: what reads it is nova-cells.
+    file = world.hosts["ctl1"].files["/etc/nova/cells.json"]
+    assert (file.mode, file.owner, file.group) == (0o640, "root", "nova")
+    entry = json.loads(file.content)["api"]
+    assert entry["is_parent"] is True and entry["transport_url"].endswith("//")
+    assert json.loads(world.hosts["api1"].files["/etc/nova/cells.json"].content)["cell1"]["weight_scale"] == 1
+    assert not world.child.neighbours and not world.api.neighbours
+    desk.go("backward")
+    for key, value in world.picture().items():
+        assert value == before[key], key
+
+
+def test_a_link_that_does_not_stand_stops_before_rows_are_copied(desks: Any) -> None:
+    world = fresh()
+    before = world.picture()
+    world.mute = True
+    desk = desks(world, plan(world))
+    with pytest.raises(StepFailed, match="does not answer"):
+        desk.go("forward")
+    assert world.importing.phase == "none" and served(world) == "old"
+    world.mute = False
+    desk.go("forward")
+    assert well(world) and served(world) == "new"
+    desk.go("backward")
+    assert well(world)
+    for key, value in world.picture().items():
+        assert value == before[key], key
+
+
+def test_tables_of_somebody_else_are_not_touched(desks: Any) -> None:
+    world = fresh()
+    world.api.made = world.api.tables = True
+    desk = desks(world, plan(world))
+    with pytest.raises(Unknowable, match="tables that recell did not make"):
+        desk.go("forward")
+    desk.go("backward")
+    assert world.api.made and world.api.tables and well(world)
+
+
+def test_instances_that_differ_stop_the_proof(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.after["instances asked for"] = lambda: world.api.rows.update(guest=Inst(1, PATH))
+    with pytest.raises(VerifyFailed, match="guest"):
+        desk.go("forward")
+    del world.api.rows["guest"]
+    desk.go("forward")
+    assert well(world)
+
+
+def test_undo_stops_before_it_loses_what_only_the_api_cell_has(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    world.api.rows["alone"] = Inst(1, PATH)
+    with pytest.raises(StepFailed, match="instance alone"):
+        desk.go("backward")
+    assert served(world) == "new", "nobody was moved"
+    del world.api.rows["alone"]
+    desk.go("backward")
+    assert well(world) and served(world) == "old"
+
+
+def test_failed_builds_that_no_cell_took_keep_their_database(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    world.api.rows["no-room-1"] = Inst(1)
+    desk.go("backward")
+    assert well(world) and "no-room-1" in world.api.rows
+    journal = Journal.open(desk.path, read_only=True)
+    assert "no-room-1" in journal.recall("api/database", "kept")
+    journal.close()
+    with pytest.raises(Unknowable, match="no-room-1"):
+        desk.go("forward")
+    assert "no-room-1" in world.api.rows
+
+
+def test_a_change_by_somebody_else_stops_it(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.hosts["api1"].files[CONF].content += b"# puppet was here\n"
+    with pytest.raises(StalePlan, match="api1"):
+        desk.go("forward")
+
+
+def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
+    world = fresh()
+    for made in (plan(world), plan(world, FILES)):
+        for hand in (*runbook.back(made, lambda s, k: None), *runbook.forth(made, lambda s, k: None)):
+            for command in hand.commands:
+                ended = subprocess.run(
+                    ["sh", "-n"], input=command, text=True, capture_output=True, check=False
+                )
+                assert ended.returncode == 0, (command, ended.stderr)
+    before, changes = world.picture(), list(world.changes)
+    seen, pretended = rehearsed(world, plan(world), tmp_path)
+    assert world.picture() == before and world.changes == changes
+    assert not [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]
+    would = [what for _, what in pretended.record.changes]
+    assert {"make recell's account", "write the record of api", "make the empty database"} <= set(would)
+
+
+def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> None:
+    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as
+    undisturbed, and nothing that users were told lost."""
+    world = fresh()
+    calm = desks(world, plan(world))
+    calm.go("forward")
+    if then == "backward":
+        calm.go("backward")
+    assert well(world)
+    want = world.picture()
+    world = fresh()
+    desk = desks(world, plan(world))
+    for direction in first[:-1]:
+        desk.go(direction)
+    before = world.points
+    desk.go(first[-1])
+    for point in range(1 + start, world.points - before + 1, every):
+        one = fresh()
+        desk = desks(one, plan(one))
+        for direction in first[:-1]:
+            desk.go(direction)
+        one.kill_at = one.points + point
+        with pytest.raises(Killed) as killed:
+            desk.go(first[-1])
+        one.wait(1)
+        desk.go(then)
+        where = f"killed at {point}: {killed.value}"
+        assert well(one), where
+        assert one.picture() == want, where
+
+
+WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+
+
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
+    _matrix(desks, first, then, 0, 11)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize("start", range(11))
+def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
+    _matrix(desks, first, then, start, 11)
+
+
+def test_check_finds_nothing_in_the_way_and_names_what_is() -> None:
+    world = fresh()
+    made = plan(world)
+    assert [v.id for v in check(scan(world), layout_v1(), world, made) if v.severity == "stop"] == []
+    world.hosts["ctl1"].files["/etc/nova/nova-cell1.conf"] = world.hosts["ctl1"].files[CONF]
+    found = [v.id for v in check(scan(world), layout_v1(), world, made) if v.severity == "stop"]
+    assert found == ["in-the-way:ctl1:/etc/nova/nova-cell1.conf"]

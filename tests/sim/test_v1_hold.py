@@ -1,0 +1,333 @@
+"""The moment of a conversion to cells v1, simulated: killed at every point of it, and what forbids it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from recell.errors import StepFailed, Unknowable, VerifyFailed
+from recell.journal import Journal
+from recell.model.plan import Plan
+from recell.model.step import Finding
+from recell.planning.v1 import SWITCH, plan_v1
+from recell.steps import Context, bind
+from recell.steps.v1_switch import V1Switch
+from tests.sim.test_split import LIMITS
+from tests.sim.test_split import desks as desks
+from tests.sim.v1_hold import DOORS, HoldWorld, SimGate
+from tests.sim.v1_world import SimV1, build, plan, scan
+from tests.sim.world import Killed, SimProxy
+from tests.unit.stein_cloud import layout_v1
+
+LEASE_S = 8
+"""Longer than a lease: what users find when nobody comes back soon."""
+
+
+@functools.cache
+def _built() -> HoldWorld:
+    world = build(make=HoldWorld)
+    assert isinstance(world, HoldWorld)
+    return world
+
+
+def fresh() -> HoldWorld:
+    return copy.deepcopy(_built())
+
+
+def pair() -> tuple[HoldWorld, Plan]:
+    """Two HAProxies: users of one must not be led elsewhere than those of the other."""
+    world = fresh()
+    world.proxies["api1"] = SimProxy(world, "api1", {"nova-api": ["ctl1", "ctl2"]})
+    found = scan(world)
+    second = tuple(replace(p, proxy="api1") for p in found.proxies)
+    return world, plan_v1(replace(found, proxies=(*found.proxies, *second)), layout_v1(), 0.0)
+
+
+def well(world: HoldWorld) -> bool:
+    for _ in range(12):
+        world.wait(1)
+    assert world.complaints == []
+    assert world.lost() == set()
+    return True
+
+
+def led(world: HoldWorld) -> str:
+    return world.serving
+
+
+def remembered(desk: Any, key: str) -> Any:
+    journal = Journal.open(desk.path, read_only=True)
+    try:
+        return journal.recall(SWITCH, key)
+    finally:
+        journal.close()
+
+
+def until_switch(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything before it is applied."""
+
+    def refuse(self: V1Switch, toward: str) -> Finding:
+        raise StepFailed("the switch comes next")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(V1Switch, "look", refuse)
+        with pytest.raises(StepFailed, match="comes next"):
+            desk.go("forward")
+
+
+def test_users_wait_for_a_moment_and_how_long_is_told(desks: Any) -> None:
+    world, made = pair()
+    desk = desks(world, made)
+    desk.go("forward")
+    assert well(world)
+    assert 0 < remembered(desk, "held-forward") < 2
+    assert "proven equal; 6 requests waited" in remembered(desk, "proof-forward")
+    order = [c for c in world.changes if "holds" in c or "fenced" in c or "leads" in c or "armed" in c]
+    assert order == [
+        "lb1 holds", "api1 holds", "lb1 armed new", "api1 armed new", "ctl1 fenced", "ctl2 fenced",
+        "lb1 leads to new", "api1 leads to new",
+    ]  # fmt: skip
+    assert not any(world.fences.values()), "what serves the child is reached again"
+    for host in ("ctl1", "ctl2"):
+        gone = world.changes.index(f"{host} open")
+        assert f"{host} restart nova-api" in world.changes[:gone], "nothing old is behind it any more"
+    begun, paused = world.changes.index("lb1 holds"), world.changes.index("ctl2 pause nova-cells")
+    assert "api1 start nova-cells" in world.changes[paused:begun]
+    released = world.changes.index("api1 released")
+    assert not [c for c in world.changes[begun:released] if " start " in c], "nobody waits for a start"
+    desk.go("backward")
+    assert well(world) and 0 < remembered(desk, "held-backward") < 2
+
+
+def test_what_is_under_way_is_waited_for(desks: Any) -> None:
+    world = fresh()
+    world.busy, world.inside, world.leaving = 20, 6, 3
+    world.stuck = ("guest-2 is deleting",)
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    assert well(world)
+    journal = Journal.open(desk.path, read_only=True)
+    (ended,) = [e for e in journal.entries() if e.step == SWITCH and e.phase == "finished"]
+    journal.close()
+    assert "not waited for: guest-2 is deleting" in ended.detail["verified"]
+    assert remembered(desk, "held-forward") > 2
+
+
+def test_a_cloud_that_never_rests_is_left_as_it_was_and_can_be_tried_again(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.busy = 10_000
+    with pytest.raises(StepFailed, match="guest-1 is rebooting") as refused:
+        desk.go("forward")
+    assert "Requests went on, and nothing was switched" in str(refused.value)
+    assert well(world) and led(world) == "old" and not world.held
+    assert not any(world.fences.values()) and world.importing.phase == "following"
+    assert not world.hosts["api1"].units_["nova-cells"].active
+    assert not world.hosts["ctl1"].units_["nova-cells"].paused
+    world.busy = 0
+    desk.go("forward")
+    assert well(world) and led(world) == "new"
+    world.busy = 10_000
+    with pytest.raises(StepFailed, match="guest-1 is rebooting"):
+        desk.go("backward")
+    assert well(world) and led(world) == "new"
+    world.busy = 0
+    desk.go("backward")
+    assert well(world) and led(world) == "old"
+
+
+def test_rows_that_differ_let_users_go_on(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fresh()
+    before = world.picture()
+    desk = desks(world, plan(world))
+
+    def differs(self: SimV1, limit_s: float) -> str:
+        self.world.time += 1
+        raise VerifyFailed("instances 7 differs")
+
+    monkeypatch.setattr(SimV1, "drain", differs)
+    with pytest.raises(StepFailed, match="instances 7 differs"):
+        desk.go("forward")
+    assert well(world) and led(world) == "old"
+    monkeypatch.undo()
+    desk.go("backward")
+    assert well(world) and world.picture() == before
+
+
+def test_failing_once_the_rows_were_handed_over_they_are_copied_anew(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+
+    def late(self: SimGate, toward: str) -> None:
+        raise StepFailed("the hold has ended by itself")
+
+    monkeypatch.setattr(SimGate, "arm", late)
+    with pytest.raises(StepFailed, match="ended by itself"):
+        desk.go("forward")
+    assert well(world) and led(world) == "old" and world.importing.phase == "stale"
+    monkeypatch.undo()
+    desk.go("forward")
+    assert well(world) and led(world) == "new"
+
+
+def test_a_reload_in_the_moment_stops_it(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    hold = SimGate.hold
+
+    def reloaded(self: SimGate, lease_s: float, longest_s: float) -> None:
+        hold(self, lease_s, longest_s)
+        world.reloaded += 1
+
+    monkeypatch.setattr(SimGate, "hold", reloaded)
+    with pytest.raises(StepFailed, match="was reloaded while it held requests"):
+        desk.go("forward")
+    monkeypatch.undo()
+    assert well(world) and led(world) == "old" and not world.held
+    desk.go("forward")
+    assert well(world) and led(world) == "new"
+
+
+def test_an_api_cell_that_is_not_up_gets_nobody(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    until_switch(desk, monkeypatch)
+    for host in DOORS["new"]:
+        world.hosts[host].api.active = False
+    with pytest.raises(StepFailed, match="sees no server up"):
+        desk.go("forward")
+    assert led(world) == "old" and not world.held and world.complaints == []
+
+
+def test_haproxies_that_somebody_led_apart_are_for_a_human(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, made = pair()
+    desk = desks(world, made)
+    until_switch(desk, monkeypatch)
+    world.gates["lb1", "nova-api"].side = "new"
+    with pytest.raises(Unknowable, match="one HAProxy leads to the child"):
+        desk.go("forward")
+
+
+def test_finished_the_gates_go_and_users_stay(desks: Any) -> None:
+    world, made = pair()
+    desk = desks(world, made)
+    desk.go("forward")
+    world.reborn()
+    journal = Journal.open(desk.path)
+    with journal.writing("finish", "forward"):
+        for _ in range(2):
+            for step in reversed(bind(made, Context(world, journal, made.id, (), LIMITS))):
+                step.finish()
+    journal.close()
+    assert not any(g.written or g.installed for g in world.gates.values())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_what_is_retired_comes_back_as_it_was(desks: Any, enabled: bool) -> None:
+    world = fresh()
+    world.hosts["ctl2"].units_["nova-consoleauth"].enabled = enabled
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    for host in ("ctl1", "ctl2"):
+        for name in ("nova-conductor", "nova-scheduler", "nova-consoleauth", "nova-novncproxy"):
+            unit = world.hosts[host].units_[name]
+            assert not unit.active and not unit.enabled, name
+    desk.go("backward")
+    unit = world.hosts["ctl2"].units_["nova-consoleauth"]
+    assert unit.active and unit.enabled == enabled and well(world)
+
+
+def test_a_unit_that_others_want_is_masked_and_unmasked(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    host = world.hosts["ctl1"]
+    systemctl = host.systemctl
+    told: list[str] = []
+
+    def wanted(verb: str, unit: str = "", *, timeout: float = 180) -> None:
+        if unit == "nova-novncproxy" and verb in ("mask", "unmask", "disable"):
+            told.append(verb)
+            verb = {"mask": "disable", "unmask": "enable"}.get(verb, "")
+        if verb:
+            systemctl(verb, unit, timeout=timeout)
+
+    monkeypatch.setattr(host, "systemctl", wanted)
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    desk.go("backward")
+    assert told == ["disable", "mask", "unmask"]
+    assert host.units_["nova-novncproxy"].enabled and well(world)
+
+
+def _points(desks: Any, first: list[str]) -> tuple[int, list[tuple[int, str]]]:
+    """(points before, those of the moment and of what stands around it) of the last of ``first``."""
+    world, made = pair()
+    desk = desks(world, made)
+    for direction in first[:-1]:
+        desk.go(direction)
+    before, seen = world.points, []
+    point = HoldWorld.point
+
+    def noted(what: str) -> None:
+        seen.append((world.points + 1 - before, what))
+        point(world, what)
+
+    world.point = noted  # type: ignore[method-assign]
+    desk.go(first[-1])
+    ours = [n for n, what in seen if "lb1" in what or "fence" in what or "pause" in what]
+    return before, [(n, what) for n, what in seen if ours[0] - 4 <= n <= ours[-1] + 4]
+
+
+def _matrix(desks: Any, first: list[str], then: str, wait_s: int, start: int, every: int) -> None:
+    """Kill the last of ``first`` at every so-many-th point of the moment, let leases end or not, go ``then``;
+    the end must be as undisturbed, nobody refused, and nothing that users were told lost."""
+    world, made = pair()
+    calm = desks(world, made)
+    calm.go("forward")
+    if then == "backward":
+        calm.go("backward")
+    assert well(world)
+    want = world.picture()
+    _, points = _points(desks, first)
+    assert len(points) > 60
+    for point, _ in points[start::every]:
+        one, made = pair()
+        desk = desks(one, made)
+        for direction in first[:-1]:
+            desk.go(direction)
+        one.kill_at = one.points + point
+        with pytest.raises(Killed) as killed:
+            desk.go(first[-1])
+        for _ in range(wait_s):
+            one.wait(1)
+        desk.go(then)
+        where = f"killed at {point}: {killed.value}"
+        assert well(one), where
+        assert one.picture() == want, where
+
+
+WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+
+
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_in_the_moment_here_and_there(desks: Any, first: list[str], then: str) -> None:
+    _matrix(desks, first, then, LEASE_S, 5, 23)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize("wait_s", [0, LEASE_S])
+@pytest.mark.parametrize("start", range(8))
+def test_killed_anywhere_in_the_moment(
+    desks: Any, first: list[str], then: str, wait_s: int, start: int
+) -> None:
+    _matrix(desks, first, then, wait_s, start, 8)

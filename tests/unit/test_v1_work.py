@@ -1,0 +1,119 @@
+"""What Nova is at, asked of real tables of Juno and Stein: everything under way shows, and rest is rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from pymysql.cursors import DictCursor
+
+from recell.adapters.ports import QueueInfo
+from recell.adapters.v1_work import UnderWay, named
+from recell_bench.schemas import JUNO, STEIN, ddl, load
+from tests.private_server import PrivateServer
+
+NOW = "UTC_TIMESTAMP()"
+LONG_AGO = "UTC_TIMESTAMP() - INTERVAL 1 DAY"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PrivateServer]:
+    made = PrivateServer("performance-schema=OFF")
+    for release in (JUNO, STEIN):
+        made.create(database_of(release), ddl(load(release)))
+    made.create("nova_api", ["CREATE TABLE build_requests (id INT PRIMARY KEY AUTO_INCREMENT,"
+                             " created_at DATETIME, instance_uuid VARCHAR(36))"])
+    yield made
+    made.stop()
+
+
+def database_of(release: str) -> str:
+    return f"nova_{release.replace('.', '_')}"
+
+
+@dataclass
+class Tables:
+    """A release's database. ``messages``: on its broker, queue -> (ready, unacknowledged, consumers)."""
+
+    server: PrivateServer
+    release: str
+    messages: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    database: str = ""
+
+    def read(self, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
+        with self.server.connect(self.database) as session, session.cursor(DictCursor) as cursor:
+            cursor.execute(sql, tuple(args) or None)
+            return tuple(cursor.fetchall())
+
+    def add(self, table: str, when: str = NOW, **values: Any) -> None:
+        names = ", ".join(f"`{n}`" for n in values)
+        marks = ", ".join(f"'{v}'" if isinstance(v, str) else "NULL" if v is None else str(v)
+                          for v in values.values())
+        column = "start_time" if table == "instance_actions_events" else "created_at"
+        self.server.sql(f"INSERT INTO {table} ({column}, {names}) VALUES ({when}, {marks})",
+                        database=self.database)
+
+    def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
+        assert vhost == "/nova"
+        return tuple(QueueInfo(n, ready, unacked, consumers, False)
+                     for n, (ready, unacked, consumers) in self.messages.items())
+
+    def work(self) -> UnderWay:
+        api = Tables(self.server, self.release, database="nova_api") if self.release == STEIN else None
+        return UnderWay(self, api, lambda: self, "/nova")  # type: ignore[arg-type, return-value]
+
+
+@pytest.fixture(params=[JUNO, STEIN])
+def tables(server: PrivateServer, request: Any) -> Tables:
+    made = Tables(server, request.param, database=database_of(request.param))
+    for table in ("instances", "instance_actions", "instance_actions_events", "block_device_mapping",
+                  "migrations"):
+        server.sql("SET foreign_key_checks = 0", f"DELETE FROM {table}", database=made.database)
+    server.sql("DELETE FROM build_requests", database="nova_api")
+    for number, uuid in enumerate(("i1", "i2"), 1):
+        made.add("instances", LONG_AGO, id=number, uuid=uuid, vm_state="active", deleted=0)
+    made.add("block_device_mapping", id=1, instance_uuid="i1", volume_id="v", connection_info="{}", deleted=0)
+    made.add("migrations", id=1, instance_uuid="i1", status="finished", deleted=0)
+    made.add("instance_actions", id=1, instance_uuid="i1", action="reboot", deleted=0)
+    made.add("instance_actions_events", id=1, event="x", action_id=1, finish_time="2020-01-01", deleted=0)
+    made.messages["conductor"] = (0, 0, 2)
+    assert made.work().in_flight() == () and made.work().stuck() == ()
+    return made
+
+
+def test_each_kind_of_work_shows(tables: Tables) -> None:
+    tables.add("instances", id=3, uuid="i3", task_state="rebooting", vm_state="active", deleted=0)
+    tables.add("instance_actions_events", id=2, event="compute_attach_volume", action_id=1, deleted=0)
+    tables.add("block_device_mapping", id=2, instance_uuid="i2", volume_id="v2", deleted=0)
+    tables.add("migrations", id=2, instance_uuid="i2", status="pre-migrating", deleted=0)
+    expected = [
+        "i3 is rebooting", "compute_attach_volume of i1", "a volume is being attached to i2",
+        "i2 is being migrated", "3 messages in compute.cmp1",
+    ]  # fmt: skip
+    if tables.release == STEIN:
+        tables.server.sql(f"INSERT INTO build_requests VALUES (1, {NOW}, 'i4')", database="nova_api")
+        expected.insert(1, "i4 is being built")
+    tables.messages["compute.cmp1"] = (1, 2, 1)
+    assert list(tables.work().in_flight()) == expected
+
+
+def test_what_died_long_ago_is_named_and_not_waited_for(tables: Tables) -> None:
+    tables.add("instances", LONG_AGO, id=3, uuid="i3", task_state="deleting", vm_state="active", deleted=0)
+    tables.add("instances", id=4, uuid="i4", task_state="deleting", vm_state="deleted", deleted=4)
+    tables.add("instances", id=5, uuid="i5", vm_state="error", deleted=0)
+    tables.add("block_device_mapping", id=2, instance_uuid="i5", volume_id="v2", deleted=0)
+    tables.add("block_device_mapping", id=3, instance_uuid="i1", source_type="image", deleted=0)
+    tables.add("instance_actions_events", LONG_AGO, id=2, event="compute_x", action_id=1, deleted=0)
+    tables.add("migrations", LONG_AGO, id=2, instance_uuid="i2", status="migrating", deleted=0)
+    tables.messages |= {
+        "compute.gone": (7, 0, 0), "reply_ab12": (1, 0, 1), "q-plugin": (5, 0, 1), "cells.x": (9, 0, 1),
+    }  # fmt: skip
+    assert tables.work().in_flight() == ()
+    assert tables.work().stuck() == ("i3 is deleting",)
+
+
+def test_named() -> None:
+    assert named(["a", "b"]) == "a; b"
+    assert named([str(n) for n in range(7)]) == "0; 1; 2; 3; 4; and 2 more"
