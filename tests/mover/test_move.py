@@ -32,7 +32,9 @@ def test_there_and_back(clouds: Pair, rules: dict[str, Rule], hosts: tuple[str, 
     move = Move(source.endpoint(), target.endpoint(), scope, Options(patience_s=20))
     with Load(source, seed):
         assert move.prepare() == "copying"
-        move.copy()
+        copied = move.copy()
+        there = [target.sql(f"SELECT COUNT(*) FROM `{t.table.name}`")[0][0] for t in scope.moving]
+        assert copied == sum(map(int, there)) == move.copy()
         move.follow()
         move.catch_up(120, lag_s=5)
         report = move.verify()

@@ -381,6 +381,9 @@ class SimHost:
     def http_status(self, url: str, timeout: float = 30) -> int:
         return 200 if self.api.active and self.world.time >= self.api.started_at + API_START_S else 0
 
+    def first_requests(self, url: str, configs: Sequence[str], limit_s: float) -> str:
+        return "" if self.http_status(url) else "nobody answers"
+
     def container(self, engine: str, name: str) -> ContainerState | None:
         return None
 

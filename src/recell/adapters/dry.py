@@ -113,6 +113,9 @@ class DryHost:
     def http_status(self, url: str, timeout: float = 30) -> int:
         return self._real.http_status(url, timeout)
 
+    def first_requests(self, url: str, configs: Sequence[str], limit_s: float) -> str:
+        return ""
+
     def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60,
         user: str | None = None,

@@ -186,6 +186,11 @@ class HostPort(Protocol):
         """GET from the host itself; the status, 0 when nothing answered."""
         ...
 
+    def first_requests(self, url: str, configs: Sequence[str], limit_s: float) -> str:
+        """Let a nova-api that has just started answer what makes its first user wait, with the account that
+        it has itself in ``configs``; how that went, in words. Nothing depends on it."""
+        ...
+
     def run(
         self,
         argv: Sequence[str],

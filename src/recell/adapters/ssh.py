@@ -22,6 +22,7 @@ from recell.adapters.ports import (
     UnitVerb,
 )
 from recell.adapters.session import AgentRefusal, Master, Session, SessionLost
+from recell.adapters.warming import first_words
 from recell.errors import (
     BadInput,
     Denied,
@@ -107,6 +108,9 @@ class SshHost:
     def http_status(self, url: str, timeout: float = 30) -> int:
         status = self._ask("http", "asking a web server", limit=timeout, url=url, timeout=timeout)
         return int(status)
+
+    def first_requests(self, url: str, configs: Sequence[str], limit_s: float) -> str:
+        return first_words(self, url, configs, limit_s)
 
     def container(self, engine: str, name: str) -> ContainerState | None:
         return containers.state(self, engine, name)

@@ -479,9 +479,9 @@ def _broke_off(where: str, why: Exception) -> Unreachable:
 
 
 def copy_and_compare(move: Move) -> tuple[int, Report]:
-    move.copy()
+    copied = move.copy()
     move.follow()
-    return move.status().rows, move.verify()
+    return copied, move.verify()
 
 
 def told(move: Move, job: Callable[[Move], T], tell: Callable[[dict[str, float]], None]) -> T:

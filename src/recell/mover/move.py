@@ -145,10 +145,10 @@ class Move:
         self._start()
         return self.phase
 
-    def copy(self) -> None:
-        """Copy what is not copied yet. Does nothing once that is done."""
+    def copy(self) -> int:
+        """Copy what is not copied yet; how many rows have been copied in all."""
         if self.phase != "copying":
-            return
+            return self._kept.copied()
         here, there = self._direction()
         journal = self._kept
         self._rows = journal.copied()
@@ -169,6 +169,7 @@ class Move:
             ended.set()
         self._check()
         self._write(phase="following")
+        return journal.copied()
 
     def follow(self) -> None:
         """Apply changes from now on, in a thread of its own."""

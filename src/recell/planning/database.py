@@ -352,7 +352,8 @@ def roll_host(
         servers = list(member.servers)
         if servers:
             _proxied(draft, member, word, acts, "drain", servers)
-        _renew(draft, member, "renew-api", word, acts, because, why, url=member.url, servers=servers)
+        _renew(draft, member, "renew-api", word, acts, because, why, url=member.url, servers=servers,
+               warm=member.role == "api")  # fmt: skip
         if servers:
             _proxied(draft, member, word, acts, "ready", servers)
 

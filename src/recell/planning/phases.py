@@ -372,6 +372,7 @@ def _restart_web(
         url=url,
         reads=list(service.config_files),
         servers=servers,
+        warm=service.role == "api",
     )
 
 

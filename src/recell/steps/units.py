@@ -10,6 +10,8 @@ from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 
 POLL_S = 1.0
+WARM_S = 15.0
+"""At most so long are a new nova-api's first requests recell's own."""
 
 
 class UnitStep(BaseStep):
@@ -191,6 +193,10 @@ class RestartApi(UnitStep):
                     f"See journalctl -u {self.param('unit')} there, then: recell resume, or recell undo",
                 )
             self.world.wait(POLL_S)
+        if self.param("warm", False):
+            self.remember(
+                "warmed", self.host.first_requests(str(self.param("url")), self.param("reads"), WARM_S)
+            )
 
     def _nobody_is_served(self) -> None:
         """A proxy that was reloaded meanwhile has forgotten the drain: don't restart under users."""
