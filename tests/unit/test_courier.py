@@ -215,21 +215,32 @@ def test_nova_cells_answers(connect: Callable[[], Amqp], exchange: bool) -> None
         thread.start()
         return thread
 
-    services = [{"nova_object.data": {"id": f"{path}@{n}", "host": f"{path}@cmp"}} for n, path in
-                enumerate(("api!cell1", "api!mid!cell2"))]  # fmt: skip
-    thread = answered(services)
-    assert CellsClient(client).services(30) == {"api!cell1", "api!mid!cell2"}
-    thread.join()
+    # Dictionaries with marked names, as they were first; objects with the path beside them, as in Stein.
+    plain = [{"id": f"{path}@{n}", "host": f"{path}@cmp"} for n, path in
+             enumerate(("api!cell1", "api!mid!cell2"))]  # fmt: skip
+    later = [
+        {
+            "nova_object.name": "Service",
+            "nova_object.data": {"id": 1, "host": "cmp1"},
+            "cell_proxy.class_name": "ServiceProxy",
+            "cell_proxy.cell_path": path,
+        }
+        for path in ("api!cell1", "api")
+    ]
+    for services, paths in ((plain, {"api!cell1", "api!mid!cell2"}), (later, {"api!cell1", "api"})):
+        thread = answered(services)
+        assert CellsClient(client).services(30) == paths
+        thread.join()
     assert asked[0]["method"] == "service_get_all" and asked[0]["_context_is_admin"] is True
     for result, free in (({"ram_free": {"total_mb": 4096}}, 4096), ({}, -1)):
         thread = answered(result)
         assert CellsClient(client).free_memory("cell1", 30) == free
         thread.join()
-    assert asked[1]["args"] == {"cell_name": "cell1"}
+    assert asked[2]["args"] == {"cell_name": "cell1"}
     thread = answered(None)
     CellsClient(client).sync("p1")
     thread.join()
-    assert asked[3]["args"] == {"project_id": "p1", "updated_since": None, "deleted": False}
+    assert asked[4]["args"] == {"project_id": "p1", "updated_since": None, "deleted": False}
     server.delete("cells")
 
 

@@ -26,7 +26,9 @@ _ANSWERS_MS = 300_000
 _CONTENT_TYPE, _CONTENT_ENCODING, _DELIVERY_MODE = 0x8000, 0x4000, 0x1000
 _PERSISTENT = 2
 _OF_A_CELL = re.compile(r"[^\"\\\s@!]+(?:![^\"\\\s@!]+)+(?=@)")
-"""``api!cell1`` in ``api!cell1@3``, as nova-cells marks services."""
+"""``api!cell1`` in ``api!cell1@3``, as nova-cells marked services while they were plain dictionaries."""
+_PATH = "cell_proxy.cell_path"
+"""Beside the versioned object that a service is in later releases (seen in Stein)."""
 
 
 class CellsClient:
@@ -47,7 +49,9 @@ class CellsClient:
     def services(self, limit_s: float) -> frozenset[str]:
         """Full paths of the cells whose services came back: each was asked through its own nova-cells."""
         answer = self._call("service_get_all", "1.2", {"filters": {}}, limit_s)
-        return frozenset(_OF_A_CELL.findall(json.dumps(answer)))
+        services = answer if isinstance(answer, list) else []
+        marked = {str(s[_PATH]) for s in services if isinstance(s, dict) and _PATH in s}
+        return frozenset(marked | set(_OF_A_CELL.findall(json.dumps(answer))))
 
     def free_memory(self, cell: str, limit_s: float) -> int:
         """What it knows of a neighbour's free memory, MiB; -1 when it knows nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recell.model.deployment import NovaService
+from recell.model.deployment import CONSOLES, NovaService
 from recell.planning import commands
 from recell.planning.changes import Change, describe
 from recell.planning.draft import Draft
@@ -330,7 +330,8 @@ def state(facts: V1Facts, draft: Draft) -> None:
             name = api_unit(facts, host, role)
             draft.add(
                 f"{host}/start-{name}",
-                "start-unit",
+                # A console proxy is connected to nothing until somebody opens a console.
+                "start-console" if role in CONSOLES else "start-unit",
                 host,
                 f"start {name}; nobody is sent to it yet",
                 undone="stopped and disabled",
