@@ -332,7 +332,8 @@ def test_a_file_cut_off_by_a_crash_is_read_to_its_last_whole_line(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("newest", "asked"), [("2.100", "2.90"), ("2.72", "2.72"), ("2.9", "2.9"), ("", "2.90")]
+    ("newest", "asked"),
+    [("2.100", "2.90"), ("2.73", "2.73"), ("2.72", "2.68"), ("2.68", "2.68"), ("2.9", "2.9"), ("", "2.90")],
 )
 def test_an_older_nova_is_asked_for_the_newest_that_it_has(newest: str, asked: str) -> None:
     async def go() -> list[str]:

@@ -250,6 +250,12 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         "Undo recounts quota_usages, which nobody kept meanwhile. It stays open until: recell finish.",
         "Puppet, Ansible or kolla must learn the new files and units before their next run.",
     ]
+    if facts.release.name == "Stein":
+        remarks.insert(
+            0,
+            "Stein's nova-api fails (500) at every list of servers that is asked for with microversion 2.69"
+            " or later where cells v1 are enabled. Nova never mended that: lead such clients to 2.68 before.",
+        )
     if facts.proxied:
         remarks.insert(
             0,

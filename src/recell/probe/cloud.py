@@ -210,7 +210,9 @@ class Cloud:
         version = answer.body.get("version") if isinstance(answer.body, dict) else None
         newest = str(version.get("version") or "") if isinstance(version, dict) else ""
         known = answer.status == 200 and newest.replace(".", "").isdigit()
-        self._microversion = min(newest if known else MICROVERSION, MICROVERSION, key=_numbers)
+        newest = min(newest if known else MICROVERSION, MICROVERSION, key=_numbers)
+        # Stein's cells v1 answer every list of 2.69 and later with 500; its own newest is 2.72.
+        self._microversion = "2.68" if _numbers("2.69") <= _numbers(newest) <= _numbers("2.72") else newest
 
     def _image_prefix(self) -> str:
         return "" if self._endpoints["image"].endswith("/v2") else "/v2"
