@@ -131,7 +131,7 @@ def shut_it(source: PrivateServer, target: PrivateServer) -> None:
                "GRANT ALL ON nova.* TO nova@localhost")
     with (closing(Session(entry(source, "recell_shut"))) as session,
           source.connect("nova", user="nova", password="n") as nova):
-        grants = survey(session, "nova", ["recell_source", "recell_hold"])
+        grants = survey(session, "nova", ["recell_source", "recell_hold", "recell_audit"])
         assert [g.grantee for g in grants.grants] == ["'nova'@'localhost'"]
         shut([session], grants, lease_s=60)
         prove_shut([session], grants)
