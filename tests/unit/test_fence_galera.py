@@ -24,6 +24,8 @@ from tests.private_server import PrivateServer, galera_cluster
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[PrivateServer, PrivateServer]]:
     with galera_cluster() as nodes:
+        nodes[0].create("nova", ["CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, n INT)"])
+        nodes[0].sql("CREATE USER nova@localhost IDENTIFIED BY 'n'", "GRANT ALL ON nova.* TO nova@localhost")
         yield nodes
 
 
@@ -70,8 +72,6 @@ class Writer:
 
 
 def test_both_nodes_are_shut_and_opened(cluster: tuple[PrivateServer, PrivateServer]) -> None:
-    cluster[0].create("nova", ["CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, n INT)"])
-    cluster[0].sql("CREATE USER nova@localhost IDENTIFIED BY 'n'", "GRANT ALL ON nova.* TO nova@localhost")
     with ExitStack() as stack:
         nodes = [stack.enter_context(closing(Session(node.endpoint("nova")))) for node in cluster]
         schema = Schema("nova", ())
