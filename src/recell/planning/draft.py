@@ -97,9 +97,13 @@ class Facts:
         return (*self.conductors, *self.consoles, *cell_metadata)
 
 
-def edited_file(service: NovaService) -> str:
-    """The one file that sets both URLs of a service. :raises Unsupported: there is no such file."""
-    places = {service.origins.get(o, "") for o in ("DEFAULT/transport_url", "database/connection")}
+def edited_file(service: NovaService, may_lack: str = "") -> str:
+    """The one file that sets both URLs of a service. ``may_lack``: the option that need not be set anywhere.
+
+    :raises Unsupported: there is no such file.
+    """
+    options = ("DEFAULT/transport_url", "database/connection")
+    places = {service.origins.get(o, "") for o in options if o != may_lack or service.origins.get(o)}
     if len(places) != 1 or "" in places:
         raise Unsupported(
             f"{service.unit} on {service.host} takes transport_url and [database] connection from"

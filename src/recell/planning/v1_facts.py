@@ -17,7 +17,7 @@ from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
 from recell.planning import contained
 from recell.planning.database import MYSQL_PORT, addresses, host_of
-from recell.planning.draft import CELL0
+from recell.planning.draft import CELL0, edited_file
 from recell.planning.v1_release import Release, release_of
 
 RABBIT = ("rabbit", "kombu")
@@ -118,25 +118,7 @@ def main_file(service: NovaService) -> str:
 
     :raises Unsupported: there is no such file.
     """
-    places = {
-        path
-        for option in ("DEFAULT/transport_url", "database/connection")
-        if (path := service.origins.get(option, ""))
-    }
-    if len(places) != 1 or not service.origins.get("database/connection", ""):
-        raise Unsupported(
-            f"{service.unit} on {service.host} takes transport_url and [database] connection from"
-            f" {' and '.join(sorted(places)) or 'nowhere'}",
-            "Set both in one configuration file, restart the service, and scan again",
-        )
-    path = places.pop()
-    if path not in service.config_files:
-        raise Unsupported(
-            f"{service.unit} on {service.host} takes its URLs from {path}, a configuration directory that"
-            " every service there reads",
-            "Move them into nova.conf, restart the service, and scan again",
-        )
-    return path
+    return edited_file(service, may_lack="DEFAULT/transport_url")
 
 
 def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
