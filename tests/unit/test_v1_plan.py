@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from recell.cli.desk import hosts_of
 from recell.cli.main import main
 from recell.discovery.scan import generation_of
 from recell.errors import BadInput, Unsupported
@@ -52,6 +53,12 @@ def with_options(deployment: Deployment, role: Role, **values: str) -> Deploymen
 
 
 # -- the order ---------------------------------------------------------------------------------------
+
+
+def test_the_hosts_that_are_claimed_are_all_that_steps_act_on() -> None:
+    plan = plan_v1(stein(), layout_v1(CELLS_V1_EXAMPLE), 0.0)
+    assert {s.where for s in plan.steps} <= set(hosts_of(plan))
+    assert {"lb1", "api1", "ctl1", "db2"} <= set(hosts_of(plan))
 
 
 def test_everything_slow_comes_before_the_hold_and_nothing_needs_it_after() -> None:

@@ -180,7 +180,7 @@ def hosts_of(plan: Plan, lost: frozenset[str] = frozenset()) -> list[str]:
     """Hosts that steps act on or keep things on; without those that matter for lost brokers only."""
     return sorted(
         {s.where for s in plan.steps if s.kind != "broker-account" or s.params["broker"] not in lost}
-        | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", []) if isinstance(t, dict)}
+        | {str(t["proxy"]) for s in plan.steps for t in s.params.get("servers", [])}
         | {
             str(host)
             for s in plan.steps

@@ -16,7 +16,7 @@ def _servers(step: PlanStep, undo: bool, path: str) -> Lines:
             f" and 'recell: end {backend}' out of HAProxy's configuration, then its .lua and .lease files."
         )
     else:
-        servers = ", ".join(f"{n} {a}:{p}" for n, a, p in step.params["servers"])
+        servers = ", ".join(f"{n} {a}:{p}" for n, a, p in step.params["added"])
         words = (
             f"Put a backend {new_backend(backend)} with {servers} beside {backend}, with the same settings;"
             " nobody is sent there yet."

@@ -354,7 +354,7 @@ def state(facts: V1Facts, draft: Draft) -> None:
             undone="HAProxy's configuration is as it was",
             estimate=5,
             backend=backend,
-            servers=[
+            added=[
                 [f"{h}-{facts.layout.api.name}", numeric(facts.deployment.host(h)), facts.layout.api.port]
                 for h in facts.layout.api.hosts
             ],

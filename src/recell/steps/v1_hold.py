@@ -36,7 +36,7 @@ class V1Servers(BaseStep):
     def act(self, toward: Direction) -> None:
         gate = self.gate()
         if toward == "forward":
-            gate.install([GateServer(str(n), str(a), int(p)) for n, a, p in self.param("servers")])
+            gate.install([GateServer(str(n), str(a), int(p)) for n, a, p in self.param("added")])
         else:
             gate.remove()
 
