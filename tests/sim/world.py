@@ -167,6 +167,9 @@ class SimWorld:
         self.killed = False
         self.databases.reborn()
 
+    def together(self, acts: Sequence[Callable[[], float]]) -> list[float]:
+        return [act() for act in acts]  # one after another: a kill has its place
+
     def wait(self, seconds: float) -> None:
         self.time += seconds
         self.observe()

@@ -19,6 +19,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="All findings.")
 @click.option("--before", type=_FILE, help="What `recell-lab picture` wrote before.")
 @click.option("--hosts", default="", metavar="HOST,...", help="Those that have moved.")
+@click.option("--wave", "waves", multiple=True, metavar="HOST,...", help="Of them, those that moved at once.")
 @click.option("--report", type=_FILE, help="recell's report.json of the move.")
 @click.option("--requests", type=_FILE, help="What users got: the probe's file.")
 @click.option("--answers", type=_FILE, help="What watch-hosts wrote.")
@@ -27,6 +28,7 @@ def command(
     out: Path,
     before: Path | None,
     hosts: str,
+    waves: tuple[str, ...],
     report: Path | None,
     requests: Path | None,
     answers: Path | None,
@@ -70,7 +72,7 @@ def command(
             ]
             if found["unanswered"]:
                 wrong.append(f"{len(found['unanswered'])} questions to nova-compute were not answered")
-            _say_silences(found)
+            _say_silences(found, {h: wave.count(",") + 1 for wave in waves for h in wave.split(",")})
     del found["placed"]
     out.write_text(json.dumps({**found, "wrong": wrong}, indent=1))
     for line in wrong:
@@ -105,16 +107,19 @@ def _cells(before: Path | None) -> tuple[dict[str, Any], list[str]]:
     return {"hosts": listed, "instances": len(homes.living), "placed": homes.placed}, wrong
 
 
-def _say_silences(found: dict[str, Any]) -> None:
+def _say_silences(found: dict[str, Any], waves: dict[str, int]) -> None:
+    """A host of a wave of two is compared with a host of two that restarted at once."""
     restarts = found["plain_restarts"]
-    # A question that is lost in a plain restart blocks its asker for a minute: the shortest is what counts.
-    shortest = min((one["silence_s"] for one in restarts), default=None)
     for host, silence in found["silence_s"].items():
         said = f"{host} did not answer for {silence:.1f} s"
-        if shortest is not None:
-            found.setdefault("ratio", {})[host] = round(silence / shortest, 2)
-            said += f", {silence / shortest:.2f} times the shortest of {len(restarts)} plain restarts"
+        together = waves.get(host, 1)
+        # A question that a plain restart loses blocks its asker for a minute: the shortest counts.
+        alike = [one["silence_s"] for one in restarts if one["together"] == together]
+        if alike:
+            ratio = silence / min(alike)
+            found.setdefault("ratio", {})[host] = round(ratio, 2)
+            said += f", {ratio:.2f} times the shortest of {len(alike)} plain restarts ({min(alike):.1f} s)"
+            said += f" of {together} at once" if together > 1 else ""
         click.echo(said)
     if restarts:
-        lost = sum(one["lost"] for one in restarts)
-        click.echo(f"the shortest took {shortest:.1f} s; {lost} questions were lost in all of them")
+        click.echo(f"{sum(one['lost'] for one in restarts)} questions were lost in all plain restarts")

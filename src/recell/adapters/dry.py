@@ -578,6 +578,9 @@ class DryWorld:
             self.record.add(one.host, f"cut off {', '.join(one.opposite)}")
         raise WouldWait("what follows a cut is seen only after it")
 
+    def together(self, acts: Sequence[Callable[[], float]]) -> list[float]:
+        return [act() for act in acts]
+
     def wait(self, seconds: float) -> None:
         """:raises WouldWait: nothing was set in motion that could be waited for."""
         raise WouldWait("a dry run waits for nothing")

@@ -334,6 +334,11 @@ class RealWorld:
         pairs = [(self.rabbit(one.host), one) for one in nodes]
         return cutting.cut(pairs, ports, within, wait=self.wait, clock=self.clock)
 
+    def together(self, acts: Sequence[Callable[[], float]]) -> list[float]:
+        with ThreadPoolExecutor(max(1, len(acts))) as pool:
+            running = [pool.submit(act) for act in acts]
+        return [one.result() for one in running]
+
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 

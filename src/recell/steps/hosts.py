@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from recell.adapters.hosts_port import HostsPort
@@ -304,18 +305,20 @@ class HostsComputes(HostsStep):
 
     def act(self, toward: Direction) -> None:
         if self._leaves(toward):
-            for compute in self._computes():
-                self._end(compute, toward)
+            # Side by side: the guests of the first would else wait for the last.
+            acts = [partial(self._end, c) for c in self._computes()]
+            self.held(toward, max(self.world.together(acts), default=0.0))
         elif self._computes():
             self._enter()
 
-    def _end(self, compute: dict[str, Any], toward: Direction) -> None:
+    def _end(self, compute: dict[str, Any]) -> float:
+        """For how many seconds what is sent to it was held off."""
         if self._unit(compute).active in ("inactive", "failed"):
-            return
+            return 0.0
         end = self.move().at(self._side())
         self._await_quiet(end.cell, compute)
         since = self._unit(compute).started_at
-        held = self.world.stop_rpc_server(
+        return self.world.stop_rpc_server(
             compute["host"],
             compute["unit"],
             end.broker,
@@ -323,7 +326,6 @@ class HostsComputes(HostsStep):
             self.limit("stop_s"),
             idle=lambda: self._begun(end.cell, compute, since),
         )
-        self.held(toward, held)
 
     def _await_quiet(self, cell: str, compute: dict[str, Any]) -> None:
         """A moment without a task on this host: there is one soon, even on a busy cloud."""
