@@ -22,8 +22,21 @@ class Count:
     errors: tuple[str, ...]
 
 
-def count(logs: Iterable[Path], side: str) -> Count:
-    """``side``: the letter that its clients' names begin with."""
+def longest(logs: Iterable[Path], side: str, start: float, end: float) -> float:
+    """The longest call, in seconds, that was under way at some time between ``start`` and ``end``."""
+    found = [0.0]
+    for path in logs:
+        for line in path.read_text(errors="replace").splitlines():
+            fields = line.split()
+            if len(fields) >= 5 and fields[1] == "C" and fields[2].startswith(side):
+                done, took = float(fields[0]), float(fields[4])
+                if done >= start and done - took <= end:
+                    found.append(took)
+    return max(found)
+
+
+def count(logs: Iterable[Path], side: str, until: float = float("inf")) -> Count:
+    """``side``: the letter that its clients' names begin with. What is sent after ``until`` isn't counted."""
     sent: dict[str, list[tuple[str, str, float]]] = {"C": [], "S": [], "F": []}
     got: dict[str, Counter[tuple[str, str]]] = {"RC": Counter(), "RS": Counter(), "RF": Counter()}
     errors: Counter[str] = Counter()
@@ -34,6 +47,8 @@ def count(logs: Iterable[Path], side: str) -> Count:
                 continue
             kind = fields[1]
             if kind in sent and len(fields) >= 5:
+                if float(fields[0]) > until:
+                    continue
                 sent[kind].append((fields[2], fields[3], float(fields[4])))
                 if fields[3] == "ERR":
                     errors[" ".join(fields[5:])] += 1

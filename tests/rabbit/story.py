@@ -18,7 +18,7 @@ from recell.model.plan import Plan
 from recell.planning.rabbit import plan_rabbit
 from recell.steps import Context, bind
 from tests.rabbit.cluster import Cluster
-from tests.rabbit.counting import Count, count
+from tests.rabbit.counting import Count, count, longest
 from tests.rabbit.hosts import EnteredHost
 
 broker._TIMEOUT = 600.0  # six nodes and their clients share one machine's cores
@@ -55,6 +55,9 @@ class Story:
         self.kind = kind
         self.rate = rate
         self.notes: list[str] = []
+        self.spans: dict[str, tuple[float, float]] = {}
+        """When a step acted last, by its id."""
+        self._acting = 0.0
         self.plan: Plan | None = None
         self.deployment: Deployment | None = None
 
@@ -93,7 +96,25 @@ class Story:
             assert time.monotonic() < deadline, (path, word)
             time.sleep(0.2)
 
-    def clients_down(self) -> dict[str, Count]:
+    def logs(self, side: str) -> list[Path]:
+        return sorted((self.cluster.hosts[f"rq{side}"].home / "log").glob("*er?.log"))
+
+    def longest(self, side: str, step: str) -> float:
+        """The longest call, in seconds, of a side's clients while a step acted; 0.0: it didn't."""
+        return longest(self.logs(side), side, *self.spans[step]) if step in self.spans else 0.0
+
+    def plain_restart(self, name: str) -> float:
+        """The longest call, in seconds, while systemd restarts a server and recell does nothing."""
+        host, side = self.cluster.hosts[f"rq{name[0]}"], name[0]
+        log = host.home / "log" / f"{name}.log"
+        ups, began = log.read_text().count(" UP "), time.time()
+        host.systemctl("restart", name)
+        while log.read_text().count(" UP ") == ups:
+            time.sleep(0.1)
+        time.sleep(5)
+        return longest(self.logs(side), side, began, time.time())
+
+    def clients_down(self, until: float = float("inf")) -> dict[str, Count]:
         """Callers first, so that what they sent can arrive."""
         for word in ("caller", "server"):
             for side in "ab":
@@ -101,9 +122,7 @@ class Story:
                 for path in sorted((host.home / "units").glob(f"*{word}*.service")):
                     host.systemctl("stop", path.stem)
             time.sleep(3)
-        return {
-            s: count(sorted((self.cluster.hosts[f"rq{s}"].home / "log").glob("*er?.log")), s) for s in "ab"
-        }
+        return {side: count(self.logs(side), side, until) for side in "ab"}
 
     # recell
 
@@ -151,6 +170,11 @@ class Story:
             journal.close()
 
     def _note(self, event: Event) -> None:
+        now = time.time()
+        if event.kind == "acting":
+            self._acting = now
+        elif event.kind == "finished":
+            self.spans[event.step.id] = (self._acting, now)
         said = f"{time.strftime('%H:%M:%S')} {event.kind} {event.step.id} {event.text} {event.seconds:.1f}"
         self.notes.append(said)
         print(said, flush=True)
