@@ -461,23 +461,31 @@ class FlipHosts(HostsStep):
         """One attempt. Whatever stops it, everybody goes on where they were."""
         port, nova, left = self.port(), self.world.nova(), other(goal)
         port.prepare_hold(left, REST_S)
-        began = self.world.clock() - nova.hold_mappings(REST_S, SETTLE_S)
+        clock = self.world.clock
+        began = clock() - nova.hold_mappings(REST_S, SETTLE_S)
+        marks = {"mappings held": clock()}
         try:
             port.hold(left)
-            said = port.drain(LIMIT_S - (self.world.clock() - began))
+            marks["writers held"] = clock()
+            said = port.drain(LIMIT_S - (clock() - began))
             port.prove_held()
-            if self.world.clock() - began > LIMIT_S:
+            marks["proven"] = clock()
+            if marks["proven"] - began > LIMIT_S:
                 raise StepFailed(f"it took more than {LIMIT_S} s to prove both sides equal", "Try again")
             instances = port.instances(goal)
             port.reveal(goal)
-            self.context.journal.remember(self.group, "moment", self.world.clock())
+            marks["revealed"] = clock()
+            self.context.journal.remember(self.group, "moment", clock())
             done = nova.flip(move.hosts, instances, move.at(left).cell, move.at(goal).cell)
+            marks["flipped"] = clock()
             with contextlib.suppress(RecellError):
                 port.hide(left)  # act() does it again, and says what is wrong
         finally:
             nova.let_mappings_go()
             port.let_go()
-        self.held(toward, self.world.clock() - began)
+            # Where the time went, for whoever wonders why users waited, or why there was no moment.
+            self.remember("parts", {what: round(at - began, 3) for what, at in marks.items()})
+        self.held(toward, clock() - began)
         self.remember("proof", f"{said}; {done.hosts} hosts and {done.instances} instances mapped")
 
     def prove(self, toward: Direction) -> str:
