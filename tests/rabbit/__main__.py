@@ -1,6 +1,7 @@
-"""python -m tests.rabbit TOP OUT [KIND/HANDLING[/fresh][/undo] ...]: runs under load, one after another.
+"""Runs under load, one after another: python -m tests.rabbit TOP OUT [KIND/HANDLING[/WORD]... ...]
 
-Each prints what it does as it goes and adds a line of JSON to OUT. Without words: all nine combinations of a
+WORD: ``fresh``, ``undo``, or ``restart``: with what systemd's own restart of an RPC server costs, after all.
+Each run prints what it does as it goes, and adds a line of JSON to OUT. Without a combination: all nine of a
 split, and a bridge there and back.
 """
 
@@ -29,7 +30,7 @@ def main(words: list[str]) -> None:
         kind, handling, *more = combination.split("/")
         cluster = Cluster(top / str(number), handling, fresh="fresh" in more)
         try:
-            found = measured(Story(cluster, kind), undo="undo" in more)
+            found = measured(Story(cluster, kind), undo="undo" in more, restart="restart" in more)
         finally:
             cluster.down()
         with out.open("a") as file:
@@ -37,7 +38,7 @@ def main(words: list[str]) -> None:
         print(json.dumps(found, indent=1), flush=True)
 
 
-def measured(story: Story, *, undo: bool) -> dict[str, Any]:
+def measured(story: Story, *, undo: bool, restart: bool) -> dict[str, Any]:
     """Counts of both sides, and the longest calls (seconds): in all, in each step, and in a plain restart of
     a server by systemd."""
     story.cluster.up()
@@ -50,8 +51,9 @@ def measured(story: Story, *, undo: bool) -> dict[str, Any]:
         story.go("backward")
     time.sleep(5)
     until = time.time()
+    time.sleep(5)
     # Nothing of recell runs now; what this loses by itself isn't counted.
-    plain = [story.plain_restart("bserver0"), story.plain_restart("bserver1")]
+    plain = [story.plain_restart("bserver0"), story.plain_restart("bserver1")] if restart else []
     counts = story.clients_down(until)
     return {
         "took_s": round(took, 1),

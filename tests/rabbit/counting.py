@@ -20,6 +20,8 @@ class Count:
     longest_s: float
     fanouts_missed: int
     errors: tuple[str, ...]
+    odd: tuple[str, ...] = ()
+    """Of casts that were lost or doubled: all lines about them."""
 
 
 def longest(logs: Iterable[Path], side: str, start: float, end: float) -> float:
@@ -40,12 +42,15 @@ def count(logs: Iterable[Path], side: str, until: float = float("inf")) -> Count
     sent: dict[str, list[tuple[str, str, float]]] = {"C": [], "S": [], "F": []}
     got: dict[str, Counter[tuple[str, str]]] = {"RC": Counter(), "RS": Counter(), "RF": Counter()}
     errors: Counter[str] = Counter()
+    lines: dict[str, list[str]] = {}
     for path in logs:
         for line in path.read_text(errors="replace").splitlines():
             fields = line.split()
             if len(fields) < 3 or not fields[2].startswith(side):
                 continue
             kind = fields[1]
+            if kind.endswith("S"):
+                lines.setdefault(fields[2], []).append(line)
             if kind in sent and len(fields) >= 5:
                 if float(fields[0]) > until:
                     continue
@@ -67,4 +72,5 @@ def count(logs: Iterable[Path], side: str, until: float = float("inf")) -> Count
         longest_s=max((s for _, outcome, s in sent["C"] if outcome == "ok"), default=0.0),
         fanouts_missed=sum(seq not in reached for seq in fanouts),
         errors=tuple(f"{n} {e}" for e, n in errors.items()),
+        odd=tuple(line for seq in casts if arrived[seq] != 1 for line in lines[seq]),
     )
