@@ -147,3 +147,11 @@ def longest_silence(answers: Iterable[Answer], host: str, start: float, end: flo
     if not spans:
         raise LabError(f"{host} was not watched between {start:.0f} and {end:.0f}")
     return max(spans)
+
+
+def like_restarts(host: str, waves: Iterable[str], restarts: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Silences (seconds) of plain restarts to compare a host with: of as many hosts at once as moved with it.
+
+    waves: those that moved at once, "cmp4,cmp5"; a host of none of them moved alone."""
+    together = next((w.count(",") + 1 for w in waves if host in w.split(",")), 1)
+    return [float(one["silence_s"]) for one in restarts if one["together"] == together]

@@ -72,7 +72,7 @@ def command(
             ]
             if found["unanswered"]:
                 wrong.append(f"{len(found['unanswered'])} questions to nova-compute were not answered")
-            _say_silences(found, {h: wave.count(",") + 1 for wave in waves for h in wave.split(",")})
+            _say_silences(found, waves)
     del found["placed"]
     out.write_text(json.dumps({**found, "wrong": wrong}, indent=1))
     for line in wrong:
@@ -107,19 +107,15 @@ def _cells(before: Path | None) -> tuple[dict[str, Any], list[str]]:
     return {"hosts": listed, "instances": len(homes.living), "placed": homes.placed}, wrong
 
 
-def _say_silences(found: dict[str, Any], waves: dict[str, int]) -> None:
-    """A host of a wave of two is compared with a host of two that restarted at once."""
+def _say_silences(found: dict[str, Any], waves: tuple[str, ...]) -> None:
     restarts = found["plain_restarts"]
     for host, silence in found["silence_s"].items():
         said = f"{host} did not answer for {silence:.1f} s"
-        together = waves.get(host, 1)
         # A question that a plain restart loses blocks its asker for a minute: the shortest counts.
-        alike = [one["silence_s"] for one in restarts if one["together"] == together]
-        if alike:
+        if alike := watching.like_restarts(host, waves, restarts):
             ratio = silence / min(alike)
             found.setdefault("ratio", {})[host] = round(ratio, 2)
             said += f", {ratio:.2f} times the shortest of {len(alike)} plain restarts ({min(alike):.1f} s)"
-            said += f" of {together} at once" if together > 1 else ""
         click.echo(said)
     if restarts:
         click.echo(f"{sum(one['lost'] for one in restarts)} questions were lost in all plain restarts")
