@@ -1,13 +1,14 @@
 """Runs under load, one after another: python -m tests.rabbit TOP OUT [KIND/HANDLING[/WORD]... ...]
 
 WORD: ``fresh``, ``undo``, or ``restart``: with what systemd's own restart of an RPC server costs, after all.
-Each run prints what it does as it goes, and adds a line of JSON to OUT. Without a combination: all nine of a
-split, and a bridge there and back.
+Each run prints what it does as it goes, and adds a line of JSON to OUT; logs are kept beside it. Without a
+combination: all nine of a split, and a bridge there and back.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -32,10 +33,19 @@ def main(words: list[str]) -> None:
         try:
             found = measured(Story(cluster, kind), undo="undo" in more, restart="restart" in more)
         finally:
+            keep(cluster, out.with_suffix("") / combination.replace("/", "-"))
             cluster.down()
         with out.open("a") as file:
             file.write(json.dumps({"what": combination, **found}) + "\n")
         print(json.dumps(found, indent=1), flush=True)
+
+
+def keep(cluster: Cluster, directory: Path) -> None:
+    """What clients and nodes wrote, for whoever looks for the reason of a figure."""
+    shutil.rmtree(directory, ignore_errors=True)
+    for name, host in cluster.hosts.items():
+        if (host.home / "log").exists():
+            shutil.copytree(host.home / "log", directory / name)
 
 
 def measured(story: Story, *, undo: bool, restart: bool) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def count(logs: Iterable[Path], side: str, until: float = float("inf")) -> Count
             if kind.endswith("S"):
                 lines.setdefault(fields[2], []).append(line)
             if kind in sent and len(fields) >= 5:
-                if float(fields[0]) > until:
+                if float(fields[0]) - float(fields[4]) > until:
                     continue
                 sent[kind].append((fields[2], fields[3], float(fields[4])))
                 if fields[3] == "ERR":
