@@ -36,7 +36,9 @@ class RabbitStep(BaseStep):
 
     @property
     def sides(self) -> Sides:
-        return Sides(tuple(self.names("keep")), tuple(self.names("new")), tuple(self.param("queues", [])))
+        patterns = tuple(self.param("queues", []))
+        single = bool(self.param("single", False))
+        return Sides(tuple(self.names("keep")), tuple(self.names("new")), patterns, single)
 
     def views(self, *sides: str) -> dict[str, NodeView]:
         """By host; all are asked at once, since one answer takes seconds."""
