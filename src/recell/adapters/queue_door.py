@@ -1,10 +1,10 @@
 """How full queues are, answered by the broker itself within milliseconds.
 
-``rabbitmqctl`` starts an Erlang of its own for each question, which takes a second of a processor. So one call of
-it, beforehand, leaves a process in the broker that listens at a unix socket and asks the queues for just
-what ``rabbitmqctl list_queues`` asks them for: also for what was delivered and is not acknowledged, which no
-AMQP client is told. It ends when it is told to, or when nobody has asked for a while; the socket is the
-broker account's and goes with it.
+``rabbitmqctl`` starts an Erlang of its own for each question, which takes a second of a processor. So one
+call of it, beforehand, leaves a process in the broker that listens at a unix socket and asks the queues for
+just what ``rabbitmqctl list_queues`` asks them for: also for what was delivered and is not acknowledged,
+which no AMQP client is told. It ends when it is told to, or when nobody has asked for a while; the socket is
+the broker account's and goes with it.
 """
 
 from __future__ import annotations
