@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from recell.adapters.ports import Consumer, UnitState, processes_of
 from recell.adapters.v1_hold_port import GatePort, UnderWayPort
+from recell.adapters.v1_port import V1Port
 from recell.adapters.v1_work import named
 from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed, WouldWait
 from recell.model.gate import GateState
@@ -282,7 +283,7 @@ class V1Switch(V1Step):
 
     def _moment(self, toward: Direction, goal: Side) -> None:
         """One attempt. Whatever stops it before the last fence stands, everybody goes on where they were."""
-        gates, left = self.gates(), other(goal)
+        gates, port, left = self.gates(), self.port(), other(goal)
         before = side_by_side([partial(self._fit, gate, goal) for gate in gates])
         longest, lease = float(self.param("longest_s")), float(self.param("lease_s"))
         with ExitStack() as stack:
@@ -297,10 +298,10 @@ class V1Switch(V1Step):
                     side_by_side([partial(gate.hold, lease, longest) for gate in gates])
                     if goal == "new":
                         self._fence(self._bare())
-                said = self._rest(goal, moment, before)
+                said = self._rest(goal, port, moment, before)
                 if goal == "new":
                     with moment.part("the copy ends, failed builds come"):
-                        brought = self.port().hand_over()
+                        brought = port.hand_over()
                 if moment.seconds > longest * LAST:
                     raise StepFailed(f"it took more than {longest * LAST:.0f} s", "Try at a calmer hour")
                 with moment.part("HAProxy is armed"):
@@ -351,7 +352,7 @@ class V1Switch(V1Step):
                 )
             self.world.wait(POLL_S)
 
-    def _rest(self, goal: Side, moment: Moment, before: list[GateState]) -> str:
+    def _rest(self, goal: Side, port: V1Port, moment: Moment, before: list[GateState]) -> str:
         """Nothing is inside, nothing is under way, and the rows are proven equal."""
         longest = float(self.param("longest_s"))
         while True:
@@ -363,7 +364,7 @@ class V1Switch(V1Step):
                     said = "both sides have all messages"
                     if goal == "new":
                         with moment.part("the last rows arrive and are proven equal"):
-                            said = self.port().drain(left)
+                            said = port.drain(left)
                     with moment.part("does it stay so?"):
                         # What was taken from a queue a moment ago may not have written a row yet.
                         with suppress(WouldWait):
