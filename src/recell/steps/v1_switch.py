@@ -157,8 +157,9 @@ class V1Switch(V1Step):
         return found
 
     def _standing(self, side: Side) -> list[str]:
-        hosts = {*self._doors(side), *(self._bare() if side == "old" else {})}
-        return [h for h in sorted(hosts) if self.world.fence(h).standing()]
+        hosts = sorted({*self._doors(side), *(self._bare() if side == "old" else {})})
+        standing = side_by_side([self.world.fence(host).standing for host in hosts])
+        return [host for host, doors in zip(hosts, standing, strict=True) if doors]
 
     # -- acting ------------------------------------------------------------------------------------
 
@@ -193,8 +194,7 @@ class V1Switch(V1Step):
             gate.release()
 
     def _unfence(self, side: Side) -> None:
-        for host in self._standing(side):
-            self.world.fence(host).take_down()
+        side_by_side([self.world.fence(host).take_down for host in self._standing(side)])
 
     def _ready(self, goal: Side) -> None:
         """What takes long, while nobody waits."""
@@ -277,7 +277,9 @@ class V1Switch(V1Step):
                 if disable and self._unit(one).enabled:
                     self.world.host(one.host).systemctl("disable", one.unit)
 
-        side_by_side([partial(end, mine) for mine in _by_host(servers)])
+        # What users send to a conductor or a scheduler waits while that one ends: one at a time, and quickly.
+        idle = all(one.topic == CELLS for one in servers)
+        side_by_side([partial(end, mine) for mine in (_by_host(servers) if idle else [servers])])
 
     # -- the moment --------------------------------------------------------------------------------
 
