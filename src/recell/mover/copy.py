@@ -13,6 +13,7 @@ from recell.adapters.mysql.sql import Key, KeyPart, after, among, upto
 from recell.errors import RecellError, Unreachable, Unsupported
 from recell.model.scope import ByHost
 from recell.mover.journal import Chunk, Journal, Laid, as_key
+from recell.mover.load import Loader
 from recell.mover.members import Interest, Members, host_condition
 from recell.mover.throttle import Throttle
 
@@ -210,6 +211,7 @@ class Copier:
     def _work(self, worker: int) -> None:
         sessions: tuple[Session, Session] | None = None
         writer: Writer | None = None
+        loader: Loader | None = None
         try:
             while True:
                 chunk = self._chunks.get()
@@ -220,14 +222,14 @@ class Copier:
                 tries = max(2, int(self._patience_s / 0.5))
                 for attempt in range(1, tries + 1):
                     try:
-                        if sessions is None or writer is None:
-                            sessions = Session(self._source), Session(self._target)
-                            writer = Writer(sessions[1])
-                        self._copy(chunk, *sessions, writer, worker)
+                        if sessions is None or writer is None or loader is None:
+                            sessions = Session(self._source), Session(self._target, loads=True)
+                            writer, loader = Writer(sessions[1]), Loader(sessions[1])
+                        self._copy(chunk, *sessions, loader, writer, worker)
                         break
                     except (Lost, Busy) as error:
                         _closed(sessions)
-                        sessions = writer = None
+                        sessions = writer = loader = None
                         if attempt == tries:
                             raise _unreachable(self._target, error) from None
                         if self._stop.wait(0.5):
@@ -239,18 +241,31 @@ class Copier:
         finally:
             _closed(sessions)
 
-    def _copy(self, chunk: Chunk, source: Session, target: Session, writer: Writer, worker: int) -> None:
+    def _copy(self, chunk: Chunk, source: Session, target: Session, loader: Loader, writer: Writer,
+              worker: int) -> None:
         interest = self._members.interests[chunk.table]
-        where, values = condition(interest, chunk.span)
-        index = " FORCE INDEX (PRIMARY)" if "after" in chunk.span else ""
         self._journal.mark(target, worker)
-        rows = source.column(
-            f"SELECT {interest.rows.row} FROM {interest.rows.quoted}{index} WHERE {where}", values)
-        count = writer.write(interest, (whole(interest, row) for row in rows), replace=False)
+        count: int | None = None
+        if loader.takes(interest):
+            count = loader.load(interest, self._rows(chunk, interest, interest.rows.line, source))
+            if count is None:
+                # Nothing is left on its way between us and either server but the end of what was read.
+                target.rollback()
+                source.rollback()
+                self._journal.mark(target, worker)
+        if count is None:
+            count = writer.write(interest, self._rows(chunk, interest, interest.rows.row, source), replace=False)
         self._journal.done(target, chunk, count)
         target.commit()
         source.commit()
         self._throttle.take(count)
+
+    @staticmethod
+    def _rows(chunk: Chunk, interest: Interest, text: str, source: Session) -> Iterator[bytes]:
+        where, values = condition(interest, chunk.span)
+        index = " FORCE INDEX (PRIMARY)" if "after" in chunk.span else ""
+        rows = source.column(f"SELECT {text} FROM {interest.rows.quoted}{index} WHERE {where}", values)
+        return (whole(interest, row) for row in rows)
 
 
 Sizes = dict[str, tuple[int, int]]
