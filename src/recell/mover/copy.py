@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from recell.errors import RecellError, Unreachable, Unsupported
 from recell.model.scope import ByHost
 from recell.mover.journal import Chunk, Journal, Laid, as_key
 from recell.mover.load import Loader
-from recell.mover.members import Interest, Members, host_condition
+from recell.mover.members import Interest, Link, Members, host_condition
 from recell.mover.throttle import Throttle
 
 __all__ = ["Copier", "Writer", "condition"]
@@ -29,7 +30,7 @@ _TABLES_AT_ONCE = 40
 
 
 def condition(interest: Interest, span: dict[str, Any]) -> tuple[str, list[KeyPart]]:
-    """SQL for the rows of a chunk, and its values."""
+    """SQL for rows of some owners, or for a stretch of keys; and its values."""
     if "among" in span:
         values: list[KeyPart] = span["among"]
         if isinstance(interest.rule, ByHost):
@@ -99,6 +100,8 @@ class Copier:
         self._workers = workers
         self._patience_s = patience_s
         self._chunks: queue.Queue[Chunk | None] = queue.Queue(workers * _SPANS_AT_ONCE)
+        self._ordering = threading.Lock()
+        self._ordered: dict[Link, list[KeyPart]] = {}
         self._failed: list[BaseException] = []
         self._stop = threading.Event()
 
@@ -192,19 +195,30 @@ class Copier:
             yield Laid(interest.name, spans, last if more else True)
 
     def _by_members(self, interest: Interest, last: Any, size: int) -> Iterator[Laid]:
-        values: list[KeyPart]
+        values = self._values(interest)
+        at = 0 if last is None else bisect_right(values, last)
+        while True:
+            spans: list[dict[str, Any]] = []
+            while at < len(values) and len(spans) < _SPANS_AT_ONCE:
+                spans.append({"above": last, "last": values[min(at + size, len(values)) - 1]})
+                at, last = at + size, spans[-1]["last"]
+            yield Laid(interest.name, spans, last if at < len(values) else True)
+            if at >= len(values):
+                return
+
+    def _values(self, interest: Interest) -> list[KeyPart]:
+        """Hosts, or members as they are now, in their order. Those that join or leave while rows are copied
+        are looked at again anyway, so a chunk is told by its first and last: the same ones at any time.
+        """
         if interest.link is None:
-            values = sorted(self._members.hosts)
-        else:
-            with self._members.lock:
-                values = sorted(self._members.present[interest.link])
-        if last is not None:
-            values = [v for v in values if v > last]
-        at_once = size * _SPANS_AT_ONCE
-        for at in range(0, max(len(values), 1), at_once):
-            batch = values[at:at + at_once]
-            spans = [{"among": batch[i:i + size]} for i in range(0, len(batch), size)]
-            yield Laid(interest.name, spans, batch[-1] if at + at_once < len(values) else True)
+            return sorted(self._members.hosts)
+        with self._ordering:
+            found = self._ordered.get(interest.link)
+            if found is None:
+                with self._members.lock:
+                    found = sorted(self._members.present[interest.link])
+                self._ordered[interest.link] = found
+            return found
 
     # -- working ---------------------------------------------------------------------------------
 
@@ -260,11 +274,17 @@ class Copier:
         source.commit()
         self._throttle.take(count)
 
-    @staticmethod
-    def _rows(chunk: Chunk, interest: Interest, text: str, source: Session) -> Iterator[bytes]:
-        where, values = condition(interest, chunk.span)
-        index = " FORCE INDEX (PRIMARY)" if "after" in chunk.span else ""
-        rows = source.column(f"SELECT {text} FROM {interest.rows.quoted}{index} WHERE {where}", values)
+    def _rows(self, chunk: Chunk, interest: Interest, text: str, source: Session) -> Iterator[bytes]:
+        span, index = chunk.span, " FORCE INDEX (PRIMARY)"
+        if "above" in span:
+            values, index = self._values(interest), ""
+            first = 0 if span["above"] is None else bisect_right(values, span["above"])
+            mine = values[first:bisect_right(values, span["last"])]
+            if not mine:
+                return iter(())
+            span = {"among": mine}
+        where, args = condition(interest, span)
+        rows = source.column(f"SELECT {text} FROM {interest.rows.quoted}{index} WHERE {where}", args)
         return (whole(interest, row) for row in rows)
 
 
