@@ -36,7 +36,7 @@ def _full(failing: bool = False) -> Measurement:
     return replace(
         BARE, kind="split", outcome="succeeded", api=api_figures(requests), requests=requests,
         operations=OperationFigures(33, 0, 0), guests=GuestFigures(20, 0, 0),
-        rows=RowFigures(5000, 0, (), {"plan": 3, "nova": 9}), freeze_s=1.5,
+        rows=RowFigures(5000, 0, (), {"plan": 3, "nova": 9}), freeze_s=1.5, deliveries_held_s=0.25,
         steps=(StepRecord("api-1", "Restart nova-api on ctl1", 12.34, 1, "answers 200", 1010.0),
                StepRecord("api-2", "Restart nova-api on ctl2", 0.02, 2, "", 1022.5),
                StepRecord("note", "Write it down", 0.02, 1)),
@@ -58,11 +58,23 @@ def test_the_keys_are_those_that_scripts_rely_on() -> None:
     assert {"compared", "differing"} <= set(full["rows"])
     assert {"name", "seconds", "attempts"} <= set(full["steps"][0])
     assert full["outcome"] == "succeeded" and full["freeze_s"] == 1.5
+    assert full["deliveries_held_s"] == 0.25
     assert full["duration_s"] == 100.0
     bare = document(BARE)
     assert set(bare) == set(full)
     assert bare["api"] is bare["operations"] is bare["guests"] is bare["rows"] is None
-    assert bare["freeze_s"] is None and bare["steps"] == []
+    assert bare["freeze_s"] is bare["deliveries_held_s"] is None and bare["steps"] == []
+
+
+def test_the_page_tells_apart_who_was_held() -> None:
+    def told(**held: float) -> list[bool]:
+        page = render(replace(BARE, **held))
+        return ["senders, writers or users" in page, "to a server that restarts" in page]
+
+    assert told() == [False, False]
+    assert told(freeze_s=1.5) == [True, False]
+    assert told(deliveries_held_s=0.25) == [False, True]
+    assert told(freeze_s=1.5, deliveries_held_s=0.25) == [True, True]
 
 
 def test_both_files_are_written_whole(tmp_path: Path) -> None:

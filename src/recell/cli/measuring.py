@@ -21,6 +21,7 @@ from recell.planning.rabbit import KINDS as RABBIT
 from recell.report.figures import api_figures, in_window
 from recell.report.hosts import told_of_hosts
 from recell.report.measure import load_baseline, take_baseline, take_figures
+from recell.steps.base import DELIVERIES_HELD, HELD
 
 
 def folder(desk: Desk, direction: Direction) -> Path:
@@ -87,9 +88,8 @@ def measure(
         window=window,
         duration_s=window.end - window.start,
         **found,
-        freeze_s=max(
-            (v for (_, key), v in journal.facts().items() if key == f"held-{direction}"), default=None
-        ),
+        freeze_s=_longest(journal, f"{HELD}-{direction}"),
+        deliveries_held_s=_longest(journal, f"{DELIVERIES_HELD}-{direction}"),
         requests=requests or (),
         steps=tuple(
             StepRecord(r.id, titles.get(r.id, r.id), r.seconds, r.attempts, r.verified, r.began)
@@ -104,6 +104,11 @@ def measure(
         },
         remarks=(*told_of_hosts(plan, journal), *plan.remarks),
     )
+
+
+def _longest(journal: Journal, key: str) -> float | None:
+    """Of what steps remembered under this key, seconds."""
+    return max((v for (_, name), v in journal.facts().items() if name == key), default=None)
 
 
 def _last_runs(journal: Journal, direction: Direction) -> list[Run]:

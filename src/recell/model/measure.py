@@ -163,7 +163,9 @@ class Measurement:
     """Everything that a report says about one run.
 
     ``kind``: split, database, cells-v1, move-hosts, ... ``outcome``: succeeded, undone, paused,
-    failed or interrupted. ``requests`` and ``versions`` are for the page alone.
+    failed or interrupted. ``requests`` and ``versions`` are for the page alone. ``freeze_s``: how long
+    senders, writers or users were held, at most; ``deliveries_held_s``: how long messages waited whose RPC
+    server was ended and started, at most. None: nothing was.
     """
 
     kind: str
@@ -175,6 +177,7 @@ class Measurement:
     guests: GuestFigures | None = None
     rows: RowFigures | None = None
     freeze_s: float | None = None
+    deliveries_held_s: float | None = None
     steps: tuple[StepRecord, ...] = ()
     requests: tuple[UserRequest, ...] = ()
     topology_before: Topology = ()

@@ -323,7 +323,7 @@ class HostsComputes(HostsStep):
             self.limit("stop_s"),
             idle=lambda: self._begun(end.cell, compute, since),
         )
-        self.held(toward, held)
+        self.deliveries_held(toward, held)
 
     def _await_quiet(self, cell: str, compute: dict[str, Any]) -> None:
         """A moment without a task on this host: there is one soon, even on a busy cloud."""

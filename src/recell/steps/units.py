@@ -58,7 +58,7 @@ class UnitStep(BaseStep):
             self.limit("stop_s"),
             lost=self.is_lost(broker),
         )
-        self.held(toward, held)
+        self.deliveries_held(toward, held)
 
     def await_consuming(self, broker: str, vhost: str, topics: list[str]) -> None:
         limit = self.limit("start_s")
