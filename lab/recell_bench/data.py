@@ -79,8 +79,8 @@ class Bench:
         ends = {side: (server.directory.name, database, str(server.socket))
                 for side, server, database in (("source", self.source, OLD), ("target", self.target, NEW))}
         done = subprocess.run(
-            [sys.executable, "-m", "recell_bench.work"], stdout=subprocess.PIPE, check=True, env=self._environment(),
-            input=json.dumps({"do": do, **ends, **task}).encode())
+            [sys.executable, "-m", "recell_bench.work"], stdout=subprocess.PIPE, check=True,
+            env=self._environment(), input=json.dumps({"do": do, **ends, **task}).encode())
         answer: dict[str, Any] = json.loads(done.stdout)
         self.memory_mib = max(self.memory_mib, answer.get("memory_mib", 0.0))
         return answer

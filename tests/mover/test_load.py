@@ -10,16 +10,16 @@ import pytest
 from recell.adapters.mysql.session import Session
 from recell.adapters.schema import read_schema
 from recell.model.scope import Scope, TableScope, Whole
-from recell.mover import Move, Options
+from recell.mover import Move, Options, load
 from recell.mover.load import Loader
 from recell.mover.members import Interest
 from tests.mover import schema
 from tests.mover.writers import NAMES, TEXTS
 from tests.private_server import Pair
 
-TABLE = """CREATE OR REPLACE TABLE loaded (id BIGINT PRIMARY KEY, t TINYINT, su SMALLINT UNSIGNED, bu BIGINT UNSIGNED,
- f FLOAT, d DOUBLE, n DECIMAL(20, 5), y YEAR, da DATE, ti TIME(3), dt DATETIME(6), ts TIMESTAMP NULL, c CHAR(5),
- c2 CHAR(100) CHARACTER SET utf8mb4, v3 VARCHAR(4000) CHARACTER SET utf8mb3,
+TABLE = """CREATE OR REPLACE TABLE loaded (id BIGINT PRIMARY KEY, t TINYINT, su SMALLINT UNSIGNED,
+ bu BIGINT UNSIGNED, f FLOAT, d DOUBLE, n DECIMAL(20, 5), y YEAR, da DATE, ti TIME(3), dt DATETIME(6),
+ ts TIMESTAMP NULL, c CHAR(5), c2 CHAR(100) CHARACTER SET utf8mb4, v3 VARCHAR(4000) CHARACTER SET utf8mb3,
  mt MEDIUMTEXT CHARACTER SET utf8mb4, js LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, bi BINARY(4),
  vb VARBINARY(300), lb LONGBLOB, e ENUM('a', 'größe', 'it''s'), s SET('x', 'y', 'z'), last VARCHAR(20))"""
 EVERY_BYTE = bytes(range(256))
@@ -49,7 +49,7 @@ def _fill(source: Session) -> int:
         short = text and text[:5]
         source.execute(
             "INSERT INTO loaded VALUES (" + ", ".join(["%s"] * 23) + ")",
-            (number, *numbers[number % 5][:3], *numbers[number % 5][3:], (None, "0.00001", "-99999.5")[number % 3],
+            (number, *numbers[number % 5], (None, "0.00001", "-99999.5")[number % 3],
              *times[number % 3], short, text and text[:90], text, text and text * 3, text, blob and blob[:4],
              blob and blob[:300], blob and blob * 700, (None, "a", "größe", "it's")[number % 4],
              (None, "", "x,z")[number % 3], text and text[-20:]))
@@ -64,12 +64,15 @@ def _interest(ends: tuple[Session, Session]) -> tuple[Interest, Scope]:
     return Interest(scoped, ()), Scope("nova", (scoped,), frozenset())
 
 
-def _lines(source: Session, interest: Interest) -> list[bytes]:
-    return [row or b"" for row in source.column(f"SELECT {interest.rows.line} FROM loaded ORDER BY id")]
+def _lines(source: Session, interest: Interest) -> Iterator[bytes]:
+    return (row or b"" for row in source.column(f"SELECT {interest.rows.line} FROM loaded ORDER BY id"))
 
 
-def test_every_value_arrives_as_it_was(ends: tuple[Session, Session], clouds: Pair) -> None:
+@pytest.mark.parametrize("size", [1, 100_000, 1 << 24])
+def test_every_value_arrives_as_it_was(ends: tuple[Session, Session], clouds: Pair, size: int,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = ends
+    monkeypatch.setattr(load, "_BYTES", size)
     count = _fill(source)
     interest, scope = _interest(ends)
     loader = Loader(target)
@@ -87,11 +90,13 @@ def test_a_row_that_is_there_is_told_and_stays(ends: tuple[Session, Session], cl
     clouds[1].sql("INSERT INTO loaded (id, last) VALUES (7, 'mine')")
     assert Loader(target).load(interest, _lines(source, interest)) is None
     target.rollback()
+    assert source.query("SELECT 5") == [(5,)], "what it was being read from is ready for more"
     assert clouds[1].sql("SELECT id, last FROM loaded") == [(7, "mine")]
 
 
-@pytest.mark.parametrize("narrow", ["last VARCHAR(3)", "mt MEDIUMTEXT CHARACTER SET utf8mb3", "t TINYINT UNSIGNED",
-                                    "e ENUM('a')", "v3 VARCHAR(4000) CHARACTER SET utf8mb3 NOT NULL"])
+@pytest.mark.parametrize("narrow", ["last VARCHAR(3)", "mt MEDIUMTEXT CHARACTER SET utf8mb3",
+                                    "t TINYINT UNSIGNED", "e ENUM('a')",
+                                    "v3 VARCHAR(4000) CHARACTER SET utf8mb3 NOT NULL"])
 def test_a_value_that_does_not_fit_is_never_taken_for_another(
         ends: tuple[Session, Session], clouds: Pair, narrow: str) -> None:
     source, target = ends
@@ -101,7 +106,8 @@ def test_a_value_that_does_not_fit_is_never_taken_for_another(
     assert Loader(target).load(interest, _lines(source, interest)) is None
 
 
-@pytest.mark.parametrize("change", ["ADD b BIT(3)", "MODIFY last VARCHAR(20) CHARACTER SET latin1", "ADD u UUID"])
+@pytest.mark.parametrize("change", ["ADD b BIT(3)", "MODIFY last VARCHAR(20) CHARACTER SET latin1",
+                                    "ADD u UUID"])
 def test_columns_that_want_statements(ends: tuple[Session, Session], clouds: Pair, change: str) -> None:
     interest, _ = _interest(ends)
     assert Loader(ends[1]).takes(interest)
@@ -149,5 +155,5 @@ def test_rows_that_are_there_already_stay_beside_those_that_are_copied(
 
 def test_a_server_that_asks_for_a_file_gets_none(ends: tuple[Session, Session], clouds: Pair) -> None:
     """Any statement's answer may be the server's wish for a file of ours."""
-    with pytest.raises(Exception, match="LOAD|local|INFILE"):
+    with pytest.raises(RuntimeError, match="LOAD_LOCAL"):
         ends[1].execute("LOAD DATA LOCAL INFILE '/etc/hostname' INTO TABLE loaded")

@@ -263,12 +263,12 @@ class Copier:
         if loader.takes(interest):
             count = loader.load(interest, self._rows(chunk, interest, interest.rows.line, source))
             if count is None:
-                # Nothing is left on its way between us and either server but the end of what was read.
                 target.rollback()
                 source.rollback()
                 self._journal.mark(target, worker)
         if count is None:
-            count = writer.write(interest, self._rows(chunk, interest, interest.rows.row, source), replace=False)
+            rows = self._rows(chunk, interest, interest.rows.row, source)
+            count = writer.write(interest, rows, replace=False)
         self._journal.done(target, chunk, count)
         target.commit()
         source.commit()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterator
 
 from recell.adapters.mysql.session import NoLoads, Session
 from recell.mover.members import Interest
@@ -10,7 +11,8 @@ from recell.mover.rows import LOADED, LOADED_CHARSETS
 
 __all__ = ["Loader"]
 
-_LEAST_PACKET = 1 << 20
+_BYTES = 1_000_000
+"""In one statement. While it runs, InnoDB lets nobody else number rows of the same table."""
 
 
 class Loader:
@@ -23,7 +25,7 @@ class Loader:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._allowed = session.variable("local_infile").upper() in ("ON", "1")
-        self._size = min(_LEAST_PACKET, int(session.variable("max_allowed_packet") or _LEAST_PACKET) // 2)
+        self._packet = min(_BYTES, int(session.variable("max_allowed_packet") or 1 << 24) // 2)
         types, charsets = sorted(LOADED), sorted(LOADED_CHARSETS)
         # The scope knows the source's columns only.
         unfit = session.query(
@@ -38,15 +40,34 @@ class Loader:
         """Whether rows of this table can be loaded here."""
         return self._allowed and bool(interest.rows.line) and interest.name not in self._unfit
 
-    def load(self, interest: Interest, lines: Iterable[bytes]) -> int | None:
+    def load(self, interest: Interest, lines: Iterator[bytes]) -> int | None:
         """Number of rows written, in the session's transaction. None: the server had something to say of
         a row or a value (it is there already, it does not fit), and perhaps changed it. What was written
         must be rolled back then, and goes by statements, which are strict.
         """
-        try:
-            rows, warnings = self._session.load(interest.rows.load, lines, self._size)
-        except NoLoads:
-            # A proxy may forbid what the server allows.
-            self._allowed = False
-            return None
-        return None if warnings else rows
+        count = 0
+        for part in _parts(lines):
+            try:
+                rows, warnings = self._session.load(interest.rows.load, part, self._packet)
+            except NoLoads:
+                # A proxy may forbid what the server allows.
+                self._allowed, warnings = False, 1
+            if warnings:
+                # An answer that was begun has to be read to its end.
+                deque(lines, maxlen=0)
+                return None
+            count += rows
+        return count
+
+
+def _parts(lines: Iterator[bytes]) -> Iterator[bytes]:
+    held: list[bytes] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += len(line)
+        if size >= _BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)

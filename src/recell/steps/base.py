@@ -89,7 +89,7 @@ class BaseStep(ABC):
         self.context.journal.remember(self.id, key, value)
 
     def held(self, toward: Direction, seconds: float) -> None:
-        """Remember for the report how long senders, writers or users were held, the longest of all attempts."""
+        """Remember for the report how long senders, writers or users were held: the longest attempt."""
         self._longest(f"{HELD}-{toward}", seconds)
 
     def deliveries_held(self, toward: Direction, seconds: float) -> None:

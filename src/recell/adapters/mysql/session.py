@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, NoReturn, TypeVar
@@ -18,8 +18,8 @@ from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.errors import Denied, RecellError, StepFailed, Unreachable, Unsupported
 
-__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "NoLoads", "Session", "Sessions", "packets", "result",
-           "status_statement", "translated"]
+__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "NoLoads", "Session", "Sessions", "packets",
+           "result", "status_statement", "translated"]
 
 # Non-strict modes turn 4-byte characters into "?" and cut long values; NO_ZERO_DATE, which oslo sets,
 # refuses dates that old rows have; without NO_AUTO_VALUE_ON_ZERO the id 0 becomes another.
@@ -137,24 +137,23 @@ class Session:
         except (pymysql.Error, OSError) as error:
             self.fail(error)
 
-    def load(self, statement: bytes, rows: Iterable[bytes], size: int = 1 << 20) -> tuple[int, int]:
+    def load(self, statement: bytes, lines: bytes, size: int = 1 << 20) -> tuple[int, int]:
         """LOAD DATA LOCAL: how many rows were written, and of how many things the server warned.
 
-        The server gets ``rows``, whatever file it asks for. When they end in an exception, or the server
-        did not ask for them, this session must be closed.
+        It gets ``lines``, whatever file it asks for.
 
-        :param size: bytes sent at once.
-        :raises NoLoads: it takes none; no row was asked of ``rows``.
+        :param size: bytes sent in one packet.
+        :raises NoLoads: it takes none.
         """
         connection = self._connection
         try:
             connection._execute_command(COM_QUERY, statement)  # type: ignore[attr-defined]
             if not connection._read_packet().is_load_local_packet():  # type: ignore[attr-defined]
                 raise pymysql.InterfaceError(0, "the server wants no rows")
-            for part in _parts(rows, size):
-                connection.write_packet(part)  # type: ignore[no-untyped-call]
+            for at in range(0, len(lines), size):
+                connection.write_packet(lines[at:at + size])  # type: ignore[no-untyped-call]
             connection.write_packet(b"")  # type: ignore[no-untyped-call]
-            answer = OKPacketWrapper(connection._read_packet())  # type: ignore[attr-defined]
+            answer = OKPacketWrapper(connection._read_packet())  # type: ignore[attr-defined,no-untyped-call]
             return answer.affected_rows, answer.warning_count
         except (pymysql.Error, OSError) as error:
             self.fail(error)
@@ -408,22 +407,6 @@ def _read_much(connection: Any) -> None:
     small = connection._rfile
     connection._rfile = connection._sock.makefile("rb", _BUFFER)
     small.close()
-
-
-def _parts(rows: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """All of the rows' bytes, in pieces of at most ``size``."""
-    held: list[bytes] = []
-    length = 0
-    for row in rows:
-        held.append(row)
-        length += len(row)
-        if length >= size:
-            whole = b"".join(held)
-            for at in range(0, length - length % size, size):
-                yield whole[at:at + size]
-            held, length = [whole[length - length % size:]], length % size
-    if length:
-        yield b"".join(held)
 
 
 def _column(connection: Any) -> Iterator[bytes | None]:
