@@ -68,7 +68,7 @@ def _lines(source: Session, interest: Interest) -> Iterator[bytes]:
     return (row or b"" for row in source.column(f"SELECT {interest.rows.line} FROM loaded ORDER BY id"))
 
 
-@pytest.mark.parametrize("size", [1, 100_000, 1 << 24])
+@pytest.mark.parametrize("size", [100_000, 1 << 24])
 def test_every_value_arrives_as_it_was(ends: tuple[Session, Session], clouds: Pair, size: int,
                                        monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = ends
@@ -77,7 +77,7 @@ def test_every_value_arrives_as_it_was(ends: tuple[Session, Session], clouds: Pa
     interest, scope = _interest(ends)
     loader = Loader(target)
     assert loader.takes(interest)
-    assert loader.load(interest, _lines(source, interest)) == count
+    assert loader.load(interest, iter([*_lines(source, interest)])) == count
     target.commit()
     assert schema.differing(clouds[0], clouds[1], scope) == []
     assert len(schema.contents(clouds[1], interest.rows.table)) == count

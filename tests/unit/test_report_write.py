@@ -67,8 +67,8 @@ def test_the_keys_are_those_that_scripts_rely_on() -> None:
 
 
 def test_the_page_tells_apart_who_was_held() -> None:
-    def told(**held: float) -> list[bool]:
-        page = render(replace(BARE, **held))
+    def told(freeze_s: float | None = None, deliveries_held_s: float | None = None) -> list[bool]:
+        page = render(replace(BARE, freeze_s=freeze_s, deliveries_held_s=deliveries_held_s))
         return ["senders, writers or users" in page, "to a server that restarts" in page]
 
     assert told() == [False, False]

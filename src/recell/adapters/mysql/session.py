@@ -145,15 +145,15 @@ class Session:
         :param size: bytes sent in one packet.
         :raises NoLoads: it takes none.
         """
-        connection = self._connection
+        connection: Any = self._connection
         try:
-            connection._execute_command(COM_QUERY, statement)  # type: ignore[attr-defined]
-            if not connection._read_packet().is_load_local_packet():  # type: ignore[attr-defined]
+            connection._execute_command(COM_QUERY, statement)
+            if not connection._read_packet().is_load_local_packet():
                 raise pymysql.InterfaceError(0, "the server wants no rows")
             for at in range(0, len(lines), size):
-                connection.write_packet(lines[at:at + size])  # type: ignore[no-untyped-call]
-            connection.write_packet(b"")  # type: ignore[no-untyped-call]
-            answer = OKPacketWrapper(connection._read_packet())  # type: ignore[attr-defined,no-untyped-call]
+                connection.write_packet(lines[at:at + size])
+            connection.write_packet(b"")
+            answer = OKPacketWrapper(connection._read_packet())
             return answer.affected_rows, answer.warning_count
         except (pymysql.Error, OSError) as error:
             self.fail(error)
