@@ -80,10 +80,15 @@ class Bench:
                 for side, server, database in (("source", self.source, OLD), ("target", self.target, NEW))}
         done = subprocess.run(
             [sys.executable, "-m", "recell_bench.work"], stdout=subprocess.PIPE, check=True,
-            input=json.dumps({"do": do, **ends, **task}).encode())
+            env=self._environment(), input=json.dumps({"do": do, **ends, **task}).encode())
         answer: dict[str, Any] = json.loads(done.stdout)
         self.memory_mib = max(self.memory_mib, answer.get("memory_mib", 0.0))
         return answer
+
+    def _environment(self) -> dict[str, str]:
+        """Modules are compiled once, as on a machine where recell is installed, whatever this shell says."""
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        return {**inherited, "PYTHONPYCACHEPREFIX": str(self.place / "compiled")}
 
     # -- copies ----------------------------------------------------------------------------------
 

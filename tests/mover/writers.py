@@ -13,8 +13,8 @@ import pymysql
 from tests.private_server import Server
 
 HOSTS = tuple(f"cmp-{n}" for n in range(6))
-_TEXTS = (None, "", "NULL", "it's \\ \"q\" % %s", "größe 測試 ", "\0\n\r\x1a", "x" * 3000, "a,b),('c'")
-_NAMES = (None, "", "vm 🐧", "größe", "'; --", "名前")
+TEXTS = (None, "", "NULL", "it's \\ \"q\" % %s", "größe 測試 ", "\0\n\r\x1a", "x" * 3000, "a,b),('c'")
+NAMES = (None, "", "vm 🐧", "größe", "'; --", "名前")
 _SESSION = "SET time_zone = '+00:00', sql_mode = '', foreign_key_checks = 0"
 
 
@@ -70,8 +70,8 @@ class Writer:
 
     def update(self) -> None:
         self.do("UPDATE instances SET progress = %s, user_data = %s, display_name = %s, locked_by = %s,"
-                " created_at = %s WHERE uuid = %s", self.random.choice((None, 1, 2)), self.random.choice(_TEXTS),
-                self.random.choice(_NAMES), self.random.choice((None, "owner", "admin")),
+                " created_at = %s WHERE uuid = %s", self.random.choice((None, 1, 2)), self.random.choice(TEXTS),
+                self.random.choice(NAMES), self.random.choice((None, "owner", "admin")),
                 self.random.choice((None, "0000-00-00 00:00:00", "2012-02-29 23:59:59")), self.one())
 
     def born(self) -> None:
@@ -80,9 +80,9 @@ class Writer:
         children_first = choose.random() < 0.3
         if not children_first:
             self.do("INSERT INTO instances (uuid, host, display_name, deleted) VALUES (%s, %s, %s, 0)", name,
-                    self.host(), choose.choice(_NAMES))
+                    self.host(), choose.choice(NAMES))
         self.do("INSERT INTO instance_extra (instance_uuid, flavor) VALUES (%s, %s)", name,
-                choose.choice(_TEXTS))
+                choose.choice(TEXTS))
         for number in range(choose.randrange(3)):
             self.do("INSERT INTO tags VALUES (%s, %s)", name, f"t{number}")
         if children_first:
@@ -138,7 +138,7 @@ class Writer:
                 choose.choice((None, 1.2345678806304932, 1e-30, choose.random())), self.one("id", "compute_nodes"))
         if choose.random() < 0.3:
             self.do("INSERT INTO compute_nodes (host, stats, ram_allocation_ratio) VALUES (%s, %s, %s)",
-                    self.host(), choose.choice(_TEXTS), choose.random())
+                    self.host(), choose.choice(TEXTS), choose.random())
 
     def device(self) -> None:
         self.do("INSERT INTO pci_devices (compute_node_id, address) VALUES (%s, %s)",
@@ -147,7 +147,7 @@ class Writer:
     def bulk(self) -> None:
         self.do("UPDATE instances SET progress = progress + 1")
         self.do("INSERT INTO s3_images (uuid) SELECT uuid FROM instances ORDER BY uuid LIMIT 5")
-        self.do("UPDATE instance_extra SET flavor = %s WHERE id %% 3 = 0", self.random.choice(_TEXTS))
+        self.do("UPDATE instance_extra SET flavor = %s WHERE id %% 3 = 0", self.random.choice(TEXTS))
 
     def exact(self) -> None:
         choose = self.random
@@ -160,7 +160,7 @@ class Writer:
             return choose.choice((None, b"", choose.randbytes(choose.randrange(limit))))
 
         def text(limit: int) -> str | None:
-            found = choose.choice(_TEXTS)
+            found = choose.choice(TEXTS)
             return found[:limit] if found else found
 
         self.do(

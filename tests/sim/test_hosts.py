@@ -131,6 +131,9 @@ def test_attempts_that_find_no_moment_let_everybody_go(desks: Any) -> None:
     journal = Journal.open(desk.path, read_only=True)
     assert 0 < journal.recall("wave1/flip", "held-forward") < 2
     assert journal.recall("wave1/flip", "requests") > 0
+    kept = {(step, key): value for (step, key), value in journal.facts().items() if "held" in key}
+    assert {step for step, key in kept if key == "held-forward"} == {"wave1/flip"}
+    assert {value for (_, key), value in kept.items() if key == "deliveries-held-forward"} == {0.5}
     journal.close()
 
 

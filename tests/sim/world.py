@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.guests_port import GuestsPort
@@ -44,6 +44,8 @@ from tests.sim.database import SimNova
 from tests.sim.moving import SimDatabases, SimMover, SimRelay
 from tests.sim.proxy import API_START_S as API_START_S
 from tests.sim.proxy import SimProxy as SimProxy
+
+T = TypeVar("T")
 
 START_S = 2.0
 
@@ -168,7 +170,7 @@ class SimWorld:
         self.killed = False
         self.databases.reborn()
 
-    def together(self, acts: Sequence[Callable[[], float]]) -> list[float]:
+    def together(self, acts: Sequence[Callable[[], T]]) -> list[T]:
         return [act() for act in acts]  # one after another: a kill has its place
 
     def wait(self, seconds: float) -> None:

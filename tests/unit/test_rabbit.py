@@ -111,7 +111,8 @@ def test_the_report_has_the_same_keys_and_null_for_what_is_nova_s(tmp_path: Path
     assert [s["name"] for s in told["steps"]] == forward and all(s["verified"] for s in told["steps"])
     # One cut of two that the journal knows: only the last turn's runs are the report's.
     assert sum(s["attempts"] for s in told["steps"] if s["name"] == "rabbitmq/part") == 1
-    assert told["freeze_s"] == 0.5 and "s3cret" not in (top / "report.html").read_text()
+    assert (told["freeze_s"], told["deliveries_held_s"]) == (0.5, 0.2)
+    assert "s3cret" not in (top / "report.html").read_text()
     asked = tmp_path / "requests.jsonl"
     amid = (told["window"]["start"] + told["window"]["end"]) / 2  # the ends themselves are rounded
     with Recorder(asked) as log:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recell.cli.measuring import _held
+from recell.cli.measuring import _hold
 from recell.journal import Journal
 from recell.model.measure import (
     GuestFigures,
@@ -39,7 +39,7 @@ def _full(failing: bool = False) -> Measurement:
     return replace(
         BARE, kind="split", outcome="succeeded", api=api_figures(requests), requests=requests,
         operations=OperationFigures(33, 0, 0), guests=GuestFigures(20, 0, 0),
-        rows=RowFigures(5000, 0, (), {"plan": 3, "nova": 9}), freeze_s=1.5,
+        rows=RowFigures(5000, 0, (), {"plan": 3, "nova": 9}), freeze_s=1.5, deliveries_held_s=0.25,
         steps=(StepRecord("api-1", "Restart nova-api on ctl1", 12.34, 1, "answers 200", 1010.0),
                StepRecord("api-2", "Restart nova-api on ctl2", 0.02, 2, "", 1022.5),
                StepRecord("note", "Write it down", 0.02, 1)),
@@ -61,29 +61,41 @@ def test_the_keys_are_those_that_scripts_rely_on() -> None:
     assert {"compared", "differing"} <= set(full["rows"])
     assert {"name", "seconds", "attempts"} <= set(full["steps"][0])
     assert full["outcome"] == "succeeded" and full["freeze_s"] == 1.5
+    assert full["deliveries_held_s"] == 0.25
     assert full["duration_s"] == 100.0
     bare = document(BARE)
     assert set(bare) == set(full)
     assert bare["api"] is bare["operations"] is bare["guests"] is bare["rows"] is None
-    assert bare["freeze_s"] is None and bare["steps"] == [] and bare["hold"] == []
+    assert bare["freeze_s"] is bare["deliveries_held_s"] is None
+    assert bare["steps"] == [] and bare["hold"] == []
 
 
 def test_what_requests_waited_for_is_told(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path / "journal.sqlite", "d" * 64)
     with journal.writing("apply", "forward"):
         journal.remember("api-1", "held-forward", 9.5)
-        assert _held(journal, "forward") == {"freeze_s": 9.5, "hold": ()}
+        assert _hold(journal, "forward") == ()
         parts = [{"what": "the last rows arrive", "at_s": 0.12, "seconds": 0.5}]
-        journal.remember("switch", "held-forward", 1.25)
         journal.remember("switch", "hold-forward", {"seconds": 0.75, "parts": parts})
-        held = _held(journal, "forward")
-    assert held == {"freeze_s": 1.25, "hold": (HoldPart("the last rows arrive", 0.12, 0.5),)}
-    assert _held(journal, "backward") == {"freeze_s": None, "hold": ()}
+        hold = _hold(journal, "forward")
+    assert hold == (HoldPart("the last rows arrive", 0.12, 0.5),)
+    assert _hold(journal, "backward") == ()
     journal.close()
-    measured = replace(BARE, **held)
+    measured = replace(BARE, freeze_s=1.25, hold=hold)
     assert document(measured)["hold"] == parts
     page = render(measured)
     assert "While requests waited (1.25 s at most)" in page and "the last rows arrive" in page
+
+
+def test_the_page_tells_apart_who_was_held() -> None:
+    def told(freeze_s: float | None = None, deliveries_held_s: float | None = None) -> list[bool]:
+        page = render(replace(BARE, freeze_s=freeze_s, deliveries_held_s=deliveries_held_s))
+        return ["senders, writers or users" in page, "to a server that restarts" in page]
+
+    assert told() == [False, False]
+    assert told(freeze_s=1.5) == [True, False]
+    assert told(deliveries_held_s=0.25) == [False, True]
+    assert told(freeze_s=1.5, deliveries_held_s=0.25) == [True, True]
 
 
 def test_both_files_are_written_whole(tmp_path: Path) -> None:

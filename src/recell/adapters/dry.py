@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.guests_port import GuestsPort
@@ -47,6 +47,8 @@ from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
 from recell.model.v1 import Conversion
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -582,7 +584,7 @@ class DryWorld:
             self.record.add(one.host, f"cut off {', '.join(one.opposite)}")
         raise WouldWait("what follows a cut is seen only after it")
 
-    def together(self, acts: Sequence[Callable[[], float]]) -> list[float]:
+    def together(self, acts: Sequence[Callable[[], T]]) -> list[T]:
         return [act() for act in acts]
 
     def wait(self, seconds: float) -> None:

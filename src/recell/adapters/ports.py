@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.guests_port import GuestsPort
@@ -26,6 +26,8 @@ from recell.model.moving import Ends, Login
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
 from recell.model.v1 import Conversion
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -585,8 +587,9 @@ class World(Protocol):
         """
         ...
 
-    def together(self, acts: Sequence[Callable[[], float]]) -> list[float]:
-        """What each of them returns; they run side by side, and one that fails lets the others end."""
+    def together(self, acts: Sequence[Callable[[], T]]) -> list[T]:
+        """What each returns, in order; they run side by side. After all have ended, the first error in their
+        order is raised."""
         ...
 
     def wait(self, seconds: float) -> None: ...

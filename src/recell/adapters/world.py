@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from recell.adapters import cutting
 from recell.adapters.amqp import Amqp
@@ -37,6 +38,9 @@ from recell.model.moving import Ends, Login
 from recell.model.relay import Side
 from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
+
+T = TypeVar("T")
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -336,8 +340,10 @@ class RealWorld:
         pairs = [(self.rabbit(one.host), one) for one in nodes]
         return cutting.cut(pairs, ports, within, wait=self.wait, clock=self.clock)
 
-    def together(self, acts: Sequence[Callable[[], float]]) -> list[float]:
-        with ThreadPoolExecutor(max(1, len(acts))) as pool:
+    def together(self, acts: Sequence[Callable[[], T]]) -> list[T]:
+        if len(acts) < 2:
+            return [act() for act in acts]
+        with ThreadPoolExecutor(min(_AT_ONCE, len(acts))) as pool:
             running = [pool.submit(act) for act in acts]
         return [one.result() for one in running]
 

@@ -21,6 +21,7 @@ from recell.planning.rabbit import KINDS as RABBIT
 from recell.report.figures import api_figures, in_window
 from recell.report.hosts import told_of_hosts
 from recell.report.measure import load_baseline, take_baseline, take_figures
+from recell.steps.base import DELIVERIES_HELD, HELD
 
 
 def folder(desk: Desk, direction: Direction) -> Path:
@@ -87,7 +88,9 @@ def measure(
         window=window,
         duration_s=window.end - window.start,
         **found,
-        **_held(journal, direction),
+        freeze_s=_longest(journal, f"{HELD}-{direction}"),
+        deliveries_held_s=_longest(journal, f"{DELIVERIES_HELD}-{direction}"),
+        hold=_hold(journal, direction),
         requests=requests or (),
         steps=tuple(
             StepRecord(r.id, titles.get(r.id, r.id), r.seconds, r.attempts, r.verified, r.began)
@@ -104,14 +107,15 @@ def measure(
     )
 
 
-def _held(journal: Journal, direction: Direction) -> dict[str, Any]:
-    """``freeze_s`` and ``hold``."""
-    facts = journal.facts()
-    held = {step: v for (step, key), v in facts.items() if key == f"held-{direction}"}
-    holds = {step: v["parts"] for (step, key), v in facts.items() if key == f"hold-{direction}"}
-    counted = [v for step, v in held.items() if step in holds or not holds]
-    parts = tuple(HoldPart(**part) for found in holds.values() for part in found)
-    return {"freeze_s": max(counted, default=None), "hold": parts}
+def _longest(journal: Journal, key: str) -> float | None:
+    """Of what steps remembered under this key, seconds."""
+    return max((v for (_, name), v in journal.facts().items() if name == key), default=None)
+
+
+def _hold(journal: Journal, direction: Direction) -> tuple[HoldPart, ...]:
+    """What users' requests waited for, where a step of this run held them."""
+    holds = (v["parts"] for (_, key), v in journal.facts().items() if key == f"hold-{direction}")
+    return tuple(HoldPart(**part) for parts in holds for part in parts)
 
 
 def _last_runs(journal: Journal, direction: Direction) -> list[Run]:

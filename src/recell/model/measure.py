@@ -172,10 +172,10 @@ class Measurement:
     """Everything that a report says about one run.
 
     ``kind``: split, database, cells-v1, move-hosts, ... ``outcome``: succeeded, undone, paused,
-    failed or interrupted. ``requests`` and ``versions`` are for the page alone.
-
-    ``freeze_s``: the longest time that senders were held; where a run held users' requests at a load
-    balancer, that. ``hold``: what that time was spent on, the last attempt's; parts may overlap.
+    failed or interrupted. ``requests`` and ``versions`` are for the page alone. ``freeze_s``: how long
+    senders, writers or users were held, at most; ``deliveries_held_s``: how long messages waited whose RPC
+    server was ended and started, at most. None: nothing was. ``hold``: where users' requests were held at a
+    load balancer, what that time was spent on, the last attempt's; parts may overlap.
     """
 
     kind: str
@@ -187,6 +187,7 @@ class Measurement:
     guests: GuestFigures | None = None
     rows: RowFigures | None = None
     freeze_s: float | None = None
+    deliveries_held_s: float | None = None
     hold: tuple[HoldPart, ...] = ()
     steps: tuple[StepRecord, ...] = ()
     requests: tuple[UserRequest, ...] = ()

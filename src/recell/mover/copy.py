@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,7 +14,8 @@ from recell.adapters.mysql.sql import Key, KeyPart, after, among, upto
 from recell.errors import RecellError, Unreachable, Unsupported
 from recell.model.scope import ByHost
 from recell.mover.journal import Chunk, Journal, Laid, as_key
-from recell.mover.members import Interest, Members, host_condition
+from recell.mover.load import Loader
+from recell.mover.members import Interest, Link, Members, host_condition
 from recell.mover.throttle import Throttle
 
 __all__ = ["Copier", "Writer", "condition"]
@@ -28,7 +30,7 @@ _TABLES_AT_ONCE = 40
 
 
 def condition(interest: Interest, span: dict[str, Any]) -> tuple[str, list[KeyPart]]:
-    """SQL for the rows of a chunk, and its values."""
+    """SQL for rows of some owners, or for a stretch of keys; and its values."""
     if "among" in span:
         values: list[KeyPart] = span["among"]
         if isinstance(interest.rule, ByHost):
@@ -98,6 +100,8 @@ class Copier:
         self._workers = workers
         self._patience_s = patience_s
         self._chunks: queue.Queue[Chunk | None] = queue.Queue(workers * _SPANS_AT_ONCE)
+        self._ordering = threading.Lock()
+        self._ordered: dict[Link, list[KeyPart]] = {}
         self._failed: list[BaseException] = []
         self._stop = threading.Event()
 
@@ -191,25 +195,37 @@ class Copier:
             yield Laid(interest.name, spans, last if more else True)
 
     def _by_members(self, interest: Interest, last: Any, size: int) -> Iterator[Laid]:
-        values: list[KeyPart]
+        values = self._values(interest)
+        at = 0 if last is None else bisect_right(values, last)
+        while True:
+            spans: list[dict[str, Any]] = []
+            while at < len(values) and len(spans) < _SPANS_AT_ONCE:
+                spans.append({"above": last, "last": values[min(at + size, len(values)) - 1]})
+                at, last = at + size, spans[-1]["last"]
+            yield Laid(interest.name, spans, last if at < len(values) else True)
+            if at >= len(values):
+                return
+
+    def _values(self, interest: Interest) -> list[KeyPart]:
+        """Hosts, or members as they are now, in their order. Those that join or leave while rows are copied
+        are looked at again anyway, so a chunk is told by its first and last: the same ones at any time.
+        """
         if interest.link is None:
-            values = sorted(self._members.hosts)
-        else:
-            with self._members.lock:
-                values = sorted(self._members.present[interest.link])
-        if last is not None:
-            values = [v for v in values if v > last]
-        at_once = size * _SPANS_AT_ONCE
-        for at in range(0, max(len(values), 1), at_once):
-            batch = values[at:at + at_once]
-            spans = [{"among": batch[i:i + size]} for i in range(0, len(batch), size)]
-            yield Laid(interest.name, spans, batch[-1] if at + at_once < len(values) else True)
+            return sorted(self._members.hosts)
+        with self._ordering:
+            found = self._ordered.get(interest.link)
+            if found is None:
+                with self._members.lock:
+                    found = sorted(self._members.present[interest.link])
+                self._ordered[interest.link] = found
+            return found
 
     # -- working ---------------------------------------------------------------------------------
 
     def _work(self, worker: int) -> None:
         sessions: tuple[Session, Session] | None = None
         writer: Writer | None = None
+        loader: Loader | None = None
         try:
             while True:
                 chunk = self._chunks.get()
@@ -220,14 +236,14 @@ class Copier:
                 tries = max(2, int(self._patience_s / 0.5))
                 for attempt in range(1, tries + 1):
                     try:
-                        if sessions is None or writer is None:
-                            sessions = Session(self._source), Session(self._target)
-                            writer = Writer(sessions[1])
-                        self._copy(chunk, *sessions, writer, worker)
+                        if sessions is None or writer is None or loader is None:
+                            sessions = Session(self._source), Session(self._target, loads=True)
+                            writer, loader = Writer(sessions[1]), Loader(sessions[1])
+                        self._copy(chunk, *sessions, loader, writer, worker)
                         break
                     except (Lost, Busy) as error:
                         _closed(sessions)
-                        sessions = writer = None
+                        sessions = writer = loader = None
                         if attempt == tries:
                             raise _unreachable(self._target, error) from None
                         if self._stop.wait(0.5):
@@ -239,18 +255,37 @@ class Copier:
         finally:
             _closed(sessions)
 
-    def _copy(self, chunk: Chunk, source: Session, target: Session, writer: Writer, worker: int) -> None:
+    def _copy(self, chunk: Chunk, source: Session, target: Session, loader: Loader, writer: Writer,
+              worker: int) -> None:
         interest = self._members.interests[chunk.table]
-        where, values = condition(interest, chunk.span)
-        index = " FORCE INDEX (PRIMARY)" if "after" in chunk.span else ""
         self._journal.mark(target, worker)
-        rows = source.column(
-            f"SELECT {interest.rows.row} FROM {interest.rows.quoted}{index} WHERE {where}", values)
-        count = writer.write(interest, (whole(interest, row) for row in rows), replace=False)
+        count: int | None = None
+        if loader.takes(interest):
+            count = loader.load(interest, self._rows(chunk, interest, interest.rows.line, source))
+            if count is None:
+                target.rollback()
+                source.rollback()
+                self._journal.mark(target, worker)
+        if count is None:
+            rows = self._rows(chunk, interest, interest.rows.row, source)
+            count = writer.write(interest, rows, replace=False)
         self._journal.done(target, chunk, count)
         target.commit()
         source.commit()
         self._throttle.take(count)
+
+    def _rows(self, chunk: Chunk, interest: Interest, text: str, source: Session) -> Iterator[bytes]:
+        span, index = chunk.span, " FORCE INDEX (PRIMARY)"
+        if "above" in span:
+            values, index = self._values(interest), ""
+            first = 0 if span["above"] is None else bisect_right(values, span["above"])
+            mine = values[first:bisect_right(values, span["last"])]
+            if not mine:
+                return iter(())
+            span = {"among": mine}
+        where, args = condition(interest, span)
+        rows = source.column(f"SELECT {text} FROM {interest.rows.quoted}{index} WHERE {where}", args)
+        return (whole(interest, row) for row in rows)
 
 
 Sizes = dict[str, tuple[int, int]]

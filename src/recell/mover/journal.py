@@ -81,7 +81,8 @@ class State:
 
 @dataclass(frozen=True)
 class Chunk:
-    """``span``: {"after": key or None, "upto": key or None}, or {"among": [values]}."""
+    """``span``: {"after": key or None, "upto": key or None}, or {"above": member or None, "last": member}:
+    those behind the one up to and with the other, in their order."""
 
     id: int
     table: str

@@ -156,7 +156,14 @@ def figures(m: Measurement) -> tuple[Figure, ...]:
             f"of {count(rows.compared)} compared" if rows else "",
             _sign(rows and rows.differing),
         ),
-        *((Figure("Senders held", seconds(m.freeze_s), "at most"),) if m.freeze_s is not None else ()),
+        *(
+            Figure(title, seconds(longest), f"at most, {what}")
+            for title, longest, what in (
+                ("Held", m.freeze_s, "senders, writers or users"),
+                ("Deliveries held", m.deliveries_held_s, "to a server that restarts"),
+            )
+            if longest is not None
+        ),
         Figure("Duration", seconds(m.duration_s), many(len(m.steps), "step")),
     )
 

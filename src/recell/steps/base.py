@@ -12,6 +12,9 @@ from recell.journal import Journal
 from recell.model.plan import Fingerprint, PlanStep
 from recell.model.step import Direction, Finding, Truth
 
+HELD, DELIVERIES_HELD = "held", "deliveries-held"
+"""What steps remember for the report, each followed by "-" and a direction."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -86,8 +89,14 @@ class BaseStep(ABC):
         self.context.journal.remember(self.id, key, value)
 
     def held(self, toward: Direction, seconds: float) -> None:
-        """Remember for the report how long a sender was held, the longest of all attempts."""
-        key = f"held-{toward}"
+        """Remember for the report how long senders, writers or users were held: the longest attempt."""
+        self._longest(f"{HELD}-{toward}", seconds)
+
+    def deliveries_held(self, toward: Direction, seconds: float) -> None:
+        """As :meth:`held`, of what was on its way to an RPC server that ends: only that waited."""
+        self._longest(f"{DELIVERIES_HELD}-{toward}", seconds)
+
+    def _longest(self, key: str, seconds: float) -> None:
         self.remember(key, max(seconds, self.recall(key, 0.0)))
 
     # -- what the engine calls --------------------------------------------------------------------

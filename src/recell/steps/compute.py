@@ -48,7 +48,7 @@ class RecycleCompute(UnitStep):
                 self.limit("stop_s"),
                 idle=self._begun,
             )
-            self.held(toward, held)
+            self.deliveries_held(toward, held)
         self.host.systemctl("start", name)
         self.await_consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])
 

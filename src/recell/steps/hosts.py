@@ -307,7 +307,7 @@ class HostsComputes(HostsStep):
         if self._leaves(toward):
             # Side by side: the guests of the first would else wait for the last.
             acts = [partial(self._end, c) for c in self._computes()]
-            self.held(toward, max(self.world.together(acts), default=0.0))
+            self.deliveries_held(toward, max(self.world.together(acts), default=0.0))
         elif self._computes():
             self._enter()
 

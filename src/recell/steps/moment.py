@@ -1,24 +1,11 @@
-"""What is done side by side, and a record of what took how long while users waited."""
+"""A record of what took how long while users waited."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
-
-T = TypeVar("T")
-_AT_ONCE = 16
-
-
-def side_by_side(acts: Sequence[Callable[[], T]]) -> list[T]:
-    """What each returns, in order. After all have ended, the first error in their order is raised."""
-    if len(acts) < 2:
-        return [act() for act in acts]
-    with ThreadPoolExecutor(min(_AT_ONCE, len(acts))) as pool:
-        begun = [pool.submit(act) for act in acts]
-    return [one.result() for one in begun]
+from typing import Any
 
 
 class Moment:

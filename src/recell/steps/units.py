@@ -66,7 +66,7 @@ class UnitStep(BaseStep):
             lost=self.is_lost(broker),
         )
         if not self.param("hangs", False):  # to one that does nobody sends any more
-            self.held(toward, held)
+            self.deliveries_held(toward, held)
 
     def await_consuming(self, broker: str, vhost: str, topics: list[str]) -> None:
         limit = self.limit("start_s")

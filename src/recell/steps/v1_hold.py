@@ -98,7 +98,7 @@ class V1Retire(BaseStep):
                 self.spec.where, name, str(self.param("broker")), str(self.param("vhost")),
                 self.limit("stop_s"), lost=self.is_lost(str(self.param("broker"))),
             )  # fmt: skip
-            self.held(toward, held)
+            self.deliveries_held(toward, held)
         else:
             self.host.systemctl("stop", name)
 

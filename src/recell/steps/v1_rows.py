@@ -10,7 +10,6 @@ from recell.errors import StepFailed, VerifyFailed
 from recell.model.relay import other
 from recell.model.step import Direction, Finding
 from recell.model.v1 import Agreement
-from recell.steps.moment import side_by_side
 from recell.steps.units import POLL_S, at_rest
 from recell.steps.v1 import SIDES, V1Step
 
@@ -69,7 +68,7 @@ class V1Link(V1Step):
             self._await_queues()
             self.remember("proven", self._answered())
         sides = ("api", "child") if toward == "backward" else ("api",)
-        side_by_side([partial(self._end, *one) for one in self._up(*sides)])
+        self.world.together([partial(self._end, *one) for one in self._up(*sides)])
 
     def _end(self, side: str, host: str, unit: str) -> None:
         end = self.conversion.new if side == "api" else self.conversion.old

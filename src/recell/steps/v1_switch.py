@@ -26,7 +26,7 @@ from recell.model.gate import GateState
 from recell.model.hosts import CellEnd
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
-from recell.steps.moment import Moment, side_by_side
+from recell.steps.moment import Moment
 from recell.steps.units import POLL_S, at_rest
 from recell.steps.v1 import V1Step
 
@@ -158,7 +158,7 @@ class V1Switch(V1Step):
 
     def _standing(self, side: Side) -> list[str]:
         hosts = sorted({*self._doors(side), *(self._bare() if side == "old" else {})})
-        standing = side_by_side([self.world.fence(host).standing for host in hosts])
+        standing = self.world.together([self.world.fence(host).standing for host in hosts])
         return [host for host, doors in zip(hosts, standing, strict=True) if doors]
 
     # -- acting ------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class V1Switch(V1Step):
             gate.release()
 
     def _unfence(self, side: Side) -> None:
-        side_by_side([self.world.fence(host).take_down for host in self._standing(side)])
+        self.world.together([self.world.fence(host).take_down for host in self._standing(side)])
 
     def _ready(self, goal: Side) -> None:
         """What takes long, while nobody waits."""
@@ -208,7 +208,7 @@ class V1Switch(V1Step):
         self._end(self._servers("stop"))
         self.remember("paused", True)
         pausing = [(self.world.host(one.host), one.unit) for one in self._servers("child_cells")]
-        side_by_side([partial(host.systemctl, "pause", unit) for host, unit in pausing])
+        self.world.together([partial(host.systemctl, "pause", unit) for host, unit in pausing])
         self._drop_waiting()
         self._start(self._servers("cells"))
         port.catch_up(CATCH_UP_S)
@@ -234,7 +234,7 @@ class V1Switch(V1Step):
                 if not unit.running:
                     host.systemctl("start", one.unit)
 
-        side_by_side([partial(start, mine) for mine in _by_host(servers)])
+        self.world.together([partial(start, mine) for mine in _by_host(servers)])
         began = self.world.clock()
         while missing := self._not_serving(servers):
             failed = [s for s in missing if self._unit(s).active == "failed"]
@@ -279,25 +279,25 @@ class V1Switch(V1Step):
 
         # What users send to a conductor or a scheduler waits while that one ends: one at a time, and quickly.
         idle = all(one.topic == CELLS for one in servers)
-        side_by_side([partial(end, mine) for mine in (_by_host(servers) if idle else [servers])])
+        self.world.together([partial(end, mine) for mine in (_by_host(servers) if idle else [servers])])
 
     # -- the moment --------------------------------------------------------------------------------
 
     def _moment(self, toward: Direction, goal: Side) -> None:
         """One attempt. Whatever stops it before the last fence stands, everybody goes on where they were."""
         gates, port, left = self.gates(), self.port(), other(goal)
-        before = side_by_side([partial(self._fit, gate, goal) for gate in gates])
+        before = self.world.together([partial(self._fit, gate, goal) for gate in gates])
         longest, lease = float(self.param("longest_s")), float(self.param("lease_s"))
         with ExitStack() as stack:
             for broker, vhost in self._asked(goal):
                 stack.enter_context(self.world.broker(broker).at_hand(vhost, longest + IDLE_S))
             self._at_work().make_ready()
-            side_by_side([self.world.fence(host).standing for host in self._doors(left)])
+            self.world.together([self.world.fence(host).standing for host in self._doors(left)])
             said, decided, brought, waited = "", False, None, 0
             moment = Moment(self.world.clock)
             try:
                 with moment.part("requests begin to wait"):
-                    side_by_side([partial(gate.hold, lease, longest) for gate in gates])
+                    self.world.together([partial(gate.hold, lease, longest) for gate in gates])
                     if goal == "new":
                         self._fence(self._bare())
                 said = self._rest(goal, port, moment, before)
@@ -307,7 +307,7 @@ class V1Switch(V1Step):
                 if moment.seconds > longest * LAST:
                     raise StepFailed(f"it took more than {longest * LAST:.0f} s", "Try at a calmer hour")
                 with moment.part("HAProxy is armed"):
-                    side_by_side([partial(gate.arm, goal) for gate in gates])
+                    self.world.together([partial(gate.arm, goal) for gate in gates])
                 if not gates:
                     self.remember("side", goal)  # nothing else would tell
                 with moment.part(f"nova-api of {self.conversion.at(left).name} is fenced off"):
@@ -390,7 +390,8 @@ class V1Switch(V1Step):
     def _busy(self, goal: Side, before: list[GateState]) -> list[str]:
         found = []
         gates = self.gates()
-        for gate, state, known in zip(gates, side_by_side([g.glance for g in gates]), before, strict=True):
+        states = self.world.together([g.glance for g in gates])
+        for gate, state, known in zip(gates, states, before, strict=True):
             if state is None or state.worker != known.worker or not state.held:
                 raise StepFailed(
                     f"HAProxy on {gate.host} was reloaded while it held requests, or let them go",
@@ -408,7 +409,8 @@ class V1Switch(V1Step):
     def _between(self) -> list[str]:
         """Messages from one cell to the other that have not arrived."""
         ends = (self.conversion.old, self.conversion.new)
-        asked = side_by_side([partial(self.world.broker(end.broker).queues, end.vhost) for end in ends])
+        brokers = [(self.world.broker(end.broker), end.vhost) for end in ends]
+        asked = self.world.together([partial(broker.queues, vhost) for broker, vhost in brokers])
         return [
             f"{q.messages_ready + q.messages_unacknowledged} messages in {q.name} on {end.broker}"
             for end, queues in zip(ends, asked, strict=True)
@@ -422,10 +424,10 @@ class V1Switch(V1Step):
             fence = self.world.fence(host)
             fence.put_up({*mine, *fence.standing()})
 
-        side_by_side([partial(shut, host, mine) for host, mine in doors.items()])
+        self.world.together([partial(shut, host, mine) for host, mine in doors.items()])
 
     def _go_on_cells(self) -> None:
-        side_by_side(self._continuing())
+        self.world.together(self._continuing())
         self.remember("paused", False)
 
     def _continuing(self) -> list[Callable[[], None]]:
@@ -447,7 +449,7 @@ class V1Switch(V1Step):
                 sure = False  # then every gate asks what stands, and all find the same
         go_on = self._continuing() if decided and self.recall("paused") else []
         acts: list[Callable[[], None]] = [partial(g.release, side if sure else None) for g in gates]
-        wrong = side_by_side([partial(_error_of, act) for act in (*acts, *go_on)])
+        wrong = self.world.together([partial(_error_of, act) for act in (*acts, *go_on)])
         if decided and (first := next((e for e in wrong[: len(gates)] if e is not None), None)):
             raise first
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import pymysql
-from pymysql.constants import CR, ER
+from pymysql.constants import CLIENT, CR, ER
 from pymysql.cursors import DictCursor
+from pymysql.protocol import OKPacketWrapper
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.errors import Denied, RecellError, StepFailed, Unreachable, Unsupported
 
-__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "Session", "Sessions", "packets", "result",
-           "status_statement", "translated"]
+__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "NoLoads", "Session", "Sessions", "packets",
+           "result", "status_statement", "translated"]
 
 # Non-strict modes turn 4-byte characters into "?" and cut long values; NO_ZERO_DATE, which oslo sets,
 # refuses dates that old rows have; without NO_AUTO_VALUE_ON_ZERO the id 0 becomes another.
@@ -35,6 +38,7 @@ _LOST = frozenset({
 })
 _BUSY = frozenset({ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, 1180, 1020})  # 1180: Galera's certification
 _FULL = frozenset({1114, 1021, 1026, 3, 1030, 28})
+_NO_LOADS = frozenset({ER.NOT_ALLOWED_COMMAND, 3948, 4166})
 _CONNECT_TIMEOUT = 10
 _NULL = 251
 COM_QUERY = 0x03
@@ -57,23 +61,34 @@ class Busy(Exception):
     """The server rolled the transaction back for another's sake. Try it again."""
 
 
+class NoLoads(Exception):
+    """The server, or what stands before it, takes no rows by LOAD DATA LOCAL."""
+
+
 class Session:
     """One connection. Not for two threads at once.
 
     Every method raises Lost, Busy, or a RecellError for what trying again doesn't mend.
 
     :param timeout: seconds for one answer of the server.
+    :param loads: :meth:`load` will be called.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout: float = 300.0) -> None:
+    def __init__(self, endpoint: Endpoint, timeout: float = 300.0, *, loads: bool = False) -> None:
         self.endpoint = endpoint
         try:
+            tls = endpoint.tls()
             self._connection = pymysql.connect(
                 host=endpoint.host, port=endpoint.port, user=endpoint.user, password=endpoint.password,
                 unix_socket=endpoint.unix_socket or None, database=endpoint.database, charset="utf8mb4",
-                ssl=endpoint.tls(), connect_timeout=_CONNECT_TIMEOUT, read_timeout=timeout,
-                write_timeout=timeout, autocommit=False,
+                ssl=tls, ssl_disabled=tls is None, connect_timeout=_CONNECT_TIMEOUT, read_timeout=timeout,
+                write_timeout=timeout, autocommit=False, defer_connect=True,
+                # The flag alone: PyMySQL goes on refusing to read a file for a server that asks for one.
+                client_flag=CLIENT.LOCAL_FILES if loads else 0,
             )
+            if tls is None and not endpoint.unix_socket:
+                _encrypt_if_offered(self._connection)
+            self._connection.connect()
         except (pymysql.Error, OSError) as error:
             self.fail(error)
         _read_much(self._connection)
@@ -119,6 +134,27 @@ class Session:
         """A statement whose literals :meth:`raw` brought from a server. Number of rows changed."""
         try:
             return int(self._connection.query(statement))
+        except (pymysql.Error, OSError) as error:
+            self.fail(error)
+
+    def load(self, statement: bytes, lines: bytes, size: int = 1 << 20) -> tuple[int, int]:
+        """LOAD DATA LOCAL: how many rows were written, and of how many things the server warned.
+
+        It gets ``lines``, whatever file it asks for.
+
+        :param size: bytes sent in one packet.
+        :raises NoLoads: it takes none.
+        """
+        connection: Any = self._connection
+        try:
+            connection._execute_command(COM_QUERY, statement)
+            if not connection._read_packet().is_load_local_packet():
+                raise pymysql.InterfaceError(0, "the server wants no rows")
+            for at in range(0, len(lines), size):
+                connection.write_packet(lines[at:at + size])
+            connection.write_packet(b"")
+            answer = OKPacketWrapper(connection._read_packet())
+            return answer.affected_rows, answer.warning_count
         except (pymysql.Error, OSError) as error:
             self.fail(error)
 
@@ -233,10 +269,12 @@ def status_statement(version: str) -> str:
 
 
 def translated(error: Exception, endpoint: Endpoint) -> Exception:
-    """Lost, Busy, or what to tell the operator."""
+    """Lost, Busy, NoLoads, or what to tell the operator."""
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error) or type(error).__name__
     reason = text.replace("\n", " ")[:200].rstrip(".")
+    if code in _NO_LOADS:
+        return NoLoads(reason)
     if isinstance(error, OSError | pymysql.InterfaceError) or code in _LOST:
         return Lost(reason)
     if code in _BUSY:
@@ -347,6 +385,21 @@ def _length(packet: bytes, at: int) -> tuple[int, int]:
         return size, at + 1
     span = (2, 3, 8)[size - 252]
     return int.from_bytes(packet[at + 1:at + 1 + span], "little"), at + 1 + span
+
+
+@cache
+def _unchecked() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _encrypt_if_offered(connection: Any) -> None:
+    """What PyMySQL does by itself since 1.2. But it reads all of the machine's certificates for each
+    connection, to compare the server's with none of them."""
+    if hasattr(connection, "_ssl_required"):
+        connection.ssl, connection.ctx = True, _unchecked()
 
 
 def _read_much(connection: Any) -> None:
