@@ -299,7 +299,8 @@ class BridgedRepoint(Repoint):
         return bridge if bridge.is_open else None
 
     def between(self, toward: Direction) -> None:
-        """What is sent to it comes over while it starts, and waits for it there."""
+        """What is sent to it comes over while it starts, and waits for it there; and the answers to what it
+        asks others at its start come back."""
         bridge = self._bridge()
         if bridge is not None:
             side: Side = "new" if toward == "forward" else "keep"
