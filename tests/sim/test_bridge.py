@@ -41,8 +41,7 @@ def scan_fresh(world: RabbitWorld) -> Deployment:
 
 
 def fresh_desk(desks: Any, world: RabbitWorld) -> Desk:
-    desk: Desk = desks(world)
-    desk.plan = plan_rabbit(scan_fresh(world), layout(FRESH), 0.0)
+    desk: Desk = desks(world, plan_rabbit(scan_fresh(world), layout(FRESH), 0.0))
     return desk
 
 

@@ -156,10 +156,10 @@ def desks() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as top:
         numbers = itertools.count()
 
-        def make(world: RabbitWorld) -> Desk:
+        def make(world: RabbitWorld, plan: Plan | None = None) -> Desk:
             directory = Path(top) / str(next(numbers))
             directory.mkdir()
-            return Desk(world, directory, planned(world))
+            return Desk(world, directory, plan or planned(world))
 
         yield make
 

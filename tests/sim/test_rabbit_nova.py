@@ -29,8 +29,7 @@ def planned(world: NovaRabbitWorld, text: str = TEXT) -> Plan:
 
 
 def nova_desk(desks: Any, world: NovaRabbitWorld, text: str = TEXT) -> Desk:
-    desk: Desk = desks(build_nova())  # its own plan is replaced
-    desk.world, desk.plan = world, planned(world, text)
+    desk: Desk = desks(world, planned(world, text))
     return desk
 
 
