@@ -1,4 +1,4 @@
-"""Nova on simulated RabbitMQ clusters: nova-api behind HAProxy, computes, cells' mappings that are read once."""
+"""Nova on simulated RabbitMQ clusters: nova-api behind HAProxy, computes, mappings that are read once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from recell.model.urls import parse_url
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
 from tests.sim.bridge import cluster
+from tests.sim.database import SimNova
 from tests.sim.proxy import SimProxy
 from tests.sim.rabbit import HOSTS, ClientHost, RabbitWorld
 from tests.sim.test_rabbit import URL, build, scan
@@ -35,8 +36,44 @@ rabbitmq:
     hosts: [mq4]
     clients: ["nova-*@*"]
 """
-TEMPLATE = "{scheme}://{username1}:{password1}@{hostname1}:{port1},{username2}:{password2}@{hostname2}:{port2}/"
+TEMPLATE = (
+    "{scheme}://{username1}:{password1}@{hostname1}:{port1},{username2}:{password2}@{hostname2}:{port2}/"
+)
 ROLES: dict[str, Role] = {"nova-conductor": "conductor", "nova-compute": "compute", "nova-api": "api"}
+
+
+INIT_S, SERVES_S, REPORTS_S = 2.0, 3.0, 6.0
+"""After its start nova-compute looks at its instances' tasks, takes messages, and says that it is up."""
+
+
+class BusyNova(SimNova):
+    """``tasks``: of one instance on each host, by host; a message about each waits, or was ``served``."""
+
+    def __init__(self, world: NovaRabbitWorld) -> None:
+        super().__init__(world)
+        self.known = world
+        self.tasks: dict[str, str] = {}
+        self.served = 0
+        self.reports: dict[str, int] = {}
+
+    def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
+        if "task_state IN" in sql:
+            task = self.tasks.get(args[0], "")
+            return ({"uuid": args[0], "task_state": task},) if task in args[1] else ()
+        if "last_seen_up" in sql:
+            unit = self.known.hosts[args[0]].units_["nova-compute"]
+            if unit.active and self.known.time >= unit.started_at + REPORTS_S:
+                self.reports[args[0]] = unit.pid
+            return ({"seen": str(self.reports.get(args[0], 0))},)
+        return ()
+
+    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+        self.known.point(f"before the task of {uuid} is {new}")
+        swapped = self.tasks.get(uuid) == old
+        if swapped:
+            self.tasks[uuid] = new
+        self.known.point(f"the task of {uuid} is {new}")
+        return swapped
 
 
 class NovaRabbitWorld(RabbitWorld):
@@ -46,9 +83,14 @@ class NovaRabbitWorld(RabbitWorld):
     def __init__(self) -> None:
         super().__init__()
         self.proxies["lb1"] = SimProxy(self, "lb1", {})
+        self.database = self.nova_ = BusyNova(self)
+        self.rebooting = False  # users ask for a reboot on each host whose nova-compute is away
+        self.asked: dict[str, str] = {}  # host -> first host of the cluster at which the message waits
+        self.looked: set[int] = set()
 
     def observe(self) -> None:
         super().observe()
+        self._computes_go_on()
         for proxy in self.proxies.values():
             for server in proxy.table:
                 if server.state == "UP" and not proxy.takes(server):
@@ -57,6 +99,29 @@ class NovaRabbitWorld(RabbitWorld):
                     self._reaches(server.server)
             if proxy.table and not any(proxy.takes(s) for s in proxy.table):
                 self._complain("no nova-api takes requests")
+
+    def _computes_go_on(self) -> None:
+        for host, left in list(self.asked.items()):
+            unit = self.hosts[host].units_["nova-compute"]
+            age = self.time - unit.started_at
+            if not unit.active:
+                continue
+            task = self.nova_.tasks[host]
+            if age >= INIT_S and unit.pid not in self.looked:
+                self.looked.add(unit.pid)
+                if task == "rebooting":
+                    self._complain(f"nova-compute on {host} forgets a reboot")
+            if age >= SERVES_S and self._arrives(host, left):
+                if task != "rebooting":
+                    self._complain(f"a message comes to {host} whose task is {task}")
+                del self.asked[host], self.nova_.tasks[host]
+                self.nova_.served += 1
+
+    def _arrives(self, host: str, left: str) -> bool:
+        home = cluster(self, self.at(self.node_of(host, "nova-compute")))
+        lanes = [lane for n in self.nodes.values() for lane in n.shovels.values()]
+        way = (f"compute.{host}", f"compute.{host}", left == "mq1")
+        return home == left or way in lanes
 
     def _reaches(self, api: str) -> None:
         """Its casts to computes go by the mapping that it read when it began."""
@@ -72,7 +137,12 @@ class NovaRabbitWorld(RabbitWorld):
     def stop_rpc_server(self, host: str, unit: str, *more: Any, **words: Any) -> float:
         if unit == "nova-compute" and words.get("idle") is None:
             self._complain(f"{unit} on {host} serves compute-alt while it stops")
-        return super().stop_rpc_server(host, unit, *more, **words)
+        left = cluster(self, self.at(self.node_of(host, unit)))
+        held = super().stop_rpc_server(host, unit, *more, **words)
+        if unit == "nova-compute" and self.rebooting:
+            self.asked.setdefault(host, left)
+            self.nova_.tasks.setdefault(host, "rebooting")
+        return held
 
     def picture(self) -> dict[str, Any]:
         found = super().picture()
@@ -109,9 +179,9 @@ def build_nova(
             host.files[path] = replace(file, mtime=world.time - 500)
     world.asks = {"cmp1": "conductor", "cmp2": "conductor"}
     world.proxies["lb1"] = SimProxy(world, "lb1", {"nova-api": behind} if behind else {})
-    for host, side in HOSTS.items():
+    for node, side in HOSTS.items():
         if own_cookie and side == "new":
-            world.nodes[host].cookie = b"OWNCOOKIE"
+            world.nodes[node].cookie = b"OWNCOOKIE"
     world.observe()
     assert world.complaints == []
     return world

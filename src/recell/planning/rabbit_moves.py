@@ -158,7 +158,7 @@ def _restart(
         "repoint-bridged" if over_bridge else "repoint",
         client.host,
         title,
-        notice=rabbit_nova.notice(facts, client),
+        notice=rabbit_nova.notice(facts, client, over_bridge),
         undone="moved back the same way",
         acts=acts,
         estimate=15,

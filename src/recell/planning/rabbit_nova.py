@@ -1,6 +1,6 @@
-"""What a RabbitMQ plan does for Nova's and other web services: drained at the load balancer, cells' mappings.
+"""What a RabbitMQ plan does for Nova's and other web services: drained, and cells' mappings.
 
-Nova reaches a cell's computes by the URL in its mapping, which every process reads once. So where the computes
+Nova reaches a cell's computes by the URL in its mapping, which every process reads once. So where computes
 move, the mapping names the new nodes before the first process begins anew, and each that may have read the
 other one begins anew after that, also on the way back. No I/O.
 """
@@ -43,14 +43,18 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
         out.append((moving[0].host, what, "Let Nova's services stay with the old nodes"))
     if staying := [c for c in facts.staying if c.role]:
         what = f"{moving[0].label} moves and {staying[0].label}, which is of the same Nova, stays"
-        remedy = "Let all of Nova go to one side; its API level alone gets a broker by: recell scan, recell plan"
+        remedy = (
+            "Let all of Nova go to one side; its API level alone gets a broker by: recell scan, recell plan"
+        )
         out.append((staying[0].host, what, remedy))
     kept = {n.host for n in facts.keep}
     for c in moving:
         broker = deployment.broker_of(c.shown) if c.shown else None
         if c.shown and (broker is None or not set(broker.hosts) & kept):
             what = f"{c.label} has another broker ({c.shown}) and comes here by a cell's mapping"
-            out.append((c.host, what, "A cell's own broker of an API level that was split off can't move yet"))
+            out.append(
+                (c.host, what, "A cell's own broker of an API level that was split off can't move yet")
+            )
         if c.role == "compute" and cell_of(deployment, c) is None:
             what = f"no cell has a service record of {c.label}"
             out.append((c.host, what, "See nova-manage cell_v2 list_hosts, then scan again"))
@@ -141,9 +145,7 @@ def add_mappings(facts: RabbitFacts, draft: Draft) -> None:
 
 def expected_changes(facts: RabbitFacts) -> tuple[ExpectedChange, ...]:
     why = "its transport_url names the new nodes"
-    return tuple(
-        ExpectedChange("api", "cell_mappings", f"uuid={m.uuid}", why) for m in mappings(facts)
-    )
+    return tuple(ExpectedChange("api", "cell_mappings", f"uuid={m.uuid}", why) for m in mappings(facts))
 
 
 # Users
@@ -169,9 +171,11 @@ def is_web(client: RabbitClient) -> bool:
     return bool(client.url) or client.role in ("api", "metadata") or client.program in WEB_SERVERS
 
 
-def notice(facts: RabbitFacts, client: RabbitClient) -> str:
+def notice(facts: RabbitFacts, client: RabbitClient, over_bridge: bool) -> str:
     if client.role in CONSOLES:
         return "open consoles end; users open them again"
+    if client.role == "compute" and over_bridge:
+        return "requests for its instances wait until it is back"
     if client.role == "compute":
         return (
             "requests for its instances wait until it is back; of those sent just then Nova itself loses"
@@ -195,23 +199,24 @@ def remarks(facts: RabbitFacts) -> tuple[str, ...]:
             continue
         lone = [p for p in doors if _alone(deployment, p.proxy, p.backend)]
         out += [
-            f"{client.label} is the only server of {p.backend} in HAProxy on {p.proxy}: users' requests to it"
-            " fail for the seconds of its restart, there and on the way back. A second server would take them."
+            f"{client.label} is the only server of {p.backend} in HAProxy on {p.proxy}: users' requests to"
+            " it fail for the seconds of its restart, there and back. A second server would take them."
             for p in lone
         ]
         if not doors and is_web(client):
             out.append(
-                f"No load balancer of the inventory leads to {client.label}: users' requests to it fail for the"
-                " seconds of its restart, there and on the way back."
+                f"No load balancer of the inventory leads to {client.label}: users' requests to it fail for"
+                " the seconds of its restart, there and back."
             )
     for remark in deployment.remarks:
         word, _, rest = remark.partition("|")
         if word == PROXY_UNREAD:
             host, _, why = rest.partition("|")
             out.append(f"The load balancer on {host} could not be looked at ({why.rstrip('.')}).")
-    if any(c.role == "compute" for c in facts.moving):
+    if not facts.fresh and any(c.role == "compute" for c in facts.moving):
         out.append(
-            "Nova looks at its instances' tasks when nova-compute starts: a reboot that is asked for while one"
-            " restarts is forgotten, and a stop or start carried out at once. Their guests go on."
+            "Nova looks at its instances' tasks when nova-compute starts: a reboot that is asked for while"
+            " one restarts is forgotten, and a stop or start carried out at once. Guests go on. With"
+            " method: fresh, recell keeps these tasks from it."
         )
     return tuple(dict.fromkeys(out))

@@ -111,7 +111,7 @@ class LiteralMapping(_MappingStep):
 
 
 class NodesMapping(_MappingStep):
-    """The cell's broker has other ``nodes`` (``[[host, port], ...]``), with the account and vhost as they are.
+    """The cell's broker has other ``nodes`` (``[[host, port], ...]``); account and vhost stay.
 
     A template is filled from ``config`` first, a file on the step's host; the database's URL stays as it is.
     """
@@ -123,7 +123,7 @@ class NodesMapping(_MappingStep):
         url = resolve_template(now.transport_url, get(text, "DEFAULT", "transport_url") or "")
         if is_template(url):
             raise Unsupported(
-                f"the mapping of {now.name} can't be filled from {self.param('config')} on {self.spec.where}",
+                f"{now.name}'s mapping can't be filled from {self.param('config')} on {self.spec.where}",
                 "Write both URLs into the mapping by hand, then scan again",
             )
         nodes = tuple((str(host), int(port)) for host, port in self.param("nodes"))

@@ -87,8 +87,7 @@ class Repoint(Renewed, ComputeMoments):
         self.note_old()
         if self.unit().active not in ("inactive", "failed") and not self._begun_anew(toward):
             self._end_all(toward)
-        self.between(toward)
-        self.host.systemctl("start", name)
+        self.begin(toward)
         began = self.world.clock()
         while self.look(toward).truth is not Truth.DONE:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
@@ -103,6 +102,11 @@ class Repoint(Renewed, ComputeMoments):
     def between(self, toward: Direction) -> None:
         """It has ended on one side and not yet begun to serve on the other; asked again until it does."""
         return
+
+    def begin(self, toward: Direction) -> None:
+        """It has ended, or begun anew by a run that was killed."""
+        self.between(toward)
+        self.host.systemctl("start", str(self.param("unit")))
 
     def _end_all(self, toward: Direction) -> None:
         if self.param("url") and not self.param("queues"):
