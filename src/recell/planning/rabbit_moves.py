@@ -115,6 +115,7 @@ def _bracketed(
             estimate=3,
             forward="drain",
             servers=servers,
+            unit=client.unit,
         )
     _restart(facts, draft, client, f"{place}-back" if back else place, acts, title, over_bridge, because)
     if servers:

@@ -20,7 +20,8 @@ class Proxied(BaseStep):
     """``forward``: ``drain`` or ``ready``; the way back is the other one.
 
     Drained means: no new request is sent there, and those inside have been answered. A pair of
-    these steps brackets a restart, so that undo, walking backward, meets them as a pair too.
+    these steps brackets a restart, so that undo, walking backward, meets them as a pair too. Where that
+    restart acts forward only, undo starts ``unit`` if a run was killed while it was down.
     """
 
     kind: ClassVar[str] = "proxied"
@@ -63,6 +64,9 @@ class Proxied(BaseStep):
 
     def act(self, toward: Direction) -> None:
         wanted = self._wanted(toward)
+        unit = str(self.param("unit", ""))
+        if unit and wanted == "ready" and not self.host.unit(unit).running:
+            self.host.systemctl("start", unit)
         for proxy, server in self._servers():
             if wanted == "drain":
                 self._others_serve(proxy, server)
