@@ -145,8 +145,9 @@ def _restart(
     more: dict[str, Any] = {"bridge": bridge_of(facts)} if over_bridge else {}
     host = facts.deployment.host(client.host)
     if client.url:
-        more |= {"url": client.url, "servers": rabbit_nova.servers_of(facts, client)}
-        more |= {"warm": client.role == "api"}
+        more |= {"url": client.url, "warm": client.role == "api"}
+    if servers := rabbit_nova.servers_of(facts, client):
+        more["servers"] = servers
     if not client.connections or rabbit_nova.is_web(client):
         more["lazy"] = True
     if client.role == "compute":

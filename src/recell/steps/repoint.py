@@ -10,6 +10,9 @@ from recell.model.step import Direction, Finding, Truth
 from recell.steps.compute import ComputeMoments
 from recell.steps.units import POLL_S, Renewed
 
+BETWEEN_S = 5.0
+"""While it starts, the bridge is looked at this often: rabbitmqctl takes seconds for it."""
+
 
 class Repoint(Renewed, ComputeMoments):
     """``unit``; ``vhost``; ``queues`` that it took from; ``addresses`` that it connects from; ``sides``:
@@ -88,14 +91,16 @@ class Repoint(Renewed, ComputeMoments):
         if self.unit().active not in ("inactive", "failed") and not self._begun_anew(toward):
             self._end_all(toward)
         self.begin(toward)
-        began = self.world.clock()
+        began = asked = self.world.clock()
         while self.look(toward).truth is not Truth.DONE:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
                 raise StepFailed(
                     f"{name} on {self.spec.where}: {self.look(toward).why}",
                     f"See journalctl -u {name} there, then: recell resume, or recell undo",
                 )
-            self.between(toward)
+            if self.world.clock() - asked > BETWEEN_S:
+                self.between(toward)
+                asked = self.world.clock()
             self.world.wait(POLL_S)
         self.warm()
 
