@@ -116,6 +116,7 @@ def _bracketed(
             forward="drain",
             servers=servers,
             unit=client.unit,
+            url=client.url,
         )
     _restart(facts, draft, client, f"{place}-back" if back else place, acts, title, over_bridge, because)
     if servers:
