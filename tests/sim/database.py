@@ -89,6 +89,9 @@ class SimNova:
         self.records[cell].append(row)
         self.world.point(f"restored {row.host} {row.binary}")
 
+    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+        raise AssertionError("no nova-compute waits here")
+
     def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
         return tuple(
             f"boot of {t.born:.1f}" for t in self.world.tasks if since <= t.born <= before and not t.scheduled

@@ -18,7 +18,7 @@ from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.urls import parse_url
 from recell.planning.apart import unit_name
 from recell.planning.ini import get
-from tests.sim.bridge import SimEnd, Traffic, cluster, lasting, tick
+from tests.sim.bridge import SimEnd, Traffic, cluster, lasting, own_queues, tick
 from tests.sim.world import SimHost, SimUnit, SimWorld
 
 HOSTS = {"mq1": "keep", "mq2": "keep", "mq3": "keep", "mq4": "new", "mq5": "new", "mq6": "new"}
@@ -75,6 +75,7 @@ class RabbitWorld(SimWorld):
         old[0].accounts["os"] = "a hash"
         self.users: dict[str, tuple[str, str]] = {}  # unit's host -> (unit, topic)
         self.cuts = 0
+        self.asks: dict[str, str] = {}  # unit's host -> the topic that has to answer before it serves
         self.waiting: dict[str, int] = {}  # messages that nobody has taken
         self.traffic = Traffic()
 
@@ -160,6 +161,17 @@ class RabbitWorld(SimWorld):
         self.hosts[host].units_[unit].active = False
         self.point(f"{unit} ended")
         return 0.2
+
+    def serves(self, client: str) -> bool:
+        """A process that asks somebody at its start goes on when the answer reaches it."""
+        topic = self.asks.get(client, "")
+        home = self.at(self.node_of(client, self.users[client][0]))
+        for other, (unit, served) in self.users.items():
+            if served == topic and self.hosts[other].units_[unit].active:
+                there = self.at(self.node_of(other, unit))
+                if there.queues is home.queues or own_queues(self, client)[0] in there.queues:
+                    return True
+        return not topic
 
     def picture(self) -> dict[str, Any]:
         found = super().picture()
@@ -417,7 +429,9 @@ class SimClients:
 
     def consumers(self, vhost: str) -> tuple[Consumer, ...]:
         return tuple(
-            Consumer(t, c.name, c.peer_host, c.peer_port, c.client_name) for c, t in self._all() if t
+            Consumer(t, c.name, c.peer_host, c.peer_port, c.client_name)
+            for c, t in self._all()
+            if t and self.world.serves(c.peer_host)
         )
 
 

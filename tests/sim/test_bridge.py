@@ -18,7 +18,7 @@ from recell.steps import Context
 from recell.steps.rabbit_bridge import Bridge
 from tests.sim.bridge import lasting, told
 from tests.sim.rabbit import HOSTS, RabbitWorld
-from tests.sim.test_rabbit import CONF, TEXT, build, changed_node, layout, scan
+from tests.sim.test_rabbit import CLIENTS, CONF, TEXT, build, changed_node, layout, scan
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_split import LIMITS, Desk
 from tests.sim.world import Killed
@@ -41,8 +41,7 @@ def scan_fresh(world: RabbitWorld) -> Deployment:
 
 
 def fresh_desk(desks: Any, world: RabbitWorld) -> Desk:
-    desk: Desk = desks(world)
-    desk.plan = plan_rabbit(scan_fresh(world), layout(FRESH), 0.0)
+    desk: Desk = desks(world, plan_rabbit(scan_fresh(world), layout(FRESH), 0.0))
     return desk
 
 
@@ -193,3 +192,16 @@ def test_what_a_split_refuses_a_fresh_cluster_may_have() -> None:
     found = replace(found, rabbit=nodes, rabbit_queues=(stream,))
     plan = plan_rabbit(found, layout(FRESH), 0.0)
     assert not any(s.kind in ("rabbit-handling", "rabbit-part") for s in plan.steps)
+
+
+def test_who_asks_the_other_side_while_it_starts_is_answered(desks: Any) -> None:
+    """An agent moves before the server that it reports to: the answer needs a way to its new queue."""
+    world = build("classic", clients={**CLIENTS, "net0": ("neutron-agent", "l3")})
+    for host, side in HOSTS.items():
+        world.nodes[host].cookie = b"OWNCOOKIE" if side == "new" else world.nodes[host].cookie
+    world.asks = {"net0": "q-plugin"}
+    desk = fresh_desk(desks, world)
+    desk.go("forward")
+    assert world.complaints == [] and world.serves("net0")
+    desk.go("backward")
+    assert world.complaints == [] and world.serves("net0")

@@ -51,15 +51,19 @@ def layout(text: str = TEXT) -> BrokerLayout:
     return found
 
 
-def build(kind: str = "classic") -> RabbitWorld:
-    world = RabbitWorld()
-    for name in (*HOSTS, *CLIENTS):
+def build(
+    kind: str = "classic",
+    make: Callable[[], RabbitWorld] = RabbitWorld,
+    clients: dict[str, tuple[str, str]] = CLIENTS,
+) -> RabbitWorld:
+    world = make()
+    for name in (*HOSTS, *clients):
         world.hosts[name] = ClientHost(world, name)
     for name in HOSTS:
         world.hosts[name].files[CONF] = SimFile(
             b"# ours\ncluster_partition_handling = autoheal\n", 0o644, "root", "root", world.time
         )
-    for name, (unit, topic) in CLIENTS.items():
+    for name, (unit, topic) in clients.items():
         host = world.hosts[name]
         host.files[f"/etc/{unit}.conf"] = SimFile(
             f"[DEFAULT]\ntransport_url = {URL}\n".encode(), 0o640, "root", "os", world.time
@@ -72,7 +76,7 @@ def build(kind: str = "classic") -> RabbitWorld:
         host.begin(host.units_[unit])
         world.users[name] = (unit, topic)
     all_old = ("rabbit@mq1", "rabbit@mq2", "rabbit@mq3")
-    for topic in ("conductor", "q-plugin", "versioned"):
+    for topic in sorted({"conductor", "q-plugin", "versioned", *(t for _, t in clients.values() if t)}):
         where = all_old if kind == "quorum" else all_old[:1]
         world.nodes["mq1"].queues[topic] = Queue(topic, kind, "rabbit@mq1", where)
     world.time += 5
@@ -137,7 +141,7 @@ def scan(world: RabbitWorld) -> Deployment:
                 f"/etc/{unit}.conf",
                 "rabbit://os:***@mq1:5672/",
             )
-            for name, (unit, topic) in CLIENTS.items()
+            for name, (unit, topic) in world.users.items()
         ),
         rabbit_queues=world.rabbit("mq1").queues(),
     )
@@ -152,10 +156,10 @@ def desks() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as top:
         numbers = itertools.count()
 
-        def make(world: RabbitWorld) -> Desk:
+        def make(world: RabbitWorld, plan: Plan | None = None) -> Desk:
             directory = Path(top) / str(next(numbers))
             directory.mkdir()
-            return Desk(world, directory, planned(world))
+            return Desk(world, directory, plan or planned(world))
 
         yield make
 

@@ -70,6 +70,10 @@ class DryNova:
         self._record.add(f"cell {cell}", f"restore the service record {row_id}")
         self._retired[cell, row_id] = False
 
+    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+        self._record.add(f"cell {cell}", f"change the task of {uuid} from {old} to {new}")
+        return True
+
     def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
         return self._real.busy(cell, before, since)
 

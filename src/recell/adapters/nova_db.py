@@ -188,6 +188,19 @@ class NovaDatabases:
         self._permit()
         self._cell(cell).change(act)
 
+    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+        swapped = False
+
+        def act(cursor: DictCursor) -> None:
+            nonlocal swapped
+            swapped = bool(cursor.execute(
+                "UPDATE instances SET task_state = %s WHERE uuid = %s AND task_state = %s AND deleted = 0",
+                (new, uuid, old)))
+
+        self._permit()
+        self._cell(cell).change(act)
+        return swapped
+
     def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
         # Columns of whole seconds, cut by MariaDB and rounded by MySQL: rather one too many.
         window = (_time(math.floor(since)), _time(math.ceil(before)))

@@ -84,6 +84,10 @@ class NovaPort(Protocol):
         ...
 
     def restore_service(self, cell: str, row_id: int) -> None: ...
+    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+        """An instance's task_state, compare-and-set. Whether it was ``old``."""
+        ...
+
     def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:
         """Work begun through the API in [since, before) (seconds since 1970) and not yet ended:
         build requests and unfinished conductor_* action events. One short text each."""

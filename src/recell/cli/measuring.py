@@ -33,11 +33,11 @@ def before(desk: Desk, plan: Plan, journal: Journal, direction: Direction) -> No
     where = position(plan, journal)
     if where not in (("new", "undone") if direction == "forward" else ("applied", "applying")):
         return
-    if plan.kind in RABBIT:
+    deployment = desk.deployment()
+    if plan.kind in RABBIT and not deployment.services:
         return  # there is no Nova whose guests and rows could be counted
     target = folder(desk, direction)
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
-    deployment = desk.deployment()
     with world_of(deployment) as world:
         take_baseline(world.nova(), _computes(world, deployment), target, _nova_names(deployment))
 
@@ -51,7 +51,7 @@ def measure(
 ) -> Measurement:
     """Look again and count. ``requests`` None: no users were measured."""
     deployment = desk.deployment()
-    if plan.kind in RABBIT:
+    if plan.kind in RABBIT and not deployment.services:
         runs = _last_runs(journal, direction)
         window = Window(runs[0].began if runs else time.time(), _end(runs))
         # No Nova has to be there; what users got of whatever stands on the brokers can still be counted.

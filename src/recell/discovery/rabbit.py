@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,17 +16,19 @@ from recell.adapters.ports import ConnectionInfo, HostPort, ProcessInfo
 from recell.adapters.rabbit_node import RabbitNode as Node
 from recell.adapters.rabbit_node import handling_word, used
 from recell.adapters.ssh import SshHost
-from recell.discovery.scan import host_facts
+from recell.discovery.fronts import NOVA_UNREAD, FrontHost, proxied, told_of_nova, with_doors
+from recell.discovery.scan import host_facts, look_for_nova
+from recell.discovery.services import environment_of
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Address, Broker, ConfigFile, Deployment, HostFacts
-from recell.model.rabbit import QueueHome, RabbitClient, RabbitNode
+from recell.model.rabbit import WEB_SERVERS, QueueHome, RabbitClient, RabbitNode
 from recell.model.urls import parse_url
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"
 _SET_BY_RECELL = (b"cluster_partition_handling", b"cluster_nodes")
 
 
-class GreetedHost(HostPort, Protocol):
+class GreetedHost(FrontHost, Protocol):
     """A host that tells who it is."""
 
     def hello(self) -> dict[str, Any]: ...
@@ -39,21 +42,28 @@ class _Seen:
 
 
 def scan_rabbit(inventory: Sequence[tuple[str, Address]], at: float) -> Deployment:
-    """Look at every host of the inventory, for RabbitMQ and its clients only. Changes nothing.
+    """Look at every host of the inventory, for RabbitMQ, its clients and what leads users to these. Changes
+    nothing.
 
     :raises Unreachable, Denied: a host, naming it. :raises Unsupported: no RabbitMQ runs there.
     """
     hosts = {name: SshHost(name, address) for name, address in inventory}
     try:
-        return look_at_rabbit(hosts, dict(inventory), at)
+        return look_at_rabbit(
+            hosts, dict(inventory), at, lambda: look_for_nova(hosts, dict(inventory), at)
+        )
     finally:
         for host in hosts.values():
             host.close()
 
 
 def look_at_rabbit(
-    hosts: Mapping[str, GreetedHost], addresses: Mapping[str, Address], at: float
+    hosts: Mapping[str, GreetedHost],
+    addresses: Mapping[str, Address],
+    at: float,
+    find_nova: Callable[[], Deployment | None] = lambda: None,
 ) -> Deployment:
+    """:param find_nova: asked when a host runs something of that name."""
     with ThreadPoolExecutor(max_workers=min(6, max(1, len(hosts)))) as pool:
         seen = dict(zip(hosts, pool.map(lambda n: _look(hosts[n], addresses[n]), hosts), strict=True))
         with_rabbit = [n for n, s in seen.items() if s.has_rabbit]
@@ -74,7 +84,8 @@ def look_at_rabbit(
     for client in clients:
         for path in client.files if client.host else ():
             facts[client.host] = _with_file(facts[client.host], hosts[client.host], path)
-    return Deployment(
+    proxies, remarks = proxied(hosts, facts, {n: s.processes for n, s in seen.items()})
+    found = Deployment(
         format=1,
         generation="none",
         made_at=at,
@@ -85,12 +96,21 @@ def look_at_rabbit(
         clients=(),
         mappings=(),
         records=(),
-        proxies=(),
+        proxies=proxies,
         writers=(),
+        remarks=remarks,
         rabbit=nodes,
         rabbit_clients=clients,
         rabbit_queues=queues,
     )
+    if any("nova" in word for s in seen.values() for p in s.processes for word in p.argv):
+        try:
+            nova = find_nova()
+            found = told_of_nova(found, nova) if nova is not None else found
+        except Unsupported as error:
+            # Others than Nova may move all the same.
+            found = replace(found, remarks=(*remarks, f"{NOVA_UNREAD}||{error.sentence}"))
+    return with_doors(found, hosts)
 
 
 def _look(host: GreetedHost, address: Address) -> _Seen:
@@ -226,7 +246,9 @@ def _with_config(client: RabbitClient, host: HostPort) -> RabbitClient:
     unit = host.unit(client.unit)
     if unit.container is not None:
         return replace(client, container=True)
-    paths = oslo_paths(unit.exec_start, client.program, host)
+    paths = oslo_paths(
+        unit.exec_start, client.program, host, unit=client.unit, environment=environment_of(unit, host)
+    )
     file, shown = "", ""
     for path in paths:
         try:
@@ -240,15 +262,32 @@ def _with_config(client: RabbitClient, host: HostPort) -> RabbitClient:
     return replace(client, files=paths, file=file, shown=shown)
 
 
-def oslo_paths(argv: Sequence[str], program: str, host: HostPort) -> tuple[str, ...]:
-    """The files that an oslo.config program reads, in order: named ones, else its project's; directories."""
+def oslo_paths(
+    argv: Sequence[str],
+    program: str,
+    host: HostPort,
+    *,
+    unit: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """The files that an oslo.config program reads, in order: named ones, else its project's; directories.
+
+    A WSGI application has them from its ``environment``, and without that from its project, by whose name
+    the ``unit`` begins.
+    """
 
     def named(option: str) -> list[str]:
         out = [argv[i + 1] for i, w in enumerate(argv[:-1]) if w == option]
         return out + [w.partition("=")[2] for w in argv if w.startswith(option + "=")]
 
+    if program in WEB_SERVERS and unit:
+        program = unit
     project = program.partition("-")[0]
-    files = named("--config-file") or [f"/etc/{project}/{project}.conf", f"/etc/{project}/{program}.conf"]
+    files = (
+        named("--config-file")
+        or _named_by_environment(environment or {}, project)
+        or [f"/etc/{project}/{project}.conf", f"/etc/{project}/{program}.conf"]
+    )
     directories = named("--config-dir") or [
         f"/etc/{project}/{project}.conf.d",
         f"/etc/{project}/{program}.conf.d",
@@ -257,3 +296,13 @@ def oslo_paths(argv: Sequence[str], program: str, host: HostPort) -> tuple[str, 
     for directory in directories:
         found += sorted(host.glob(posixpath.join(directory, "*.conf")))
     return tuple(dict.fromkeys(found))
+
+
+def _named_by_environment(environment: Mapping[str, str], project: str) -> list[str]:
+    """``OS_NEUTRON_CONFIG_FILES`` in ``OS_NEUTRON_CONFIG_DIR``, as OpenStack's WSGI modules read them."""
+    found = [m[1] for key in environment if (m := re.fullmatch(r"OS_([A-Z]+)_CONFIG_(?:DIR|FILES)", key))]
+    for name in sorted(set(found), key=lambda n: n.lower() != project):
+        top = environment.get(f"OS_{name}_CONFIG_DIR", f"/etc/{name.lower()}").strip()
+        listed = environment.get(f"OS_{name}_CONFIG_FILES", f"{name.lower()}.conf").split(";")
+        return [posixpath.join(top, word.strip()) for word in listed if word.strip()]
+    return []

@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
@@ -82,6 +82,20 @@ def scan(inventory: Sequence[tuple[str, Address]], at: float, trouble: Trouble |
     finally:
         for host in hosts.values():
             host.close()
+
+
+def look_for_nova(
+    hosts: dict[str, SshHost], addresses: Mapping[str, Address], at: float
+) -> Deployment | None:
+    """What the hosts run of Nova, without its brokers, their clients and load balancers; None: nothing.
+
+    :raises Unreachable, Denied: as :func:`scan`. :raises Unsupported: its databases can't be found.
+    """
+    with ThreadPoolExecutor(max_workers=min(6, max(1, len(hosts)))) as pool:
+        found = list(pool.map(lambda name: _look(hosts[name], addresses[name]), hosts))
+    if not any(one.found.services for one in found):
+        return None
+    return _assemble(hosts, [replace(one, has_rabbit=False, has_haproxy=False) for one in found], at, _raise)
 
 
 def _raise(area: str, error: RecellError) -> None:

@@ -132,13 +132,13 @@ def role_of(argv: tuple[str, ...], host: Files) -> Role | None:
 def find_services(host: HostPort, hostname: str) -> Found:
     """Every unit of the host that runs, or would run, a Nova service."""
     processes = host.processes()
-    candidates = {_unit_of(p) for p in processes if "nova" in " ".join(p.argv)}
+    candidates = {unit_of(p) for p in processes if "nova" in " ".join(p.argv)}
     candidates |= {u.removesuffix(".service") for u in host.units() if "nova" in u}
     services: list[NovaService] = []
     configs: dict[str, Config] = {}
     files: dict[str, ConfigFile] = {}
     remarks: list[str] = []
-    listening = _listening(host)
+    listening = listening_on(host)
     units = [host.unit(name) for name in sorted(c for c in candidates if c)]
     for unit in [*units, *_without_unit(host, units)]:
         name = unit.name
@@ -154,7 +154,7 @@ def find_services(host: HostPort, hostname: str) -> Found:
         below = _below(host, container.directory) if container else ()
         try:
             contents = [(p, host.read(p) or b"") for p in paths]
-            config = parse_config(contents, _environment(unit, seen))
+            config = parse_config(contents, environment_of(unit, seen))
         except BadInput as error:
             raise BadInput(f"{host.name}: {error.sentence}", error.remedy) from None
         configs[name] = config
@@ -278,7 +278,7 @@ def config_paths(unit: UnitState, host: Files, role: Role) -> tuple[tuple[str, .
     program = next((posixpath.basename(w) for w in argv if posixpath.basename(w) in PROGRAMS), "nova")
     own = bool(argv) and posixpath.basename(argv[0]).startswith("nova")
     if not named and role in ("api", "metadata") and not own:
-        environment = _environment(unit, host)
+        environment = environment_of(unit, host)
         top = environment.get("OS_NOVA_CONFIG_DIR", "/etc/nova").strip()
         listed = environment.get("OS_NOVA_CONFIG_FILES", "").split(";")
         names = [n.strip() for n in listed if n.strip()] or ["api-paste.ini", "nova.conf"]
@@ -302,7 +302,8 @@ def _option_values(argv: tuple[str, ...], option: str) -> list[str]:
     return out + [w.partition("=")[2] for w in argv if w.startswith(option + "=")]
 
 
-def _environment(unit: UnitState, host: Files) -> dict[str, str]:
+def environment_of(unit: UnitState, host: Files) -> dict[str, str]:
+    """What a unit gives its processes; passwords may be among it."""
     lines = list(unit.environment)
     for path in unit.environment_files:
         lines += (host.read(path.lstrip("-")) or b"").decode(errors="replace").splitlines()
@@ -310,14 +311,15 @@ def _environment(unit: UnitState, host: Files) -> dict[str, str]:
     return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
 
 
-def _unit_of(process: ProcessInfo) -> str:
+def unit_of(process: ProcessInfo) -> str:
+    """Without .service; "" when no unit runs it."""
     for part in reversed(process.cgroup.split("/")):
         if part.endswith(".service"):
             return part.removesuffix(".service")
     return ""
 
 
-def _listening(host: HostPort) -> dict[int, set[int]]:
+def listening_on(host: HostPort) -> dict[int, set[int]]:
     """port -> pids that listen there, from ``ss``; nothing when there is no ss."""
     ended = host.query(["ss", "-Hltnp"], timeout=20)
     out: dict[int, set[int]] = {}

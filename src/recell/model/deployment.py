@@ -30,6 +30,8 @@ Role = Literal[
     "network",
 ]
 CONSOLES: tuple[Role, ...] = ("novncproxy", "spicehtml5proxy", "serialproxy")
+PROXY_UNREAD, NOVA_UNREAD = "proxy-unread", "nova-unread"
+"""Remarks of a deployment that begin so say what could not be looked at: ``word|host|why``."""
 
 
 @dataclass(frozen=True)

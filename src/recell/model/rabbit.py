@@ -9,6 +9,9 @@ NO_HOME_OF_ITS_OWN = re.compile(r"^(amq\.|reply_|.*_fanout_)")
 """Queues that oslo.messaging makes for one process: they are made where it connects, end with it, and a
 mirroring policy must leave them out, or every one of them would be on every node."""
 
+WEB_SERVERS = ("uwsgi", "mod_wsgi", "gunicorn", "apache2", "httpd")
+"""Programs that run somebody else's WSGI application."""
+
 
 @dataclass(frozen=True)
 class RabbitNode:
@@ -85,7 +88,8 @@ class RabbitClient:
     ``host`` and ``unit`` are "" when the client is on no host of the inventory, or is no unit; ``peer`` then
     says where it connects from. ``files``: what it reads, in order; ``file``: the one that sets
     transport_url. ``shown``: that URL without its password. ``queues``: what it takes from, but for queues
-    of its own.
+    of its own. ``role``: Nova's, of one of its services; those are listed without a connection, too, since
+    some connect only when they have something to say. ``url``: where it answers HTTP, as its host reaches it.
     """
 
     cluster: str
@@ -101,6 +105,8 @@ class RabbitClient:
     file: str = ""
     shown: str = ""
     container: bool = False
+    role: str = ""
+    url: str = ""
 
     @property
     def label(self) -> str:

@@ -12,12 +12,13 @@ from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout
 from recell.model.plan import Plan
 from recell.model.rabbit import RabbitNode
+from recell.planning import rabbit_nova
 from recell.planning.apart import EPMD, unit_name, unit_text
 from recell.planning.draft import Draft
 from recell.planning.queues import confirms_get_lost
 from recell.planning.rabbit_fresh import KIND as FRESH
 from recell.planning.rabbit_fresh import fresh_steps
-from recell.planning.rabbit_moves import conf, ends, groups_of, move, picture, span
+from recell.planning.rabbit_moves import conf, ends, move, picture, span
 from recell.planning.rabbit_reasons import RabbitFacts, decide
 from recell.planning.safety import with_safe_points
 
@@ -41,7 +42,8 @@ def plan_rabbit(deployment: Deployment, layout: BrokerLayout, made_at: float) ->
         layout=layout.digest(),
         steps=with_safe_points(draft.steps),
         fingerprints=draft.fingerprints(deployment),
-        remarks=(*_common_remarks(facts), *remarks),
+        expected_changes=rabbit_nova.expected_changes(facts),
+        remarks=(*_common_remarks(facts), *rabbit_nova.remarks(facts), *remarks),
         topology_before=picture([("RabbitMQ", facts.keep, (*facts.moving, *facts.staying))]),
         topology_after=picture([("kept", facts.keep, facts.staying), ("new", facts.new, facts.moving)]),
     ).sealed()
@@ -63,8 +65,7 @@ def _split_steps(facts: RabbitFacts, draft: Draft) -> tuple[str, ...]:
         parted=True,
         acts="backward",
     )
-    for group in groups_of(facts.moving):
-        move(facts, draft, group, bridged=("backward",))
+    move(facts, draft, bridged=("backward",))
     _part(facts, draft)
     _conclude(facts, draft)
     return _remarks(facts)

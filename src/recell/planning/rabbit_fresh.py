@@ -7,7 +7,7 @@ move, shovels bring over what is sent to those who are on the other side (:mod:`
 from __future__ import annotations
 
 from recell.planning.draft import Draft
-from recell.planning.rabbit_moves import conf, ends, groups_of, move, span
+from recell.planning.rabbit_moves import conf, ends, move, span
 from recell.planning.rabbit_reasons import HANDLINGS, RabbitFacts
 
 KIND = "fresh-rabbitmq"
@@ -62,8 +62,7 @@ def fresh_steps(facts: RabbitFacts, draft: Draft) -> tuple[str, ...]:
         parted=False,
         acts="both",
     )
-    for group in groups_of(facts.moving):
-        move(facts, draft, group, bridged=("forward", "backward"))
+    move(facts, draft, bridged=("forward", "backward"))
     span(
         facts,
         draft,

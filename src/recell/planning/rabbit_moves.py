@@ -8,22 +8,26 @@ from typing import Any
 from recell.model.plan import Acts
 from recell.model.rabbit import RabbitClient, RabbitNode
 from recell.model.step import Direction
+from recell.planning import rabbit_nova
 from recell.planning.changes import describe
 from recell.planning.draft import Draft
 from recell.planning.rabbit_reasons import RabbitFacts
 
 
 def in_order(clients: tuple[RabbitClient, ...]) -> tuple[RabbitClient, ...]:
-    """Servers before those that only call; of each service's hosts one after the other."""
-    return tuple(sorted(clients, key=lambda c: (not c.queues, c.unit, c.host)))
+    """Servers before those that only call, conductors first of all: others ask them while they start. A
+    unit with connections to several vhosts stands once."""
+    units: dict[tuple[str, str], RabbitClient] = {}
+    for client in sorted(clients, key=lambda c: (_rank(c), c.unit, c.host)):
+        units.setdefault((client.host, client.unit), client)
+    return tuple(units.values())
 
-def groups_of(clients: tuple[RabbitClient, ...]) -> tuple[tuple[RabbitClient, ...], ...]:
-    """Clients that read one file together: it is edited once, before any of them, and undo puts it back
-    before any of them restarts."""
-    groups: dict[tuple[str, str], list[RabbitClient]] = {}
-    for client in in_order(clients):
-        groups.setdefault((client.host, client.file), []).append(client)
-    return tuple(tuple(g) for g in groups.values())
+
+def _rank(client: RabbitClient) -> int:
+    if not client.queues:
+        return 3 if rabbit_nova.is_web(client) else 2
+    return 0 if "conductor" in client.queues else 1
+
 
 def ends(nodes: tuple[RabbitNode, ...]) -> list[list[str]]:
     return [[n.host, n.name] for n in nodes]
@@ -44,45 +48,88 @@ def conf(
         settings=settings,
     )
 
-def move(
-    facts: RabbitFacts, draft: Draft, group: tuple[RabbitClient, ...], *, bridged: Sequence[Direction]
-) -> None:
-    """:param bridged: ways on which shovels may bridge the two clusters meanwhile."""
-    first = group[0]
-    units = {c.unit: c for c in reversed(group)}  # a unit with connections to several vhosts restarts once
-    for unit, client in units.items():
-        _restart(
-            facts,
-            draft,
-            client,
-            f"{client.host}/{unit}-back",
-            "backward",
-            f"{unit} goes back to {facts.keep[0].name}'s side",
-            "backward" in bridged,
-        )
-    by_name = not first.shown.rpartition("@")[2].split(":")[0].replace(".", "").isdigit()
-    hosts = [facts.deployment.host(n.host) for n in facts.new]
-    nodes = [[h.hostname if by_name else h.address.host, port_of(first)] for h in hosts]
+def move(facts: RabbitFacts, draft: Draft, *, bridged: Sequence[Direction]) -> None:
+    """All that move, servers first in both directions. A file is edited before the first that reads it
+    begins anew, and undo puts all of them back before anybody does.
+
+    :param bridged: ways on which shovels may bridge the two clusters meanwhile.
+    """
+    clients = in_order(facts.moving)
+    because = rabbit_nova.mapping_ids(facts)
+    for client in reversed(clients):
+        title = f"{client.unit} goes back to {facts.keep[0].name}'s side"
+        _bracketed(facts, draft, client, "backward", title, "backward" in bridged, because)
+    rabbit_nova.add_mappings(facts, draft)
+    edited: set[tuple[str, str]] = set()
+    for client in clients:
+        if (client.host, client.file) not in edited:
+            edited.add((client.host, client.file))
+            _edit(facts, draft, client)
+        title = f"{client.unit} moves to the new nodes"
+        title += f"; serves {', '.join(client.queues[:3])}" if client.queues else ""
+        _bracketed(facts, draft, client, "forward", title, "forward" in bridged, because)
+
+
+def _edit(facts: RabbitFacts, draft: Draft, client: RabbitClient) -> None:
+    nodes = rabbit_nova.nodes_for(facts, client.shown)
     change: Any = {"section": "DEFAULT", "option": "transport_url", "op": "nodes", "nodes": nodes}
     draft.add(
-        f"{first.host}/{first.unit}-url",
+        f"{client.host}/{client.unit}-url",
         "edit-config",
-        first.host,
-        f"{first.file}: {describe(change)}",
+        client.host,
+        f"{client.file}: {describe(change)}",
         undone="the old file is put back",
-        path=first.file,
+        path=client.file,
         changes=[change],
     )
-    for unit, client in reversed(units.items()):
-        _restart(
-            facts,
-            draft,
-            client,
-            f"{client.host}/{unit}",
-            "forward",
-            f"{unit} moves to the new nodes"
-            + (f"; serves {', '.join(client.queues[:3])}" if client.queues else ""),
-            "forward" in bridged,
+
+
+def _bracketed(
+    facts: RabbitFacts,
+    draft: Draft,
+    client: RabbitClient,
+    acts: Direction,
+    title: str,
+    over_bridge: bool,
+    because: Sequence[str],
+) -> None:
+    """A restart; users are led elsewhere meanwhile, where there is somebody else.
+
+    Undo walks from the list's end: of a bracket that acts on the way back the last step comes first.
+    """
+    servers = rabbit_nova.servers_of(facts, client)
+    place = f"{client.host}/{client.unit}"
+    back = acts == "backward"
+    words = f"send no new requests to {client.unit} on {client.host}; wait for those inside"
+    again = f"send requests to {client.unit} on {client.host} again"
+    if servers:
+        draft.add(
+            f"{place}-back-ready" if back else f"{place}-drain",
+            "proxied",
+            client.host,
+            again if back else words,
+            notice="nothing: other servers answer",
+            undone="requests are sent there again",
+            # Undo after a kill in between only has to let requests in again.
+            acts="backward" if back else "both",
+            estimate=3,
+            forward="drain",
+            servers=servers,
+            unit=client.unit,
+            url=client.url,
+        )
+    _restart(facts, draft, client, f"{place}-back" if back else place, acts, title, over_bridge, because)
+    if servers:
+        draft.add(
+            f"{place}-back-drain" if back else f"{place}-ready",
+            "proxied",
+            client.host,
+            words if back else again,
+            undone="(its own bracket drains it on undo)",
+            acts=acts,
+            estimate=3,
+            forward="ready",
+            servers=servers,
         )
 
 
@@ -94,17 +141,27 @@ def _restart(
     acts: Acts,
     title: str,
     over_bridge: bool,
+    because: Sequence[str],
 ) -> None:
-    more = {"bridge": bridge_of(facts)} if over_bridge else {}
+    more: dict[str, Any] = {"bridge": bridge_of(facts)} if over_bridge else {}
     host = facts.deployment.host(client.host)
+    if client.url:
+        more |= {"url": client.url, "warm": client.role == "api"}
+    if servers := rabbit_nova.servers_of(facts, client):
+        more["servers"] = servers
+    if not client.connections or rabbit_nova.is_web(client):
+        more["lazy"] = True
+    if client.role == "compute":
+        more["cell"] = rabbit_nova.cell_of(facts.deployment, client) or ""
+        more["nova_host"] = rabbit_nova.nova_host(facts.deployment, client)
+    elif client.role and because:
+        more["because"] = list(because)
     draft.add(
         id,
         "repoint-bridged" if over_bridge else "repoint",
         client.host,
         title,
-        notice=f"what is sent to {', '.join(client.queues[:3])} waits some seconds"
-        if client.queues
-        else "what this service is at is cut short while it restarts",
+        notice=rabbit_nova.notice(facts, client, over_bridge),
         undone="moved back the same way",
         acts=acts,
         estimate=15,

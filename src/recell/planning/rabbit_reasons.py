@@ -9,6 +9,7 @@ from recell.errors import BadInput, Unsupported
 from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout
 from recell.model.rabbit import RabbitClient, RabbitNode
+from recell.planning import rabbit_nova
 
 HANDLINGS = ("ignore", "autoheal", "pause_minority")
 OLDEST, NEWEST = (3, 8), (3, 12)
@@ -108,6 +109,7 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
             *_of_fresh(facts),
             *_of_new_nodes(facts),
             *_of_clients(facts),
+            *rabbit_nova.reasons(facts),
             *_taken_by_both(facts),
         ]
     return [
@@ -116,6 +118,7 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
         *_of_cluster(facts),
         *_of_new_nodes(facts),
         *_of_clients(facts),
+        *rabbit_nova.reasons(facts),
         *_of_queues(facts),
     ]
 

@@ -425,6 +425,15 @@ def _node(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
     return [book.hand(step, words, listed)]
 
 
+def _nodes(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
+    if book.recall(step.id, "old") is not None or undo:
+        return _mapping(book, step, undo)
+    nodes = ", ".join(f"{host}:{port}" for host, port in step.params["nodes"])
+    words = f"Write {nodes} as the hosts of the cell's transport_url, with the account that it has."
+    listed = f"nova-manage cell_v2 list_cells --verbose | grep {step.params['cell']}"
+    return [book.hand(step, words, listed)]
+
+
 _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "literal-mapping": _mapping,
     "broker-account": _account,
@@ -459,6 +468,7 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
     "relayed": _relayed,
     "switch-database": _switch,
     "move-mapping": _node,
+    "nodes-mapping": _nodes,
     "renew-api": _restart,
     "renew-rpc": _restart,
     "renew-console": _restart,

@@ -138,13 +138,12 @@ def _cookie(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Seque
 
 def _repoint(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
     unit = str(step.params["unit"])
-    return [
-        (
-            step.where,
-            "A plain restart may lose what it has taken and not begun: when its callers are quiet.",
-            (_sh("systemctl", "restart", unit),),
-        )
-    ]
+    words = "A plain restart may lose what it has taken and not begun: when its callers are quiet."
+    if step.params.get("cell") is not None:
+        words = "When no instance of the host has a task; guests go on. " + words
+    if url := str(step.params.get("url", "")):
+        words = f"While no proxy sends it requests; then wait until {url} answers."
+    return [(step.where, words, (_sh("systemctl", "restart", unit),))]
 
 
 def _blank(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:

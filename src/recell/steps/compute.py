@@ -11,7 +11,40 @@ from recell.steps.units import UnitStep
 POLL_S = 0.5
 
 
-class RecycleCompute(UnitStep):
+class ComputeMoments(UnitStep):
+    """When a nova-compute may be ended. ``cell``: uuid; ``nova_host``: what Nova calls its host."""
+
+    def await_quiet(self) -> None:
+        """A moment without a task on this host: there is one soon, even on a busy cloud."""
+        began = self.world.clock()
+        while tasks := self._rows(
+            "SELECT uuid AS what FROM instances WHERE deleted = 0 AND host = %s AND task_state IS NOT NULL"
+        ):
+            if self.world.clock() - began > self.limit("quiet_s"):
+                raise StepFailed(
+                    f"{self.spec.where} is never without a task: {', '.join(tasks[:3])}",
+                    "See what these instances wait for, then: recell resume",
+                )
+            self.world.wait(POLL_S)
+
+    def begun(self) -> str:
+        """What this nova-compute has begun and not ended since it started."""
+        since = self.unit().started_at
+        return ", ".join(
+            self._rows(
+                "SELECT e.event AS what FROM instance_actions_events e"
+                " WHERE e.host = %s AND e.finish_time IS NULL"
+                " AND e.event LIKE 'compute%%' AND e.start_time >= FROM_UNIXTIME(%s)",
+                since,
+            )
+        )
+
+    def _rows(self, sql: str, *more: float) -> list[str]:
+        rows = self.world.nova().query(str(self.param("cell")), sql, [self.param("nova_host"), *more])
+        return [str(r["what"]) for r in rows]
+
+
+class RecycleCompute(ComputeMoments):
     """Wait until nothing is under way on the host, hold deliveries off, end it, start it.
 
     What users ask meanwhile waits in the broker and then happens; but for a reboot: Nova itself
@@ -39,44 +72,15 @@ class RecycleCompute(UnitStep):
     def act(self, toward: Direction) -> None:
         name = str(self.param("unit"))
         if not self.fresh() and self.unit().active not in ("inactive", "failed"):
-            self._await_quiet()
+            self.await_quiet()
             held = self.world.stop_rpc_server(
                 self.spec.where,
                 name,
                 str(self.param("broker")),
                 str(self.param("vhost")),
                 self.limit("stop_s"),
-                idle=self._begun,
+                idle=self.begun,
             )
             self.deliveries_held(toward, held)
         self.host.systemctl("start", name)
         self.await_consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])
-
-    def _await_quiet(self) -> None:
-        """A moment without a task on this host: there is one soon, even on a busy cloud."""
-        began = self.world.clock()
-        while tasks := self._rows(
-            "SELECT uuid AS what FROM instances WHERE deleted = 0 AND host = %s AND task_state IS NOT NULL"
-        ):
-            if self.world.clock() - began > self.limit("quiet_s"):
-                raise StepFailed(
-                    f"{self.spec.where} is never without a task: {', '.join(tasks[:3])}",
-                    "See what these instances wait for, then: recell resume",
-                )
-            self.world.wait(POLL_S)
-
-    def _begun(self) -> str:
-        """What this nova-compute has begun and not ended since it started."""
-        since = self.unit().started_at
-        return ", ".join(
-            self._rows(
-                "SELECT e.event AS what FROM instance_actions_events e"
-                " WHERE e.host = %s AND e.finish_time IS NULL"
-                " AND e.event LIKE 'compute%%' AND e.start_time >= FROM_UNIXTIME(%s)",
-                since,
-            )
-        )
-
-    def _rows(self, sql: str, *more: float) -> list[str]:
-        rows = self.world.nova().query(str(self.param("cell")), sql, [self.param("nova_host"), *more])
-        return [str(r["what"]) for r in rows]

@@ -11,13 +11,13 @@ from typing import ClassVar
 from recell.adapters.ports import RawMapping
 from recell.errors import Unknowable, Unsupported
 from recell.model.step import Direction, Finding
-from recell.model.urls import parse_url
+from recell.model.urls import is_template, parse_url
 from recell.planning.changes import MappingUrl
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
 from recell.steps.base import BaseStep
 
-__all__ = ["LiteralMapping", "MappingUrl", "MoveMapping"]
+__all__ = ["LiteralMapping", "MappingUrl", "MoveMapping", "NodesMapping"]
 
 
 class _MappingStep(BaseStep):
@@ -108,6 +108,26 @@ class LiteralMapping(_MappingStep):
             transport_url=resolve_template(now.transport_url, transport),
             database_connection=resolve_template(now.database_connection, database),
         )
+
+
+class NodesMapping(_MappingStep):
+    """The cell's broker has other ``nodes`` (``[[host, port], ...]``); account and vhost stay.
+
+    A template is filled from ``config`` first, a file on the step's host; the database's URL stays as it is.
+    """
+
+    kind: ClassVar[str] = "nodes-mapping"
+
+    def changed(self, now: RawMapping) -> RawMapping:
+        text = (self.host.read(str(self.param("config"))) or b"").decode()
+        url = resolve_template(now.transport_url, get(text, "DEFAULT", "transport_url") or "")
+        if is_template(url):
+            raise Unsupported(
+                f"{now.name}'s mapping can't be filled from {self.param('config')} on {self.spec.where}",
+                "Write both URLs into the mapping by hand, then scan again",
+            )
+        nodes = tuple((str(host), int(port)) for host, port in self.param("nodes"))
+        return replace(now, transport_url=parse_url(url).with_nodes(nodes).text())
 
 
 class MoveMapping(_MappingStep):

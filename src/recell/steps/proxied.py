@@ -20,7 +20,9 @@ class Proxied(BaseStep):
     """``forward``: ``drain`` or ``ready``; the way back is the other one.
 
     Drained means: no new request is sent there, and those inside have been answered. A pair of
-    these steps brackets a restart, so that undo, walking backward, meets them as a pair too.
+    these steps brackets a restart, so that undo, walking backward, meets them as a pair too. Where that
+    restart acts forward only, undo starts ``unit`` if a run was killed while it was down, and waits until it
+    answers at ``url``.
     """
 
     kind: ClassVar[str] = "proxied"
@@ -63,6 +65,8 @@ class Proxied(BaseStep):
 
     def act(self, toward: Direction) -> None:
         wanted = self._wanted(toward)
+        if wanted == "ready" and self.param("unit"):
+            self._answers_again(str(self.param("unit")), str(self.param("url", "")))
         for proxy, server in self._servers():
             if wanted == "drain":
                 self._others_serve(proxy, server)
@@ -77,6 +81,18 @@ class Proxied(BaseStep):
                     "Look at these servers, then: recell resume, or recell undo",
                 )
             self.world.wait(POLL_S)
+
+    def _answers_again(self, unit: str, url: str) -> None:
+        if not self.host.unit(unit).running:
+            self.host.systemctl("start", unit)
+        began = self.world.clock()
+        while url and not 0 < self.host.http_status(url, timeout=10) < 500:
+            if self.world.clock() - began > self.limit("start_s"):
+                raise StepFailed(
+                    f"{unit} on {self.spec.where} does not answer at {url}",
+                    f"See journalctl -u {unit} there, then: recell resume, or recell undo",
+                )
+            self.world.wait(1.0)
 
     def _others_serve(self, proxy: str, server: ProxyServer) -> None:
         others = [

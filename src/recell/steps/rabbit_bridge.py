@@ -10,9 +10,10 @@ from urllib.parse import quote
 from recell.adapters.bridge_port import BridgeEnd
 from recell.errors import StepFailed, VerifyFailed
 from recell.model.rabbit import NO_HOME_OF_ITS_OWN
-from recell.model.step import Direction, Finding
+from recell.model.step import Direction, Finding, Truth
 from recell.planning import bridge
 from recell.planning.bridge import PREFIX, Lane, Side, Taken, other
+from recell.steps.aside import Aside
 from recell.steps.base import Context
 from recell.steps.rabbit import POLL_S, REMEDY, RabbitStep, at_once
 from recell.steps.repoint import Repoint
@@ -20,6 +21,7 @@ from recell.steps.repoint import Repoint
 SIDES: tuple[Side, Side] = ("keep", "new")
 _MEMORY = "bridge"
 """What the journal's facts about the bridge stand under: several steps work on it."""
+RISING_POLL_S = 0.2
 _SETTLED = 2
 """Looks in a row that find every shovel in place. A moved process declares queues for some seconds."""
 
@@ -97,6 +99,7 @@ class Bridge:
 
     def reconcile(self, coming: Mapping[tuple[str, str], Side] | None = None) -> bool:
         """Bring the shovels to what is needed now. Whether anything had to change."""
+        Aside(self.context).put_back()  # before a shovel brings the messages that belong to them
         taken = self.taken()
         want = bridge.lanes(taken["keep"], taken["new"], coming)
         have = self.end("new").shovels()
@@ -299,11 +302,47 @@ class BridgedRepoint(Repoint):
         return bridge if bridge.is_open else None
 
     def between(self, toward: Direction) -> None:
-        """What is sent to it comes over while it starts, and waits for it there."""
+        """What is sent to it comes over while it starts, and waits for it there; and the answers to what it
+        asks others at its start come back. To a nova-compute nothing comes before it serves."""
         bridge = self._bridge()
         if bridge is not None:
             side: Side = "new" if toward == "forward" else "keep"
-            bridge.reconcile({(str(self.param("vhost")), str(q)): side for q in self.param("queues")})
+            queues = [] if self._is_compute() else self.param("queues")
+            bridge.reconcile({(str(self.param("vhost")), str(q)): side for q in queues})
+
+    def _is_compute(self) -> bool:
+        return self.param("cell") is not None
+
+    def begin(self, toward: Direction) -> None:
+        if not self._is_compute() or self._bridge() is None:
+            super().begin(toward)
+            return
+        running = self.unit().running
+        if running and not self._missing(toward, {c.name for f in self._mine().values() for c in f}):
+            return  # it serves already
+        if not running:
+            super().begin(toward)
+        self._rise()
+        self.between(toward)
+
+    def _rise(self) -> None:
+        """Until a nova-compute reports that it serves: no task that waits for it meets its start."""
+        aside, cell, host = Aside(self.context), str(self.param("cell")), str(self.param("nova_host"))
+        began, before = self.world.clock(), aside.last_report(cell, host)
+        while before is not None and aside.last_report(cell, host) == before:
+            aside.take(cell, host)
+            if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
+                return  # the caller looks, and says what is wrong
+            self.world.wait(RISING_POLL_S)
+
+    def look(self, toward: Direction) -> Finding:
+        found = super().look(toward)
+        if found.truth is Truth.DONE and self._is_compute() and self.param("nova_host") in self._aside():
+            return Finding.partial("tasks that were set aside are not put back yet")
+        return found
+
+    def _aside(self) -> set[str]:
+        return set(Aside(self.context).known())
 
     def act(self, toward: Direction) -> None:
         if self.look(toward).truth.value != "done":

@@ -16,7 +16,7 @@ from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
 from recell.steps.gate import WaveGate
 from recell.steps.hosts import FlipHosts, FollowHosts, HostsComputes, HostsOpen
-from recell.steps.mapping import LiteralMapping, MoveMapping
+from recell.steps.mapping import LiteralMapping, MoveMapping, NodesMapping
 from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
 from recell.steps.quiet import Quiet
@@ -60,6 +60,7 @@ KINDS: dict[str, type[BaseStep]] = {
         LiteralMapping,
         MoveMapping,
         NewMapping,
+        NodesMapping,
         OldCookie,
         Part,
         Policies,

@@ -6,13 +6,21 @@ from typing import ClassVar
 
 from recell.adapters.ports import ConnectionInfo, processes_of
 from recell.errors import StepFailed, Unreachable
-from recell.model.step import Direction, Finding
-from recell.steps.units import POLL_S, UnitStep
+from recell.model.step import Direction, Finding, Truth
+from recell.steps.compute import ComputeMoments
+from recell.steps.units import POLL_S, Renewed
+
+BETWEEN_S = 5.0
+"""While it starts, the bridge is looked at this often: rabbitmqctl takes seconds for it."""
 
 
-class Repoint(UnitStep):
+class Repoint(Renewed, ComputeMoments):
     """``unit``; ``vhost``; ``queues`` that it took from; ``addresses`` that it connects from; ``sides``:
     ``{"keep": [[host, node], ...], "new": ...}``. Forward it goes to the new side, backward to the kept one.
+
+    ``lazy``: it connects only when it has something to say. ``url``: where it has to answer; ``servers`` of
+    load balancers that send it nothing meanwhile. ``cell`` and ``nova_host``: it is a nova-compute.
+    ``because``: steps that write cells' mappings, which it reads once.
 
     An RPC server is ended as everywhere: what is on its way to it stays in the broker for its successor.
     """
@@ -21,6 +29,9 @@ class Repoint(UnitStep):
 
     def _side(self, toward: Direction) -> str:
         return "new" if toward == "forward" else "keep"
+
+    def _turn(self) -> int:
+        return sum(int(self.context.journal.recall(s, "turn", 0)) for s in self.param("because", []))
 
     def _mine(self) -> dict[str, tuple[ConnectionInfo, ...]]:
         """Its connections, by the host that was asked."""
@@ -51,50 +62,87 @@ class Repoint(UnitStep):
         target = {str(node) for _, node in self.param("sides")[self._side(toward)]}
         if not unit.running:
             return Finding.partial(f"{unit.name} is {unit.active}")
+        if not self.renewed(toward):
+            return Finding.not_done(f"{unit.name} is older than what it reads")
         mine = self._mine()
         nodes = {c.node for found in mine.values() for c in found}
-        if not self.fresh() or not nodes or nodes - target:
+        if nodes - target or not (nodes or self.param("lazy")):
             return Finding.not_done(f"{unit.name} is on {', '.join(sorted(nodes)) or 'no node'}")
-        names = {c.name for found in mine.values() for c in found}
-        asked = str(self.param("sides")[self._side(toward)][0][0])
-        taken = {
-            c.queue
-            for c in self.world.broker(asked).consumers(str(self.param("vhost")))
-            if c.connection in names
-        }
-        missing = set(self.param("queues")) - taken
+        missing = self._missing(toward, {c.name for found in mine.values() for c in found})
         if missing:
             return Finding.partial(f"{unit.name} does not take from {', '.join(sorted(missing))} yet")
-        return Finding.done(f"{unit.name} is on {', '.join(sorted(nodes))}")
+        if self.param("url") and (said := self.answers()).truth is not Truth.DONE:
+            return said
+        return Finding.done(f"{unit.name} is on {', '.join(sorted(nodes)) or 'no node yet, and is new'}")
+
+    def _missing(self, toward: Direction, connections: set[str]) -> set[str]:
+        """Queues that it doesn't take from yet."""
+        wanted = set(self.param("queues"))
+        if not wanted:
+            return wanted
+        asked = str(self.param("sides")[self._side(toward)][0][0])
+        consumers = self.world.broker(asked).consumers(str(self.param("vhost")))
+        return wanted - {c.queue for c in consumers if c.connection in connections}
 
     def act(self, toward: Direction) -> None:
         name = str(self.param("unit"))
-        unit = self.unit()
-        if unit.active not in ("inactive", "failed") and not self._begun_anew():
-            for asked, found in (self._mine() or {"": ()}).items():
-                if found or not asked:
-                    self._end(toward, asked)
-            if self.unit().active not in ("inactive", "failed"):
-                self._end(toward, str(self.param("sides")["keep"][0][0]))
-        self.between(toward)
-        self.host.systemctl("start", name)
-        began = self.world.clock()
-        while self.look(toward).truth.value != "done":
+        self.nobody_is_served()
+        self.note_old()
+        if self.unit().active not in ("inactive", "failed") and not self._begun_anew(toward):
+            self._end_all(toward)
+        self.begin(toward)
+        began = asked = self.world.clock()
+        while self.look(toward).truth is not Truth.DONE:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
                 raise StepFailed(
                     f"{name} on {self.spec.where}: {self.look(toward).why}",
                     f"See journalctl -u {name} there, then: recell resume, or recell undo",
                 )
+            if self.world.clock() - asked > BETWEEN_S:
+                self.between(toward)
+                asked = self.world.clock()
             self.world.wait(POLL_S)
+        self.warm()
 
     def between(self, toward: Direction) -> None:
-        """It has ended on one side and not begun on the other."""
+        """It has ended on one side and not yet begun to serve on the other; asked again until it does."""
         return
+
+    def begin(self, toward: Direction) -> None:
+        """It has ended, or begun anew by a run that was killed."""
+        self.between(toward)
+        self.host.systemctl("start", str(self.param("unit")))
+
+    def _end_all(self, toward: Direction) -> None:
+        if self.param("url") and not self.param("queues"):
+            # It serves users alone, and they are led elsewhere, or know; it ends what it is at by itself.
+            self.host.systemctl("stop", str(self.param("unit")))
+            return
+        for asked, found in (self._mine() or {"": ()}).items():
+            if found or not asked:
+                self._end(toward, asked)
+        if self.unit().active not in ("inactive", "failed"):
+            self._end(toward, str(self.param("sides")["keep"][0][0]))
 
     def _end(self, toward: Direction, asked: str) -> None:
         host = asked or str(self.param("sides")["keep"][0][0])
-        self.end(toward, host, str(self.param("vhost")))
+        if self.param("cell") is None:
+            self.end(toward, host, str(self.param("vhost")))
+            return
+        if not self.is_lost(host):
+            self.await_quiet()
+        held = self.world.stop_rpc_server(
+            self.spec.where,
+            str(self.param("unit")),
+            host,
+            str(self.param("vhost")),
+            self.limit("stop_s"),
+            idle=self.begun,
+            lost=self.is_lost(host),
+        )
+        self.held(toward, held)
 
-    def _begun_anew(self) -> bool:
+    def _begun_anew(self, toward: Direction) -> bool:
         """By a run that was killed before it saw the unit connected: it reads the new file already."""
-        return self.fresh() and not any(self._mine().values())
+        target = {str(node) for _, node in self.param("sides")[self._side(toward)]}
+        return self.renewed(toward) and {c.node for f in self._mine().values() for c in f} <= target

@@ -86,6 +86,34 @@ class UnitStep(BaseStep):
                 )
             self.world.wait(POLL_S)
 
+    def answers(self) -> Finding:
+        """What it says where users ask it; ``url``."""
+        unit = self.unit()
+        status = self.host.http_status(str(self.param("url")), timeout=10)
+        if 0 < status < 500:
+            return Finding.done(f"{unit.name} answers {status}, newer than its configuration")
+        return Finding.partial(f"{unit.name} runs and answers {status or 'nothing'} yet")
+
+    def nobody_is_served(self) -> None:
+        """A proxy that was reloaded meanwhile has forgotten the drain: don't restart under users."""
+        for target in self.param("servers", []):
+            for server in self.world.proxy(target["proxy"]).servers():
+                if (server.backend, server.server) == (
+                    target["backend"],
+                    target["server"],
+                ) and server.state.split()[0] == "UP":
+                    raise StepFailed(
+                        f"{server.backend}/{server.server} on {target['proxy']} takes requests again",
+                        "Somebody reloaded HAProxy or set it ready; then: recell resume drains it again",
+                    )
+
+    def warm(self) -> None:
+        """A new nova-api's first requests are recell's own; nothing depends on them."""
+        if self.param("warm", False):
+            self.remember(
+                "warmed", self.host.first_requests(str(self.param("url")), self.param("reads"), WARM_S)
+            )
+
 
 def named_files(argv: Sequence[str]) -> list[str]:
     """What a command line names with --config-file, in either spelling."""
@@ -203,15 +231,8 @@ class RestartApi(UnitStep):
             return Finding.not_done(f"{unit.name} is {unit.active}, older than its configuration")
         return self.answers()
 
-    def answers(self) -> Finding:
-        unit = self.unit()
-        status = self.host.http_status(str(self.param("url")), timeout=10)
-        if 0 < status < 500:
-            return Finding.done(f"{unit.name} answers {status}, newer than its configuration")
-        return Finding.partial(f"{unit.name} runs and answers {status or 'nothing'} yet")
-
     def act(self, toward: Direction) -> None:
-        self._nobody_is_served()
+        self.nobody_is_served()
         if not self.fresh():
             self.host.systemctl("restart", str(self.param("unit")))
         self.await_answer()
@@ -225,26 +246,10 @@ class RestartApi(UnitStep):
                     f"See journalctl -u {self.param('unit')} there, then: recell resume, or recell undo",
                 )
             self.world.wait(POLL_S)
-        if self.param("warm", False):
-            self.remember(
-                "warmed", self.host.first_requests(str(self.param("url")), self.param("reads"), WARM_S)
-            )
-
-    def _nobody_is_served(self) -> None:
-        """A proxy that was reloaded meanwhile has forgotten the drain: don't restart under users."""
-        for target in self.param("servers", []):
-            for server in self.world.proxy(target["proxy"]).servers():
-                if (server.backend, server.server) == (
-                    target["backend"],
-                    target["server"],
-                ) and server.state.split()[0] == "UP":
-                    raise StepFailed(
-                        f"{server.backend}/{server.server} on {target['proxy']} takes requests again",
-                        "Somebody reloaded HAProxy or set it ready; then: recell resume drains it again",
-                    )
+        self.warm()
 
 
-class _Renewed(UnitStep):
+class Renewed(UnitStep):
     """The process that ran when this step began has to go: what it reads at its start (a cell mapping
     in the database, too, whose age no file tells) has changed.
 
@@ -281,7 +286,7 @@ class _Renewed(UnitStep):
             self.remember("before", {"turn": self._turn(), "pid": unit.main_pid, "began": unit.started_at})
 
 
-class RenewApi(_Renewed, RestartApi):
+class RenewApi(Renewed, RestartApi):
     """Restart a WSGI service for a changed cell mapping."""
 
     kind: ClassVar[str] = "renew-api"
@@ -296,13 +301,13 @@ class RenewApi(_Renewed, RestartApi):
             self.host.systemctl("start", str(self.param("unit")))
         else:
             self.note_old()
-            self._nobody_is_served()
+            self.nobody_is_served()
             if not self.renewed(toward):
                 self.host.systemctl("restart", str(self.param("unit")))
         self.await_answer()
 
 
-class RenewRpc(_Renewed, RestartRpc):
+class RenewRpc(Renewed, RestartRpc):
     """Restart an RPC server where it is, for a changed cell mapping or configuration."""
 
     kind: ClassVar[str] = "renew-rpc"
@@ -325,7 +330,7 @@ class RenewRpc(_Renewed, RestartRpc):
         self.await_consuming(end["broker"], end["vhost"], self.param("topics"))
 
 
-class RenewConsole(_Renewed):
+class RenewConsole(Renewed):
     """Restart a console proxy. Open consoles end with it; users open them again."""
 
     kind: ClassVar[str] = "renew-console"

@@ -1,0 +1,214 @@
+"""Nova moves to another RabbitMQ in the simulated world: users are served, whatever is killed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from recell.errors import Paused, Unsupported
+from recell.model.deployment import NOVA_UNREAD, PROXY_UNREAD, Deployment
+from recell.model.plan import Plan, dump_plan
+from recell.model.rabbit import RabbitClient
+from recell.planning import runbook
+from recell.planning.rabbit import plan_rabbit
+from recell.preflight.rabbit import check
+from tests.sim.rabbit_nova import CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, build_nova, scan_nova
+from tests.sim.test_rabbit import desks as desks
+from tests.sim.test_rabbit import layout
+from tests.sim.test_split import Desk
+from tests.sim.world import Killed
+
+SPLIT = TEXT.replace("  method: fresh\n", "").replace("[mq4]", "[mq4, mq5, mq6]")
+WIDE = TEXT.replace("[mq4]", "[mq4, mq5, mq6]")
+
+
+def planned(world: NovaRabbitWorld, text: str = TEXT) -> Plan:
+    return plan_rabbit(scan_nova(world), layout(text), 0.0)
+
+
+def nova_desk(desks: Any, world: NovaRabbitWorld, text: str = TEXT) -> Desk:
+    desk: Desk = desks(world, planned(world, text))
+    return desk
+
+
+def test_servers_first_both_ways_and_the_mapping_before_any_of_them() -> None:
+    plan = planned(build_nova())
+    assert b"s3cret" not in dump_plan(plan)
+    ids = [s.id for s in plan.steps if s.acts != "backward"]
+    moves = [i for i in ids if i in {f"{h}/{u}" for h, (u, _) in CLIENTS.items()}]
+    assert moves == [
+        "ctl1/nova-conductor", "ctl2/nova-conductor", "cmp1/nova-compute", "cmp2/nova-compute",
+        "web1/nova-api", "web2/nova-api",
+    ]  # fmt: skip
+    at = ids.index("web1/nova-api")
+    assert ids[at - 2 : at + 2] == [f"web1/nova-api{end}" for end in ("-url", "-drain", "", "-ready")]
+    assert ids.index("rabbitmq/bridge") < ids.index("mapping/cell1") < ids.index("ctl1/nova-conductor-url")
+    back = [s.id for s in reversed(plan.steps) if s.acts == "backward" and s.kind == "repoint-bridged"]
+    assert back == [f"{m}-back" for m in moves]
+    assert plan.databases == ("api",)
+    compute = next(s for s in plan.steps if s.id == "cmp1/nova-compute")
+    assert compute.params["cell"] and compute.params["nova_host"] == "cmp1"
+    hands = runbook.back(plan, lambda step, key: None) + runbook.forth(plan, lambda step, key: None)
+    assert {h.step for h in hands} == {s.id for s in plan.steps}
+    assert not any(v.severity == "stop" for v in check(scan_nova(build_nova()), layout(TEXT)))
+
+
+def _unplaced(picture: dict[str, Any]) -> dict[str, Any]:
+    nodes = {h: (*v[:6], sorted(v[6]), *v[7:]) for h, v in picture["nodes"].items()}
+    return {**picture, "nodes": nodes, "units": {u: (v[0], v[3]) for u, v in picture["units"].items()}}
+
+
+@pytest.mark.parametrize("text", [TEXT, WIDE, SPLIT], ids=["one node", "three nodes", "split"])
+@pytest.mark.parametrize("template", [TEMPLATE, ""], ids=["template", "literal"])
+def test_there_and_back_nobody_notices(desks: Any, text: str, template: str) -> None:
+    world = build_nova(template=template, own_cookie=text != SPLIT)
+    before = _unplaced(world.picture())
+    desk = nova_desk(desks, world, text)
+    desk.go("forward")
+    assert world.complaints == []
+    for api in ("web1", "web2"):
+        config = world.hosts[api].api.config
+        assert "mq4" in config["transport_url"] and "@mq4:5672" in config["cell1"]
+        assert "mq1" not in config["transport_url"] + config["cell1"]
+    assert {s.state for s in world.proxies["lb1"].servers()} == {"UP"}
+    changes = list(world.changes)
+    desk.go("forward")
+    assert world.changes == changes, "applied twice it changes nothing"
+    desk.go("backward")
+    assert world.complaints == []
+    after = _unplaced(world.picture())
+    if text == SPLIT:  # two clusters stay two
+        after["nodes"], after["files"] = before["nodes"], before["files"]
+    assert after == before
+
+
+@pytest.mark.parametrize("text", [TEXT, SPLIT], ids=["fresh", "split"])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 17])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")],
+)
+def test_killed_anywhere_users_go_on(desks: Any, text: str, first: list[str], then: str, every: int) -> None:
+    own = text != SPLIT
+    calm = build_nova(own_cookie=own)
+    desk = nova_desk(desks, calm, text)
+    for direction in first[:-1]:
+        desk.go(direction)
+    before = calm.points
+    desk.go(first[-1])
+    points = calm.points - before
+    if then != first[-1]:
+        desk.go(then)
+    ends = [_unplaced(calm.picture())]
+    if then == "backward":
+        ends.append(_unplaced(build_nova(own_cookie=own).picture()))
+    for point in range(1, points + 1, every):
+        world = build_nova(own_cookie=own)
+        desk = nova_desk(desks, world, text)
+        for direction in first[:-1]:
+            desk.go(direction)
+        world.kill_at = world.points + point
+        with pytest.raises(Killed) as killed:
+            desk.go(first[-1])
+        desk.go(then)
+        assert world.complaints == [], f"killed at {point}: {killed.value}"
+        assert _unplaced(world.picture()) in ends, f"killed at {point}: {killed.value}"
+
+
+@pytest.mark.parametrize("kill", [None, *range(1, 30, 7)])
+def test_what_is_asked_while_a_compute_restarts_happens_afterwards(desks: Any, kill: int | None) -> None:
+    """Nova forgets a reboot whose message waits while nova-compute starts; here none does."""
+    world = build_nova()
+    world.rebooting = True
+    desk = nova_desk(desks, world)
+    if kill is not None:
+        desk.pause_before = ("cmp1/nova-compute",)
+        with pytest.raises(Paused):
+            desk.go("forward")
+        desk.pause_before = ()
+        world.kill_at = world.points + kill
+        with pytest.raises(Killed):
+            desk.go("forward")
+    desk.go("forward")
+    assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
+    desk.go("backward")
+    assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
+    assert kill is not None or world.nova_.served == 4
+
+
+def test_a_mapping_that_every_process_fills_follows_by_itself() -> None:
+    assert "mapping/cell1" not in {s.id for s in planned(build_nova(), WIDE).steps}
+    assert "mapping/cell1" in {s.id for s in planned(build_nova(), TEXT).steps}, "one node can't fill two"
+    assert "mapping/cell1" in {s.id for s in planned(build_nova(template=""), WIDE).steps}
+
+
+def test_users_of_the_only_server_are_said_to_fail(desks: Any) -> None:
+    world = build_nova(behind=["web1"])
+    plan = planned(world)
+    assert not any(s.kind == "proxied" for s in plan.steps)
+    assert any("nova-api@web1 is the only server of nova-api in HAProxy on lb1" in r for r in plan.remarks)
+    assert any("No load balancer of the inventory leads to nova-api@web2" in r for r in plan.remarks)
+    assert "fail" in next(s for s in plan.steps if s.id == "web1/nova-api").notice
+    nova_desk(desks, world).go("forward")
+    said = {c.partition(" ")[2] for c in world.complaints}
+    assert said == {"users of web1 fail", "no nova-api takes requests"}, "what the plan said, and no more"
+
+
+def test_a_load_balancer_that_can_not_be_asked_is_named() -> None:
+    found = replace(
+        scan_nova(build_nova()), proxies=(), remarks=(f"{PROXY_UNREAD}|lb1|it has no admin socket.",)
+    )
+    remarks = plan_rabbit(found, layout(TEXT), 0.0).remarks
+    assert "The load balancer on lb1 could not be looked at (it has no admin socket)." in remarks
+
+
+def test_services_that_share_a_file_have_it_edited_once() -> None:
+    found = _on_one_host(scan_nova(build_nova()))
+    plan = plan_rabbit(found, layout(TEXT), 0.0)
+    edits = [s.params["path"] for s in plan.steps if s.kind == "edit-config" and s.where == "ctl1"]
+    assert edits == ["/etc/nova/nova.conf"]
+    ids = [s.id for s in plan.steps]
+    assert (
+        ids.index("ctl1/nova-conductor-url") < ids.index("ctl1/nova-conductor") < ids.index("ctl1/nova-api")
+    )
+    backs = [i for i in ids if i.startswith("ctl1/") and i.endswith("-back")]
+    assert all(ids.index(b) < ids.index("ctl1/nova-conductor-url") for b in backs)
+
+
+def _on_one_host(found: Deployment) -> Deployment:
+    def moved(c: RabbitClient) -> RabbitClient:
+        conf = "/etc/nova/nova.conf"
+        return (
+            replace(c, host="ctl1", file=conf, files=(conf,)) if c.host == "web1" or c.host == "ctl1" else c
+        )
+
+    services = tuple(replace(s, host="ctl1") if s.host == "web1" else s for s in found.services)
+    proxies = tuple(replace(p, host="ctl1") if p.host == "web1" else p for p in found.proxies)
+    clients = tuple(moved(c) for c in found.rabbit_clients)
+    return replace(found, services=services, proxies=proxies, rabbit_clients=clients)
+
+
+def _refused(found: Deployment, text: str = TEXT) -> str:
+    with pytest.raises(Unsupported) as refused:
+        plan_rabbit(found, layout(text), 0.0)
+    return str(refused.value)
+
+
+def test_what_nova_could_not_bear_is_refused() -> None:
+    found = scan_nova(build_nova())
+    part = TEXT.replace('"nova-*@*"', '"nova-con*@*", "nova-compute@*"')
+    assert "nova-api@web1, which is of the same Nova, stays" in _refused(found, part)
+    assert "cells v1" in _refused(replace(found, generation="v1", mappings=()))
+    assert "no cell has a service record of nova-compute@cmp1" in _refused(replace(found, records=()))
+    far = tuple(
+        replace(c, shown="rabbit://os:***@mq9:5672/") if c.role == "api" else c for c in found.rabbit_clients
+    )
+    assert "comes here by a cell's mapping" in _refused(replace(found, rabbit_clients=far))
+    down = tuple(replace(s, active=s.host != "cmp2") for s in found.services)
+    assert "nova-compute does not run" in _refused(replace(found, services=down))
+    blind = tuple(replace(c, role="") for c in found.rabbit_clients)
+    unread = (f"{NOVA_UNREAD}||no running Nova service has [api_database]",)
+    told = _refused(replace(found, rabbit_clients=blind, services=(), mappings=(), remarks=unread))
+    assert "no running Nova service has [api_database]" in told
