@@ -48,6 +48,6 @@ def test_a_delete_that_takes_long_is_waited_for(monkeypatch: pytest.MonkeyPatch)
 
 def test_one_that_stays_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     world = looks(monkeypatch, "ab", "b")
-    with pytest.raises(VerifyFailed, match="1 instances .* mapped to: b"):
+    with pytest.raises(VerifyFailed, match=r"1 instances .* mapped to: b"):
         instances_are_where_they_are_mapped(world, None)  # type: ignore[arg-type]
     assert world.waited == consistency.LOOKS * consistency.LOOK_WAIT_S

@@ -21,8 +21,8 @@ _REMEDY = "See docs, chapter 3 a.m., and mend it before anything else"
 def instances_are_where_they_are_mapped(world: World, deployment: Deployment) -> str:
     """What `nova-manage cell_v2 verify_instance` asks, for every instance at once.
 
-    A build that has no cell yet (a build request) is not wrong. What seems wrong is looked at again: a boot or
-    a delete under way stands in one database before the other, on a busy cloud for many seconds.
+    A build that has no cell yet (a build request) is not wrong. What seems wrong is looked at again: a boot
+    or a delete under way stands in one database before the other, on a busy cloud for many seconds.
     """
     number, seen = _compare(world)
     for _ in range(LOOKS):
