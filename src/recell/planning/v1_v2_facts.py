@@ -80,9 +80,12 @@ class TreeFacts:
         return tuple(dict.fromkeys(s.host for s in (*self.conductors, *self.own_apis, *self.consoles)))
 
     def unit(self, service: NovaService) -> str:
-        """Of v2, beside a unit of v1."""
-        stem = service.unit.removesuffix(f"-{self.child.name}").removesuffix(f"-{self.api.name}")
-        return f"{stem}{SUFFIX}"
+        """Of v2, beside a unit of v1, which may be named after its cell (a cell may be named after a role)."""
+        for cell in (self.child.name, self.api.name):
+            stem = service.unit.removesuffix(f"-{cell}")
+            if stem.endswith(service.role):
+                return f"{stem}{SUFFIX}"
+        return f"{service.unit}{SUFFIX}"
 
     @property
     def api_config(self) -> str:

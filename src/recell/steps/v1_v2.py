@@ -181,6 +181,11 @@ class V2Switch(V1Switch):
             said += f"; {proof}"
         return said
 
+    def _ready(self, goal: Side) -> None:
+        if goal == "new":
+            self._unfence("new")  # up since the way forward, where nova-api was not retired any more
+        super()._ready(goal)
+
     def _rest(self, goal: Side, began: float, before: list[GateState]) -> str:
         said = super()._rest(goal, began, before)
         if goal == "old":
@@ -200,10 +205,20 @@ class V2Switch(V1Switch):
             if (count := q.messages_ready + q.messages_unacknowledged)
         ]
 
+    def _go_on_cells(self) -> None:
+        # Asked in the hold as well, where the way forward has made nobody stand still.
+        if self.recall("paused"):
+            super()._go_on_cells()
+
     def _not_as_wanted(self, goal: Side) -> list[str]:
-        left = {f"{h} is fenced" for h in self._standing("new")} if goal == "old" else set()
         # The API cell's nova-api runs until it is retired: who asks it by its own address is refused.
-        return [wrong for wrong in super()._not_as_wanted(goal) if wrong not in left]
+        left = {f"{h} is fenced" for h in self._standing("new")} if goal == "old" else set()
+        found = [wrong for wrong in super()._not_as_wanted(goal) if wrong not in left]
+        if self.recall("begun") is None:
+            return found
+        off = self._servers("start") + self._servers("cells") if goal == "old" else self._servers("stop")
+        found += [f"{s.unit} on {s.host} would start at boot" for s in off if self._unit(s).enabled]
+        return found + ([f"{h} is fenced" for h in self._standing("old")] if goal == "new" else [])
 
     def _settle(self, goal: Side) -> None:
         if goal == "new":
