@@ -32,6 +32,7 @@ def check(
         found += live.check_files(world, plan)
         found += cells_v1.gates(world, plan)
         found += _taught(world, plan)
+        found += cells_v1.databases(world, plan, "v2-switch")  # undo copies to the API cell anew
         found += _hosts(world, deployment)
     return cells_v1.sorted_out(found, layout.acknowledge)
 
