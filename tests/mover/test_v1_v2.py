@@ -18,9 +18,10 @@ from tests.mover.test_v1 import servers as servers
 CELL0 = "00000000-0000-0000-0000-000000000000"
 API_DATABASE = (
     "CREATE TABLE cell_mappings (id INT AUTO_INCREMENT PRIMARY KEY, uuid VARCHAR(36) NOT NULL UNIQUE)",
-    "CREATE TABLE instance_mappings (created_at DATETIME, updated_at DATETIME, id INT AUTO_INCREMENT PRIMARY KEY,"
-    " instance_uuid VARCHAR(36) NOT NULL UNIQUE, cell_id INT, project_id VARCHAR(255) NOT NULL,"
-    " user_id VARCHAR(255), queued_for_delete TINYINT(1), FOREIGN KEY (cell_id) REFERENCES cell_mappings (id))",
+    "CREATE TABLE instance_mappings (created_at DATETIME, updated_at DATETIME,"
+    " id INT AUTO_INCREMENT PRIMARY KEY, instance_uuid VARCHAR(36) NOT NULL UNIQUE, cell_id INT,"
+    " project_id VARCHAR(255) NOT NULL, user_id VARCHAR(255), queued_for_delete TINYINT(1),"
+    " FOREIGN KEY (cell_id) REFERENCES cell_mappings (id))",
     "CREATE TABLE build_requests (id INT AUTO_INCREMENT PRIMARY KEY, instance_uuid VARCHAR(36) UNIQUE)",
     f"INSERT INTO cell_mappings (id, uuid) VALUES (4, '{CELL0}'), (7, 'c1')",
 )
@@ -47,7 +48,8 @@ def mapping(servers: Servers, uuid: str, cell: int | None) -> None:
 
 
 def mapped(servers: Servers) -> dict[str, Any]:
-    return dict(servers["old"].sql("SELECT instance_uuid, cell_id FROM instance_mappings", database="nova_api"))
+    rows = servers["old"].sql("SELECT instance_uuid, cell_id FROM instance_mappings", database="nova_api")
+    return dict(rows)
 
 
 def building(servers: Servers) -> set[str]:
@@ -160,6 +162,7 @@ def test_a_tree_of_somebody_else_is_adopted_once_and_undone_by_a_new_copy(
 
 def test_a_cell_without_its_mapping_is_refused(tree: tuple[CellsConversion, Servers]) -> None:
     port, servers = tree
-    servers["old"].sql("SET foreign_key_checks = 0", "DELETE FROM cell_mappings WHERE id = 7", database="nova_api")
+    forget = ("SET foreign_key_checks = 0", "DELETE FROM cell_mappings WHERE id = 7")
+    servers["old"].sql(*forget, database="nova_api")
     with pytest.raises(StepFailed, match="c1 has no cell mapping in nova_api"):
         port.settle()

@@ -232,8 +232,8 @@ def test_check_finds_nothing_in_the_way_and_names_what_is(monkeypatch: pytest.Mo
 
 
 def _matrix(desks: Any, first: list[str], then: str, wait_s: int, start: int, every: int) -> None:
-    """Kill the last of ``first`` at every so-many-th point, let leases end or not, go ``then``; the end must be
-    as undisturbed, nobody refused, and nothing that users were told lost."""
+    """Kill the last of ``first`` at every so-many-th point, let leases end or not, go ``then``; the end must
+    be as undisturbed, nobody refused, and nothing that users were told lost."""
     world = fresh()
     calm = desks(world, plan(world))
     calm.go("forward")

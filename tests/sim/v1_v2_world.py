@@ -1,7 +1,7 @@
 """A tree of cells v1 as recell's own conversion has left it, on its way to cells v2, simulated.
 
-The child's rows are what counts on both sides. In cells v1 the API cell has them too; in cells v2 an instance is
-found by its mapping. Users go on, and complain of what they could not find, and of what has nobody to do it.
+The child's rows are what counts on both sides. In cells v1 the API cell has them too; in cells v2 an instance
+is found by its mapping. Users go on, and complain of what they don't find, and of what nobody is there to do.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ ADDED = ("failed", "no-room")
 
 
 class TreeWorld(HoldWorld):
-    """``serving``: ``new`` is cells v1, ``old`` cells v2, as V1Port names sides. ``mapped``: instance_mappings,
-    None where they name no cell; ``cell0``: its live rows; ``building``: build requests."""
+    """``serving``: ``new`` is cells v1, ``old`` cells v2, as V1Port names sides. ``mapped``:
+    instance_mappings, None where they name no cell; ``cell0``: its live rows; ``building``: build
+    requests."""
 
     doors = DOORS
     cell0: set[str]
@@ -82,8 +83,9 @@ class TreeWorld(HoldWorld):
     def observe(self) -> None:
         at: Side = "new" if self.serving == "old" else "old"
         if not self.held and (self.shut(at) or not any(self.answers(at, h) for h in self.doors[at])):
-            self._complain(f"users are led to nova-api of {'cells v2' if at == 'new' else 'cells v1'}: nobody")
-        if not any(self.running("scheduler", "mq1", c) for c in ("", "cell1")) and not self.brokers["mq1"].spares:
+            self._complain(f"no nova-api of {'cells v2' if at == 'new' else 'cells v1'} answers its users")
+        casting = any(self.running("scheduler", "mq1", c) for c in ("", "cell1"))
+        if not casting and not self.brokers["mq1"].spares:
             self._complain("computes cast to scheduler_fanout, which is gone")
         for host in ("ctl1", "ctl2"):
             asks = self.hosts[host].api
@@ -116,7 +118,7 @@ class TreeWorld(HoldWorld):
 
     def _serve_new(self) -> None:
         if self.running("conductor", "mq1", ""):
-            self._complain("a conductor of the child tells nova-cells nothing while users are at the API cell")
+            self._complain("a conductor of the child tells nova-cells nothing, and users are at the API cell")
         super()._serve_new()
         if NO_ROOM not in self.api.rows:
             self._complain(f"{NO_ROOM} answers 404")
@@ -305,4 +307,6 @@ def plan(world: TreeWorld, text: str = TREE_EXAMPLE) -> Plan:
     return plan_tree(scan(world), layout_of(text), 0.0)
 
 
-__all__ = ["CELL0", "CELL1", "DOORS", "FAILED_THERE", "NO_ROOM", "TreeWorld", "fresh", "layout_of", "plan", "scan"]
+__all__ = [
+    "CELL0", "CELL1", "DOORS", "FAILED_THERE", "NO_ROOM", "TreeWorld", "fresh", "layout_of", "plan", "scan",
+]  # fmt: skip

@@ -80,7 +80,7 @@ class TreeFacts:
         return tuple(dict.fromkeys(s.host for s in (*self.conductors, *self.own_apis, *self.consoles)))
 
     def unit(self, service: NovaService) -> str:
-        """Of v2, beside a unit of v1, which may be named after its cell (a cell may be named after a role)."""
+        """Of v2, beside a unit of v1, which may be named after its cell; a cell may be named after a role."""
         for cell in (self.child.name, self.api.name):
             stem = service.unit.removesuffix(f"-{cell}")
             if stem.endswith(service.role):
