@@ -34,7 +34,7 @@ def tree(servers: Servers) -> Iterator[tuple[CellsConversion, Servers]]:
     handed_over(port)
     port.conversion = replace(port.conversion, api_database="nova_api")
     servers["old"].sql("DROP DATABASE IF EXISTS nova_api")
-    servers["old"].create("nova_api", API_DATABASE)
+    servers["old"].create("nova_api", list(API_DATABASE))
     for number in (1, 2):
         mapping(servers, f"guest-{number}", 7)
     for failed in ("failed-1", "failed-2"):

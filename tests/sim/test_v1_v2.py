@@ -35,6 +35,11 @@ def well(world: TreeWorld) -> bool:
     return True
 
 
+def led(world: TreeWorld) -> str:
+    """``new``: to cells v1; ``old``: to cells v2."""
+    return world.serving
+
+
 def stands(world: TreeWorld) -> dict[str, Any]:
     """Without what undo leaves: mappings, and failed builds in cell0."""
     return {k: v for k, v in world.picture().items() if k != "v2"}
@@ -50,11 +55,11 @@ def remembered(desk: Any, step: str, key: str) -> Any:
 
 def test_there_and_back_and_there_again(desks: Any) -> None:
     world = fresh()
-    assert well(world) and world.serving == "new"
+    assert well(world) and led(world) == "new"
     before = stands(world)
     desk = desks(world, plan(world))
     desk.go("forward")
-    assert well(world) and world.serving == "old"
+    assert well(world) and led(world) == "old"
     after = world.picture()
     assert world.cell0 == {"failed-1", NO_ROOM} and not world.building
     assert world.mapped[FAILED_THERE] == world.mapped["guest-3"] == "cell1"
@@ -66,7 +71,7 @@ def test_there_and_back_and_there_again(desks: Any) -> None:
     desk.go("forward")
     assert world.changes == changes, "applied twice it changes nothing"
     desk.go("backward")
-    assert well(world) and world.serving == "new"
+    assert well(world) and led(world) == "new"
     for key, value in stands(world).items():
         assert value == before[key], key
     assert any(u.startswith("v2-") for u in world.api.rows), "what was made in cells v2 is in the API cell"
@@ -133,7 +138,7 @@ def test_sides_that_differ_stop_it_before_anybody_waits(desks: Any) -> None:
     desk = desks(world, plan(world))
     with pytest.raises(VerifyFailed, match="stray"):
         desk.go("forward")
-    assert world.serving == "new" and "lb1 holds" not in world.changes
+    assert led(world) == "new" and "lb1 holds" not in world.changes
     del world.api.rows["stray"]
     desk.go("backward")
     assert well(world)
@@ -147,17 +152,17 @@ def test_a_cloud_that_never_rests_is_left_as_it_was_and_can_be_tried_again(desks
     world.busy = 10_000
     with pytest.raises(StepFailed, match="guest-1 is rebooting"):
         desk.go("forward")
-    assert well(world) and world.serving == "new" and not any(world.fences.values())
+    assert well(world) and led(world) == "new" and not any(world.fences.values())
     world.busy = 0
     desk.go("forward")
-    assert well(world) and world.serving == "old"
+    assert well(world) and led(world) == "old"
     world.busy = 10_000
     with pytest.raises(StepFailed, match="guest-1 is rebooting"):
         desk.go("backward")
-    assert well(world) and world.serving == "old"
+    assert well(world) and led(world) == "old"
     world.busy = 0
     desk.go("backward")
-    assert well(world) and world.serving == "new"
+    assert well(world) and led(world) == "new"
 
 
 def test_work_of_the_api_levels_own_servers_is_waited_for_on_the_way_back(
@@ -169,10 +174,10 @@ def test_work_of_the_api_levels_own_servers_is_waited_for_on_the_way_back(
     monkeypatch.setattr(world.brokers["mq4"], "depth", 1)
     with pytest.raises(StepFailed, match="1 messages in conductor on mq4"):
         desk.go("backward")
-    assert world.serving == "old" and well(world)
+    assert led(world) == "old" and well(world)
     monkeypatch.undo()
     desk.go("backward")
-    assert well(world) and world.serving == "new"
+    assert well(world) and led(world) == "new"
 
 
 def test_an_api_cell_that_was_given_up_is_for_a_human(desks: Any) -> None:
