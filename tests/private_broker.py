@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from recell.adapters.amqp import Amqp
+from recell.adapters.ports import Finished
 from recell.errors import Unreachable
 from tests.private_server import free_ports
 
 _PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+_CTL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 _SHM = Path("/dev/shm")
 
 
@@ -29,7 +32,7 @@ class PrivateBroker:
         self.directory = Path(tempfile.mkdtemp(prefix="recell-mq-", dir=top))
         self.port, distribution, mapper = free_ports(3)
         (self.directory / "plugins").write_text("[].\n")
-        environment = os.environ | {
+        self.environment = environment = os.environ | {
             "HOME": str(self.directory),
             "ERL_EPMD_PORT": str(mapper),
             "RABBITMQ_NODENAME": f"t{self.port}@localhost",
@@ -64,6 +67,12 @@ class PrivateBroker:
 
     def connect(self, password: str = "", vhost: str = "/") -> Amqp:
         return Amqp(("127.0.0.1", self.port), "guest", password or "guest", vhost, "mq-test")
+
+    def do(self, argv: Sequence[str], timeout: float = 60) -> Finished:
+        """A command of recell's as it is run on a broker's host: rabbitmqctl with this broker's own files."""
+        words = [_CTL if word == "rabbitmqctl" else word for word in argv]
+        done = subprocess.run(words, env=self.environment, capture_output=True, timeout=timeout, check=False)
+        return Finished(done.returncode, done.stdout, done.stderr)
 
     def stop(self) -> None:
         for process in (self._process, self._mapper):

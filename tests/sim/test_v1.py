@@ -15,9 +15,10 @@ from recell.errors import StalePlan, StepFailed, Unknowable, VerifyFailed
 from recell.journal import Journal
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import dump_plan
-from recell.model.step import Truth
+from recell.model.step import Finding, Truth
 from recell.planning import runbook
 from recell.preflight.check import check
+from recell.steps.units import StartUnit
 from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
 from tests.sim.v1_hold import HoldWorld
@@ -139,6 +140,37 @@ def test_a_link_that_does_not_stand_stops_before_rows_are_copied(desks: Any) -> 
     assert well(world)
     for key, value in world.picture().items():
         assert value == before[key], key
+
+
+def test_undo_ends_nova_cells_of_all_hosts_at_once_and_can_turn_round_there(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    look, stop = StartUnit.look, V1World.stop_rpc_server
+    killed: list[str] = []
+
+    def refuse(self: StartUnit, toward: Any) -> Finding:
+        if self.param("unit") == "nova-cells":
+            raise StepFailed("each by itself comes next")
+        return look(self, toward)
+
+    def noted(self: V1World, host: str, unit: str, *rest: Any, **more: Any) -> float:
+        if more["idle"] is not None:
+            killed.append(f"{unit} on {host}")
+        return stop(self, host, unit, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StartUnit, "look", refuse)
+        patch.setattr(V1World, "stop_rpc_server", noted)
+        with pytest.raises(StepFailed, match="comes next"):
+            desk.go("backward")
+    assert sorted(killed) == [f"nova-cells on {h}" for h in ("api1", "api2", "ctl1", "ctl2")]
+    cells = [world.hosts[h].units_["nova-cells"] for h in ("ctl1", "ctl2")]
+    assert [(u.active, u.enabled) for u in cells] == [(False, True)] * 2
+    desk.go("forward")
+    assert well(world) and served(world) == "new" and all(u.active for u in cells)
 
 
 def test_tables_of_somebody_else_are_not_touched(desks: Any) -> None:

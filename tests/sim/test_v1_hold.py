@@ -86,6 +86,14 @@ def test_users_wait_for_a_moment_and_how_long_is_told(desks: Any) -> None:
     assert well(world)
     assert 0 < remembered(desk, "held-forward") < 2
     assert "proven equal; 6 requests waited" in remembered(desk, "proof-forward")
+    hold = remembered(desk, "hold-forward")
+    assert hold["seconds"] == round(remembered(desk, "held-forward"), 3)
+    assert [part["what"] for part in hold["parts"]] == [
+        "requests begin to wait", "is anything under way?", "the last rows arrive and are proven equal",
+        "does it stay so?", "the copy ends, failed builds come", "HAProxy is armed",
+        "nova-api of cell1 is fenced off", "requests go on",
+    ]  # fmt: skip
+    assert sum(part["seconds"] for part in hold["parts"]) == pytest.approx(hold["seconds"], abs=0.01)
     order = [c for c in world.changes if "holds" in c or "fenced" in c or "leads" in c or "armed" in c]
     assert order == [
         "lb1 holds", "api1 holds", "lb1 armed new", "api1 armed new", "ctl1 fenced", "ctl2 fenced",
@@ -124,6 +132,8 @@ def test_a_cloud_that_never_rests_is_left_as_it_was_and_can_be_tried_again(desks
     with pytest.raises(StepFailed, match="guest-1 is rebooting") as refused:
         desk.go("forward")
     assert "Requests went on, and nothing was switched" in str(refused.value)
+    assert remembered(desk, "held-forward") > 2, "users waited, also for nothing"
+    assert "is anything under way?" in str(remembered(desk, "hold-forward"))
     assert well(world) and led(world) == "old" and not world.held
     assert not any(world.fences.values()) and world.importing.phase == "following"
     assert not world.hosts["api1"].units_["nova-cells"].active

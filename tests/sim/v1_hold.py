@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
@@ -13,6 +15,8 @@ from tests.sim.v1_world import V1World
 from tests.sim.world import API_START_S, Killed
 
 Door = tuple[str, int]
+_one_at_a_time = threading.RLock()
+"""Steps do some things side by side."""
 DOORS: dict[Side, dict[str, Door]] = {
     "old": {"ctl1": ("10.1.0.2", 8774), "ctl2": ("10.1.0.3", 8774)},
     "new": {"api1": ("10.1.0.4", 8774), "api2": ("10.1.0.5", 8774)},
@@ -77,16 +81,18 @@ class HoldWorld(V1World):
         return unit.active and self.time >= unit.started_at + API_START_S
 
     def observe(self) -> None:
-        if not self.held and self.shut(self.serving):
-            self._complain(f"users are led to the {self.serving} side, and refused by the fence")
-        super().observe()
+        with _one_at_a_time:
+            if not self.held and self.shut(self.serving):
+                self._complain(f"users are led to the {self.serving} side, and refused by the fence")
+            super().observe()
 
     def point(self, what: str) -> None:
-        try:
-            super().point(what)
-        except Killed:
-            self._lapse()
-            raise
+        with _one_at_a_time:
+            try:
+                super().point(what)
+            except Killed:
+                self._lapse()
+                raise
 
     def reborn(self) -> None:
         super().reborn()
@@ -174,6 +180,11 @@ class SimGate:
         return GateState(self.side, self.toward, self.holds(), 0, self.waited, 0.0, inside, tuple(up),
                          1 + self.world.reloaded, leaving)  # fmt: skip
 
+    def glance(self) -> GateState | None:
+        self.world.time += 0.005
+        state = self.state()
+        return None if state is None else replace(state, leaving=0)
+
     def hold(self, lease_s: float, longest_s: float) -> None:
         self._before("holding")
         self.lease, self.till, self.renewed = lease_s, self.world.time + longest_s, True
@@ -197,8 +208,12 @@ class SimGate:
         self.side, self.toward = side, None
         self._change(f"leads to {side}")
 
-    def release(self) -> None:
+    def release(self, side: Side | None = None) -> None:
         self._before("releasing")
+        if side is not None:
+            assert self.holds() or side == self.leads(), "users would be led over without a hold"
+            self.side, self.toward = side, None
+            self.world.changes.append(f"{self.host} leads to {side}")
         self.till, self.renewed = 0.0, False
         self._change("released")
         self.world.observe()
@@ -237,6 +252,9 @@ class SimUnderWay:
 
     def stuck(self) -> tuple[str, ...]:
         return self.world.stuck
+
+    def make_ready(self) -> None:
+        return None
 
     def in_flight(self) -> tuple[str, ...]:
         self.world.time += 0.05

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -527,6 +528,9 @@ class SimBroker:
         return tuple(
             QueueInfo(n, self.depth, 0, sum(c.queue == n for c in serving), False) for n in sorted(names)
         )
+
+    def at_hand(self, vhost: str, idle_s: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def bindings(self, vhost: str) -> tuple[tuple[str, str], ...]:
         live = {("scheduler_fanout", c.client_name) for c in self.consumers(vhost) if c.queue == "scheduler"}

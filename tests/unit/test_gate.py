@@ -254,8 +254,7 @@ def test_a_hold_survives_reloads_and_so_does_the_side(stands: Any) -> None:
     stand.waiting(2)
     another = stand.another_gate()  # of a recell that was begun anew
     another.arm("new")
-    another.commit("new")
-    another.release()
+    another.release("new")
     assert [u.result(LONG) for u in (*early, *late)] == [(200, "new")] * 4, "the old process's too"
     stand.host.systemctl("reload", "haproxy.service")
     stand.until(lambda: (s := another.state()) is not None and s.worker != after.worker)
@@ -311,6 +310,7 @@ def test_what_is_inside_is_seen_and_what_waits_is_not_counted(stands: Any) -> No
     stand.waiting(2)
     state = stand.gate.state()
     assert state is not None and state.inside == 2
+    assert stand.gate.glance() == replace(state, leaving=0)
     stand.old.slow.set()
     assert [u.result(LONG) for u in slow] == [(200, "old")] * 2
     stand.until(lambda: (s := stand.gate.state()) is not None and s.inside == 0)

@@ -121,6 +121,13 @@ def test_the_report_has_the_same_keys_and_null_for_what_is_nova_s(tmp_path: Path
     told = json.loads((top / "report.json").read_text())
     assert said.exit_code == 0 and (told["api"]["requests"], told["api"]["failed"]) == (2, 1)
     assert told["operations"] is None
+    other = tmp_path / "earlier.jsonl"
+    with Recorder(other) as log:
+        log.request(UserRequest(amid, 0.2, "show", "GET", "i", 200, "req-0", True))
+    both = [f"--requests={path}" for path in (asked, other)]
+    said = CliRunner().invoke(main, ["report", *both, "--dir", str(top)])
+    told = json.loads((top / "report.json").read_text())
+    assert said.exit_code == 0 and (told["api"]["requests"], told["api"]["failed"]) == (3, 1)
     said = CliRunner().invoke(main, ["report", "--of", "undo", "--dir", str(top)])
     told = json.loads((top / "undo" / "report.json").read_text())
     assert said.exit_code == 0 and told["outcome"] == "undone"

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from recell.cli.measuring import _held
+from recell.journal import Journal
 from recell.model.measure import (
     GuestFigures,
+    HoldPart,
     Measurement,
     OperationFigures,
     RowFigures,
@@ -62,7 +65,25 @@ def test_the_keys_are_those_that_scripts_rely_on() -> None:
     bare = document(BARE)
     assert set(bare) == set(full)
     assert bare["api"] is bare["operations"] is bare["guests"] is bare["rows"] is None
-    assert bare["freeze_s"] is None and bare["steps"] == []
+    assert bare["freeze_s"] is None and bare["steps"] == [] and bare["hold"] == []
+
+
+def test_what_requests_waited_for_is_told(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path / "journal.sqlite", "d" * 64)
+    with journal.writing("apply", "forward"):
+        journal.remember("api-1", "held-forward", 9.5)
+        assert _held(journal, "forward") == {"freeze_s": 9.5, "hold": ()}
+        parts = [{"what": "the last rows arrive", "at_s": 0.12, "seconds": 0.5}]
+        journal.remember("switch", "held-forward", 1.25)
+        journal.remember("switch", "hold-forward", {"seconds": 0.75, "parts": parts})
+        held = _held(journal, "forward")
+    assert held == {"freeze_s": 1.25, "hold": (HoldPart("the last rows arrive", 0.12, 0.5),)}
+    assert _held(journal, "backward") == {"freeze_s": None, "hold": ()}
+    journal.close()
+    measured = replace(BARE, **held)
+    assert document(measured)["hold"] == parts
+    page = render(measured)
+    assert "While requests waited (1.25 s at most)" in page and "the last rows arrive" in page
 
 
 def test_both_files_are_written_whole(tmp_path: Path) -> None:

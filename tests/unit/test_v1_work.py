@@ -97,6 +97,28 @@ def test_each_kind_of_work_shows(tables: Tables) -> None:
         expected.insert(1, "i4 is being built")
     tables.messages["compute.cmp1"] = (1, 2, 1)
     assert list(tables.work().in_flight()) == expected
+    prepared = tables.work()
+    prepared.make_ready()
+    assert list(prepared.in_flight()) == expected
+
+
+def test_made_ready_it_looks_at_few_rows_and_misses_none_that_comes(tables: Tables) -> None:
+    tables.server.sql(f"UPDATE block_device_mapping SET created_at = {LONG_AGO}", database=tables.database)
+    for number in (4900, 5000):
+        tables.add("instance_actions_events", LONG_AGO, id=number, event="old", action_id=1, deleted=0)
+        tables.add("block_device_mapping", LONG_AGO, id=number, instance_uuid="i1", volume_id="v", deleted=0)
+    work = tables.work()
+    work.make_ready()
+    assert work._from == {"instance_actions_events": 4000, "block_device_mapping": 4000}
+    # A transaction that had begun earlier than others which ended has smaller numbers.
+    for number in (4950, 5001):
+        tables.add("instance_actions_events", id=number, event=f"event {number}", action_id=1, deleted=0)
+        tables.add("block_device_mapping", id=number, instance_uuid="i2", volume_id="v", deleted=0)
+    attached = "a volume is being attached to i2"
+    assert work.in_flight() == ("event 4950 of i1", "event 5001 of i1", attached, attached)
+    work.make_ready()
+    assert work._from["instance_actions_events"] == 3950
+    assert len(work.in_flight()) == 4
 
 
 def test_what_died_long_ago_is_named_and_not_waited_for(tables: Tables) -> None:

@@ -413,6 +413,14 @@ class Inside:
         done: Finished = self._host.run(words, stdin=stdin, timeout=timeout, user=account)
         return done
 
+    def unix_query(self, path: str, data: bytes, timeout: float = 10) -> bytes:
+        """:raises Unreachable: nothing of the host's leads to a socket of this path in the container."""
+        outside = self._container.on_host(path) if self._container is not None else path
+        if not outside:
+            raise Unreachable(f"{path} is inside a container of {self.name} only", "See its volumes")
+        answer: bytes = self._host.unix_query(outside, data, timeout)
+        return answer
+
 
 def inside(engine: str, name: str, argv: Sequence[str], user: str | None = None) -> list[str]:
     return [engine, "exec", "-i", *(["--user", user] if user else []), name, *argv]

@@ -10,6 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -230,6 +231,9 @@ class DryBroker:
 
     def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
         return () if self._made(vhost) else self._real.queues(vhost)
+
+    def at_hand(self, vhost: str, idle_s: float) -> AbstractContextManager[None]:
+        return nullcontext()  # nobody waits for it
 
     def consumers(self, vhost: str) -> tuple[Consumer, ...]:
         return () if self._made(vhost) else self._real.consumers(vhost)

@@ -49,6 +49,9 @@ class DryGate:
             return self._state
         return self._real.state()
 
+    def glance(self) -> GateState | None:
+        return self.state()
+
     def hold(self, lease_s: float, longest_s: float) -> None:
         self._note("let requests wait", held=True)
 
@@ -58,7 +61,9 @@ class DryGate:
     def commit(self, side: Side) -> None:
         self._note(f"lead requests to the {side} side", side=side)
 
-    def release(self) -> None:
+    def release(self, side: Side | None = None) -> None:
+        if side is not None:
+            self.commit(side)
         self._note("let requests go on", held=False)
 
     def _note(self, what: str, *, side: Side | None = None, held: bool | None = None) -> None:

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from recell.adapters.ports import FileStat, Finished, ProcessInfo, UnitVerb
-from recell.adapters.proxy import HaproxySocket, UnixHost
+from recell.adapters.proxy import HaproxySocket, UnixHost, stat_rows
 from recell.errors import BadInput, RecellError, StepFailed, Unsupported
 from recell.model.gate import GateServer, GateState
 from recell.model.relay import Side, other
@@ -32,6 +32,7 @@ _POLL_S = 0.1
 _SAID = re.compile(
     r"gate hold=(\d+) side=(\w+) toward=([\w-]+) held=(\d) waiting=(-?\d+) waited=(\d+) longest=(\d+)"
 )
+_WORKER = re.compile(r"^Pid: (\d+)", re.MULTILINE)
 _FORCED = 0x01 | 0x08  # maintenance or drain, by the socket
 
 
@@ -251,21 +252,24 @@ class Gate:
     # -- the lease ---------------------------------------------------------------------------------
 
     def state(self) -> GateState | None:
-        said = self._said()
-        if said is None:
+        state = self.glance()
+        return state and replace(state, leaving=self._leaving(state.worker))
+
+    def glance(self) -> GateState | None:
+        answer = self._socket.ask(f"show {self._action}; show info; show stat")
+        said, info, stat = _SAID.search(answer), _WORKER.search(answer), answer.find("# pxname")
+        if said is None or info is None or stat < 0:
             return None
-        _, side, toward, held, waiting, waited, longest = said
+        _, side, toward, held, waiting, waited, longest = said.groups()
         sides: dict[str, Side] = {self.backend: "old", new_backend(self.backend): "new"}
-        rows = [r for r in self._socket.stat() if r["pxname"] in sides]
+        rows = [r for r in stat_rows(answer[stat:]) if r["pxname"] in sides]
         inside = sum(int(r["scur"] or 0) for r in rows if r["type"] == "2")
         inside += sum(int(r["qcur"] or 0) for r in rows if r["type"] == "1")
         up = {sides[r["pxname"]] for r in rows
               if r["type"] == "2" and r["status"].split(" ")[0] in ("UP", "no")}
-        worker = self._socket.worker()
         return GateState(
             _side(side), _side(toward) if toward != "-" else None, held == "1", max(0, int(waiting)),
-            int(waited), int(longest) / 1000, inside, tuple(sorted(up, reverse=True)), worker,
-            self._leaving(worker),
+            int(waited), int(longest) / 1000, inside, tuple(sorted(up, reverse=True)), int(info[1]),
         )
 
     def hold(self, lease_s: float, longest_s: float) -> None:
@@ -284,33 +288,34 @@ class Gate:
 
     def renew(self) -> None:
         with self._lock:
-            record = self._record()
-            if record.till_ms <= self._till(0):
-                raise StepFailed(f"the hold at {self.host} has ended by itself, and requests went on",
-                                 "Nothing was switched there; begin again")
-            self._write(replace(record, till_ms=self._till(record.lease_ms / 1000)))
+            record = self._living()
+            self._write(record)
+
+    def _living(self) -> _Record:
+        """With its lease begun again."""
+        record, now = self._record(), self._till(0)
+        if record.till_ms <= now:
+            raise StepFailed(f"the hold at {self.host} has ended by itself, and requests went on",
+                             "Nothing was switched there; begin again")
+        return replace(record, till_ms=now + record.lease_ms)
 
     def arm(self, toward: Side) -> None:
         with self._lock:
-            record = self._record()
-            if record.till_ms <= self._till(0):
-                raise StepFailed(f"the hold at {self.host} has ended by itself, and requests went on",
-                                 "Nothing was switched there; begin again")
-            self._write(replace(record, side=other(toward), toward=toward,
-                                till_ms=self._till(record.lease_ms / 1000)))
+            self._write(replace(self._living(), side=other(toward), toward=toward))
 
     def commit(self, side: Side) -> None:
         with self._lock:
-            record = self._record()
-            till = self._till(record.lease_ms / 1000) if record.till_ms > self._till(0) else 0
+            record, now = self._record(), self._till(0)
+            till = now + record.lease_ms if record.till_ms > now else 0
             self._write(replace(record, side=side, toward=None, till_ms=till))
 
-    def release(self) -> None:
+    def release(self, side: Side | None = None) -> None:
         self._let_lapse()
         with self._lock:
             record = self._record()
-            if record.till_ms:
-                self._write(replace(record, till_ms=0))
+            led = record if side is None else replace(record, side=side, toward=None)
+            if record.till_ms or led != record:
+                self._write(replace(led, till_ms=0))
 
     def _till(self, seconds: float) -> int:
         return round((float(self._host.hello()["now"]) + seconds) * 1000)

@@ -6,7 +6,6 @@ What is set here lives in the running process: HAProxy's next reload or restart 
 from __future__ import annotations
 
 import csv
-import re
 import shlex
 import threading
 from typing import Literal, Protocol
@@ -103,8 +102,7 @@ class HaproxySocket:
 
     def stat(self) -> list[dict[str, str]]:
         """Rows of ``show stat``; ``type`` is 0 for a frontend, 1 for a backend, 2 for a server."""
-        lines = self.ask("show stat").removeprefix("# ").splitlines()
-        return list(csv.DictReader(line for line in lines if line))
+        return stat_rows(self.ask("show stat"))
 
     def forced(self, bits: int) -> list[str]:
         """Servers whose state was set through the socket, which a reload forgets; by the configuration it
@@ -112,11 +110,6 @@ class HaproxySocket:
         states = ((row, int(row.get("srv_admin_state") or 0)) for row in self._states())
         return [f"{row['be_name']}/{row['srv_name']}" for row, state in states
                 if state & bits and not state & _CONFIGURED]
-
-    def worker(self) -> int:
-        """The process that answers."""
-        found = re.search(r"^Pid: (\d+)", self.ask("show info"), re.MULTILINE)
-        return int(found[1]) if found else 0
 
     def files(self) -> list[str]:
         """Its configuration, in its order."""
@@ -213,6 +206,11 @@ class HaproxySocket:
         for path in named or [_CONFIG]:
             found += self._host.glob(f"{path.rstrip('/')}/*.cfg") or (path,)
         return found
+
+
+def stat_rows(text: str) -> list[dict[str, str]]:
+    """What ``show stat`` answers."""
+    return list(csv.DictReader(line for line in text.removeprefix("# ").splitlines() if line))
 
 
 def admin_socket(config: str) -> str:

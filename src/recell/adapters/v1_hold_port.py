@@ -53,6 +53,10 @@ class GatePort(Protocol):
         """None when it isn't installed. What all workers will read next."""
         ...
 
+    def glance(self) -> GateState | None:
+        """As :meth:`state`, but for ``leaving``: what is asked while users wait, in one question."""
+        ...
+
     def hold(self, lease_s: float, longest_s: float) -> None:
         """From its return on every request waits, until :meth:`release`. This process renews the lease for
         ``longest_s`` at most; once it doesn't, nobody waits for longer than ``lease_s``."""
@@ -70,8 +74,8 @@ class GatePort(Protocol):
         """Requests go to this side, at the latest when the lease ends. Ends what :meth:`arm` has begun."""
         ...
 
-    def release(self) -> None:
-        """Nobody waits any more; nothing when nobody does."""
+    def release(self, side: Side | None = None) -> None:
+        """Nobody waits any more; nothing when nobody does. With ``side`` it is :meth:`commit` as well."""
         ...
 
 
@@ -102,6 +106,11 @@ class UnderWayPort(Protocol):
     def stuck(self) -> tuple[str, ...]:
         """What looks as if it was under way and has not moved for long; a sentence each. Left out of
         :meth:`in_flight`."""
+        ...
+
+    def make_ready(self) -> None:
+        """Before users wait: what :meth:`in_flight` need not look at again is found, and what it asks is
+        connected to. Without it that takes longer, and finds the same."""
         ...
 
     def in_flight(self) -> tuple[str, ...]:

@@ -1,4 +1,9 @@
-"""What a Nova is at: in its database, in columns that all releases with cells v1 have, and on its broker."""
+"""What a Nova is at: in its database, in columns that all releases with cells v1 have, and on its broker.
+
+Users wait while it is asked, so it must not take longer the more there is. Two of the tables are never
+emptied and have no index by time: of these the first young row is found beforehand, and from then on only
+rows from its number on are looked at.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,18 @@ _MIGRATING = (
     "confirming",
 )  # fmt: skip
 _NAMED = 5
+_UNSEEN = 1000
+"""Numbers before the first young row that are looked at as well: a transaction that began earlier than a row
+that is seen, and has not ended, has a smaller one."""
+_EVENTS, _VOLUMES = "instance_actions_events", "block_device_mapping"
+_YOUNG = {
+    _EVENTS: "SELECT COALESCE((SELECT MIN(id) FROM instance_actions_events"
+    " WHERE finish_time IS NULL AND start_time >= UTC_TIMESTAMP() - INTERVAL %s SECOND),"
+    " (SELECT MAX(id) FROM instance_actions_events), 0) AS first",
+    _VOLUMES: "SELECT COALESCE((SELECT MIN(id) FROM block_device_mapping"
+    " WHERE created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND),"
+    " (SELECT MAX(id) FROM block_device_mapping), 0) AS first",
+}
 _TASKS = (
     "SELECT uuid, task_state FROM instances WHERE deleted = 0 AND task_state IS NOT NULL"
     " AND COALESCE(updated_at, created_at) >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id"
@@ -48,12 +65,19 @@ class UnderWay:
         self, child: Reader, api: Reader | None, broker: Callable[[], BrokerPort], vhost: str
     ) -> None:
         self._child, self._api, self._broker, self._vhost = child, api, broker, vhost
+        self._from: dict[str, int] = {}
 
     def stuck(self) -> tuple[str, ...]:
         return tuple(self._tasks(_OLD_TASKS))
 
+    def make_ready(self) -> None:
+        for table, sql in _YOUNG.items():
+            (row,) = self._child.read(sql, [RECENT_S])
+            self._from[table] = max(0, int(row["first"]) - _UNSEEN)
+        self.in_flight()
+
     def in_flight(self) -> tuple[str, ...]:
-        # A broker takes a second to answer, in which the rows can be looked at.
+        # A broker may take a second to answer, in which the rows can be looked at.
         with ThreadPoolExecutor(1) as pool:
             messages = pool.submit(lambda: tuple(self._messages()))
             rows = tuple(self._rows())
@@ -71,17 +95,17 @@ class UnderWay:
         for row in self._child.read(
             "SELECT e.event AS event, a.instance_uuid AS what FROM instance_actions_events e"
             " JOIN instance_actions a ON a.id = e.action_id"
-            " WHERE e.finish_time IS NULL AND e.start_time >= UTC_TIMESTAMP() - INTERVAL %s SECOND"
-            " ORDER BY e.id",
-            [RECENT_S],
+            " WHERE e.id >= %s AND e.finish_time IS NULL"
+            " AND e.start_time >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY e.id",
+            [self._from.get(_EVENTS, 0), RECENT_S],
         ):
             yield f"{row['event']} of {row['what']}"
         for row in self._child.read(
             "SELECT b.instance_uuid AS what FROM block_device_mapping b"
             " JOIN instances i ON i.uuid = b.instance_uuid AND i.deleted = 0 AND i.vm_state <> 'error'"
-            " WHERE b.deleted = 0 AND b.volume_id IS NOT NULL AND b.connection_info IS NULL"
+            " WHERE b.id >= %s AND b.deleted = 0 AND b.volume_id IS NOT NULL AND b.connection_info IS NULL"
             " AND b.created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY b.id",
-            [RECENT_S],
+            [self._from.get(_VOLUMES, 0), RECENT_S],
         ):
             yield f"a volume is being attached to {row['what']}"
         for row in self._child.read(_MIGRATIONS, [*_MIGRATING, RECENT_S]):

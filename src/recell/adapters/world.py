@@ -120,7 +120,8 @@ class RealWorld:
         self._relays: dict[tuple[str, str], Relay] = {}
         self._gates: dict[tuple[str, str], Gate] = {}
         self._fences: dict[str, DoorFence] = {}
-        self._under_way: dict[tuple[str, str], tuple[Database, Database | None]] = {}
+        self._under_way: dict[tuple[str, str, str, str], UnderWay] = {}
+        self._read: list[Database] = []
         self._nova: NovaDatabases | None = None
         self._nova_of: NovaService | None = None
         self._fence: Fence | None = None
@@ -225,14 +226,15 @@ class RealWorld:
 
     def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWay:
         with self._lock:
-            if (host, config) not in self._under_way:
+            key = (host, config, broker, vhost)
+            if key not in self._under_way:
                 via, secrets = self.host(host), self._secrets_in(host, config)
-                self._under_way[host, config] = (
-                    Database(via, parse_url(secrets.database)),
-                    Database(via, parse_url(secrets.api_database)) if secrets.api_database else None,
-                )
-            child, api = self._under_way[host, config]
-        return UnderWay(child, api, lambda: self.broker(broker), vhost)
+                urls = [secrets.database, *([secrets.api_database] if secrets.api_database else [])]
+                child, *api = [Database(via, parse_url(url)) for url in urls]
+                self._read += [child, *api]
+                self._under_way[key] = UnderWay(
+                    child, api[0] if api else None, lambda: self.broker(broker), vhost)
+            return self._under_way[key]
 
     def _secrets_in(self, host: str, path: str) -> Secrets:
         content = self.host(host).read(path)
@@ -395,7 +397,7 @@ class RealWorld:
             self._movers.clear()
             self._between.clear()
             self._v1.clear()
-            read = [d for pair in self._under_way.values() for d in pair if d is not None]
+            read, self._read = self._read, []
             self._under_way.clear()
             self._gates.clear()
             self._fences.clear()

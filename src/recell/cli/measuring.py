@@ -14,7 +14,7 @@ from recell.drawing.groups import topology_groups
 from recell.engine.run import records
 from recell.journal import BESIDE, Journal, Run, position
 from recell.model.deployment import Deployment
-from recell.model.measure import Measurement, StepRecord, UserRequest, Window
+from recell.model.measure import HoldPart, Measurement, StepRecord, UserRequest, Window
 from recell.model.plan import Plan
 from recell.model.step import Direction
 from recell.planning.rabbit import KINDS as RABBIT
@@ -87,9 +87,7 @@ def measure(
         window=window,
         duration_s=window.end - window.start,
         **found,
-        freeze_s=max(
-            (v for (_, key), v in journal.facts().items() if key == f"held-{direction}"), default=None
-        ),
+        **_held(journal, direction),
         requests=requests or (),
         steps=tuple(
             StepRecord(r.id, titles.get(r.id, r.id), r.seconds, r.attempts, r.verified, r.began)
@@ -104,6 +102,16 @@ def measure(
         },
         remarks=(*told_of_hosts(plan, journal), *plan.remarks),
     )
+
+
+def _held(journal: Journal, direction: Direction) -> dict[str, Any]:
+    """``freeze_s`` and ``hold``."""
+    facts = journal.facts()
+    held = {step: v for (step, key), v in facts.items() if key == f"held-{direction}"}
+    holds = {step: v["parts"] for (step, key), v in facts.items() if key == f"hold-{direction}"}
+    counted = [v for step, v in held.items() if step in holds or not holds]
+    parts = tuple(HoldPart(**part) for found in holds.values() for part in found)
+    return {"freeze_s": max(counted, default=None), "hold": parts}
 
 
 def _last_runs(journal: Journal, direction: Direction) -> list[Run]:

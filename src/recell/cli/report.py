@@ -21,10 +21,12 @@ from recell.report.write import document, write_report
 @click.option(
     "--requests",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="What users got: the file that the probe wrote. Let it end first.",
+    multiple=True,
+    help="What users got: the file that the probe wrote. Let it end first. Repeat it for each probe that ran:"
+    " a guest that its user has deleted is missing only to who doesn't know.",
 )
 @click.option("--of", type=click.Choice(["apply", "undo"]), help="Which run; the last one by default.")
-def command(directory: Path, as_json: bool, requests: Path | None, of: str | None) -> None:
+def command(directory: Path, as_json: bool, requests: tuple[Path, ...], of: str | None) -> None:
     """Measure what became of everything and write report.json and report.html.
 
     An undo's report goes into undo/ beside them. Read-only on the cloud. Open report.html in a browser, or
@@ -39,7 +41,8 @@ def command(directory: Path, as_json: bool, requests: Path | None, of: str | Non
         if not runs:
             raise BadInput(f"{desk.journal_path} has no run", "Begin with: recell apply")
         direction: Direction = {"apply": "forward", "undo": "backward"}.get(of or "", runs[-1].direction)  # type: ignore[assignment]
-        users = tuple(read_requests(requests)) if requests else None
+        read = [request for path in requests for request in read_requests(path)]
+        users = tuple(sorted(read, key=lambda r: r.t0)) if requests else None
         measurement = measuring.measure(desk, plan, journal, direction, users)
     finally:
         journal.close()

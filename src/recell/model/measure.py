@@ -159,11 +159,23 @@ Topology = tuple[TopologyGroup, ...]
 
 
 @dataclass(frozen=True)
+class HoldPart:
+    """``at_s``: after the hold began."""
+
+    what: str
+    at_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Everything that a report says about one run.
 
     ``kind``: split, database, cells-v1, move-hosts, ... ``outcome``: succeeded, undone, paused,
     failed or interrupted. ``requests`` and ``versions`` are for the page alone.
+
+    ``freeze_s``: the longest time that senders were held; where a run held users' requests at a load
+    balancer, that. ``hold``: what that time was spent on, the last attempt's; parts may overlap.
     """
 
     kind: str
@@ -175,6 +187,7 @@ class Measurement:
     guests: GuestFigures | None = None
     rows: RowFigures | None = None
     freeze_s: float | None = None
+    hold: tuple[HoldPart, ...] = ()
     steps: tuple[StepRecord, ...] = ()
     requests: tuple[UserRequest, ...] = ()
     topology_before: Topology = ()

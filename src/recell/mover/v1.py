@@ -280,7 +280,7 @@ class CellsConversion:
     def _mark(self, phase: str) -> None:
         with self._entered("new") as session:
             _make_marker(session)
-            session.execute(f"REPLACE INTO {name(MARKER)} VALUES (1, %s)", (phase,))
+            _set_marker(session, phase)
 
     def _state(self) -> State | None:
         journal = self._journal("new")
@@ -390,11 +390,14 @@ class CellsConversion:
         self._permit()
         count = 0
         if phase == "drained":
-            if self.conversion.cell0:
-                scope = self._scope or self._import().scope
-                with self._entered("old", self.conversion.cell0) as source, self._entered("new") as target:
-                    count = v1_failed.bring(source, target, scope)
-            self._mark("live")
+            with self._entered("new") as target:
+                if self.conversion.cell0:
+                    scope = self._scope or self._import().scope
+                    with self._entered("old", self.conversion.cell0) as source:
+                        count = v1_failed.bring(source, target, scope)
+                if self._move is None:
+                    _make_marker(target)  # else it was made before users waited
+                _set_marker(target, "live")
         # Its threads end by themselves: users don't wait for that.
         Thread(target=self._leave, name="leave", daemon=True).start()
         return count
@@ -517,6 +520,10 @@ class CellsConversion:
     def close(self) -> None:
         self._leave()
         self._doors.close()
+
+
+def _set_marker(session: Connection, phase: str) -> None:
+    session.execute(f"REPLACE INTO {name(MARKER)} VALUES (1, %s)", (phase,))
 
 
 def _make_marker(session: Connection) -> None:

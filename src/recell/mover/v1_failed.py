@@ -17,6 +17,8 @@ from recell.model.scope import Scope, Table
 __all__ = ["bring"]
 
 _AT_ONCE = 500
+_ROWS = 100
+"""In one statement; the largest have 64 KiB of user data."""
 _CHILDREN = {
     "instance_extra": "instance_uuid",
     "instance_info_caches": "instance_uuid",
@@ -34,12 +36,17 @@ _ACTIONS, _EVENTS = "instance_actions", "instance_actions_events"
 def bring(source: Session, target: Session, scope: Scope, only: Sequence[str] | None = None) -> int:
     """Live instances that the target doesn't have, with all that is theirs, at once. How many.
 
+    Users wait meanwhile: some statements for hundreds of them, and none that looks at all instances.
+
     :param only: these, which live there; None: all.
     """
     tables = {e.table.name: e.table for e in scope.moving}
     found = source.query("SELECT uuid FROM instances WHERE deleted = 0 ORDER BY id") if only is None else []
     uuids = [str(u) for (u,) in found] if only is None else list(only)
-    known = {str(u) for (u,) in target.query("SELECT uuid FROM instances")} if uuids else set()
+    known: set[str] = set()
+    for some in _batches(uuids):
+        where, args = among(("uuid",), [(v,) for v in some])
+        known |= {str(u) for (u,) in target.query(f"SELECT uuid FROM instances WHERE {where}", args)}
     target.rollback()
     new = [u for u in uuids if u not in known]
     target.begin()
@@ -49,7 +56,7 @@ def bring(source: Session, target: Session, scope: Scope, only: Sequence[str] | 
             if table in tables:
                 _copy(source, target, tables[table], owner, some, {})
         if _ACTIONS in tables:
-            numbers = dict(_copy(source, target, tables[_ACTIONS], "instance_uuid", some, {}))
+            numbers = _numbered(source, target, tables[_ACTIONS], some)
             for old in _batches(list(numbers)):
                 _copy(source, target, tables[_EVENTS], "action_id", old, {"action_id": numbers})
     target.commit()
@@ -57,11 +64,25 @@ def bring(source: Session, target: Session, scope: Scope, only: Sequence[str] | 
     return len(new)
 
 
+def _numbered(
+    source: Session, target: Session, table: Table, owners: Sequence[Any]
+) -> dict[Any, Any]:
+    """Actions of these instances; the new number of each."""
+    (last,) = target.query(f"SELECT COALESCE(MAX(id), 0) FROM {name(table.name)}")
+    before = _copy(source, target, table, "instance_uuid", owners, {})
+    where, args = among(("instance_uuid",), [(v,) for v in owners])
+    # They were sent in the order of their numbers, and a server counts upwards.
+    after = target.query(
+        f"SELECT id FROM {name(table.name)} WHERE id > %s AND {where} ORDER BY id", [last[0], *args]
+    )
+    return dict(zip(before, (n for (n,) in after), strict=True))
+
+
 def _copy(
     source: Session, target: Session, table: Table, owner: str, values: Sequence[Any],
     changed: Mapping[str, Mapping[Any, Any] | None],
-) -> list[tuple[int, int]]:  # fmt: skip
-    """Rows whose ``owner`` is one of the values. (old number, new number) of each that has one.
+) -> list[Any]:  # fmt: skip
+    """Rows whose ``owner`` is one of the values, in the order of their numbers; these, where it has any.
 
     :param changed: columns that get NULL, or what a mapping makes of them.
     """
@@ -69,17 +90,20 @@ def _copy(
     where, args = among((owner,), [(v,) for v in values])
     wanted = [c.name for c in table.columns if not c.generated]
     sent = [c for c in wanted if c != counter]
-    insert = f"INSERT INTO {name(table.name)} ({columns(sent)}) VALUES ({', '.join(['%s'] * len(sent))})"
-    numbers = []
-    for row in source.named(f"SELECT {columns(wanted)} FROM {name(table.name)} WHERE {where}", args):
+    order = f" ORDER BY {name(counter)}" if counter else ""
+    rows = source.named(f"SELECT {columns(wanted)} FROM {name(table.name)} WHERE {where}{order}", args)
+    marks = f"({', '.join(['%s'] * len(sent))})"
+    for row in rows:
         for column, to in changed.items():
             row[column] = None if to is None else to[row[column]]
-        target.execute(insert, [row[c] for c in sent])
-        if counter:
-            numbers.append((int(row[counter]), int(target.query("SELECT LAST_INSERT_ID()")[0][0])))
-    return numbers
+    for some in _batches(rows, _ROWS):
+        target.execute(
+            f"INSERT INTO {name(table.name)} ({columns(sent)}) VALUES {', '.join([marks] * len(some))}",
+            [row[c] for row in some for c in sent],
+        )
+    return [row[counter] for row in rows] if counter else []
 
 
-def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for at in range(0, len(values), _AT_ONCE):
-        yield values[at : at + _AT_ONCE]
+def _batches(values: Sequence[Any], size: int = _AT_ONCE) -> Iterator[Sequence[Any]]:
+    for at in range(0, len(values), size):
+        yield values[at : at + size]

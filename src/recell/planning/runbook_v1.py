@@ -96,6 +96,11 @@ def _record(step: PlanStep, undo: bool, path: str) -> Lines:
 
 def _link(step: PlanStep, undo: bool, path: str) -> Lines:
     out: Lines = []
+    if undo:
+        for host, unit, _ in (*step.params["api"], *step.params["child"]):
+            words = "Stop it. It does not end by itself: systemd kills it after its TimeoutStopSec."
+            out.append((str(host), words, (_sh("systemctl", "stop", str(unit)),)))
+        return out
     for host, unit, _ in step.params["api"]:
         words = (
             "Start it, wait until its queues are declared, see in both sides' nova-cells.log that capacities"

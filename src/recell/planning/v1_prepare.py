@@ -287,13 +287,14 @@ def link(facts: V1Facts, draft: Draft) -> None:
                 reads=[child_config(facts, main_file(facts.conductors[0]))],
                 broker=facts.old.name,
                 vhost=facts.old_vhost,
+                hangs=True,
             )
     draft.add(
         "link",
         "v1-link",
         facts.layout.api.hosts[0],
         f"start nova-cells of {facts.layout.api.name}, see messages go both ways, and stop it again",
-        undone="it is off",
+        undone="nova-cells of both sides is off",
         estimate=30,
         conversion=facts.conversion().to_json(),
         api=[

@@ -180,8 +180,16 @@ def _sign(bad: object) -> str:
 
 
 def findings(m: Measurement) -> tuple[tuple[str, tuple[str, ...], list[tuple[str, ...]]], ...]:
-    """What went wrong, as tables: title, header, rows. Empty ones are left out."""
+    """What users waited for and what went wrong, as tables: title, header, rows. Empty ones are left out."""
     tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
+    if m.hold:
+        tables.append(
+            (
+                f"While requests waited ({seconds(m.freeze_s)} at most)",
+                ("from", "for", "what"),
+                [(f"+{p.at_s:.2f} s", seconds(p.seconds), p.what) for p in m.hold],
+            )
+        )
     if m.api:
         tables.append(
             (

@@ -26,6 +26,7 @@ def document(measurement: Measurement) -> dict[str, Any]:
         "guests": figures(measurement.guests),
         "rows": figures(measurement.rows),
         "freeze_s": measurement.freeze_s,
+        "hold": [asdict(part) for part in measurement.hold],
         "duration_s": measurement.duration_s,
         "steps": [
             {"name": s.id, "seconds": s.seconds, "attempts": s.attempts, "title": s.title,

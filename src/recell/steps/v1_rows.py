@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 from recell.adapters.ports import UnitState
@@ -9,7 +10,8 @@ from recell.errors import StepFailed, VerifyFailed
 from recell.model.relay import other
 from recell.model.step import Direction, Finding
 from recell.model.v1 import Agreement
-from recell.steps.units import POLL_S
+from recell.steps.moment import side_by_side
+from recell.steps.units import POLL_S, at_rest
 from recell.steps.v1 import SIDES, V1Step
 
 ANSWER_S = 60.0
@@ -21,7 +23,7 @@ _NAMED = 5
 
 class V1Link(V1Step):
     """nova-cells of both sides run together once, which declares the queues that casts would be lost
-    without, and a message goes down and up; then the API cell's stop.
+    without, and a message goes down and up; then the API cell's stop. Undo ends both sides', all at once.
 
     ``api``, ``child``: host, unit, and the host's name in Nova, of each.
     """
@@ -34,10 +36,12 @@ class V1Link(V1Step):
     def _unit(self, host: str, unit: str) -> UnitState:
         return self.world.host(host).unit(unit)
 
-    def _running(self) -> list[str]:
+    def _up(self, *sides: str) -> list[tuple[str, str, str]]:
+        """Side, host and unit of each that runs."""
         return [
-            f"{u} on {h}"
-            for h, u, _ in self._units("api")
+            (side, h, u)
+            for side in sides
+            for h, u, _ in self._units(side)
             if self._unit(h, u).active not in ("inactive", "failed")
         ]
 
@@ -46,7 +50,8 @@ class V1Link(V1Step):
         return False
 
     def look(self, toward: Direction) -> Finding:
-        running = self._running()
+        up = self._up("api", "child") if toward == "backward" else self._up("api")
+        running = [f"{unit} on {host}" for _, host, unit in up]
         if not running and toward == "backward":
             return Finding.done("it is off")
         if not running and self.recall("proven"):
@@ -57,15 +62,21 @@ class V1Link(V1Step):
         if toward == "backward":
             self.remember("proven", "")
         elif not self.recall("proven"):
-            for host, unit, _ in self._units("api"):
+            # The child's, too: an undo that went no further than here has ended them.
+            for host, unit, _ in (*self._units("api"), *self._units("child")):
                 if not self._unit(host, unit).running:
                     self.world.host(host).systemctl("start", unit)
             self._await_queues()
             self.remember("proven", self._answered())
-        end = self.conversion.new
-        for host, unit, _ in self._units("api"):
-            if self._unit(host, unit).active not in ("inactive", "failed"):
-                self.world.stop_rpc_server(host, unit, end.broker, end.vhost, self.limit("stop_s"))
+        sides = ("api", "child") if toward == "backward" else ("api",)
+        side_by_side([partial(self._end, *one) for one in self._up(*sides)])
+
+    def _end(self, side: str, host: str, unit: str) -> None:
+        end = self.conversion.new if side == "api" else self.conversion.old
+        self.world.stop_rpc_server(
+            host, unit, end.broker, end.vhost, self.limit("stop_s"),
+            idle=at_rest, lost=self.is_lost(end.broker),
+        )  # fmt: skip
 
     def _missing(self) -> list[str]:
         out = []

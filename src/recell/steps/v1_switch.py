@@ -11,20 +11,23 @@ that dies after it leaves them at the other side: each HAProxy asks the fence wh
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from recell.adapters.ports import Consumer, UnitState, processes_of
 from recell.adapters.v1_hold_port import GatePort, UnderWayPort
+from recell.adapters.v1_port import V1Port
 from recell.adapters.v1_work import named
-from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed
+from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed, WouldWait
 from recell.model.gate import GateState
 from recell.model.hosts import CellEnd
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
-from recell.steps.units import POLL_S
+from recell.steps.moment import Moment, side_by_side
+from recell.steps.units import POLL_S, at_rest
 from recell.steps.v1 import V1Step
 
 CATCH_UP_S = 1800.0
@@ -33,6 +36,10 @@ REST = 0.6
 LAST = 0.9
 """After so much of it nothing is decided any more."""
 POLL_HELD_S = 0.1
+QUIET_S: dict[Side, float] = {"new": 0.4, "old": 0.8}
+"""Between two looks that find nothing under way, on the way to a side. A message that was just acknowledged
+shows nowhere until its taker has written what it is at, or sent it on: twice, from one cell to the other."""
+IDLE_S = 60.0
 CELLS = "cells"
 
 
@@ -150,8 +157,9 @@ class V1Switch(V1Step):
         return found
 
     def _standing(self, side: Side) -> list[str]:
-        hosts = {*self._doors(side), *(self._bare() if side == "old" else {})}
-        return [h for h in sorted(hosts) if self.world.fence(h).standing()]
+        hosts = sorted({*self._doors(side), *(self._bare() if side == "old" else {})})
+        standing = side_by_side([self.world.fence(host).standing for host in hosts])
+        return [host for host, doors in zip(hosts, standing, strict=True) if doors]
 
     # -- acting ------------------------------------------------------------------------------------
 
@@ -186,8 +194,7 @@ class V1Switch(V1Step):
             gate.release()
 
     def _unfence(self, side: Side) -> None:
-        for host in self._standing(side):
-            self.world.fence(host).take_down()
+        side_by_side([self.world.fence(host).take_down for host in self._standing(side)])
 
     def _ready(self, goal: Side) -> None:
         """What takes long, while nobody waits."""
@@ -200,8 +207,8 @@ class V1Switch(V1Step):
         self._start(self._servers("start"))
         self._end(self._servers("stop"))
         self.remember("paused", True)
-        for one in self._servers("child_cells"):
-            self.world.host(one.host).systemctl("pause", one.unit)
+        pausing = [(self.world.host(one.host), one.unit) for one in self._servers("child_cells")]
+        side_by_side([partial(host.systemctl, "pause", unit) for host, unit in pausing])
         self._drop_waiting()
         self._start(self._servers("cells"))
         port.catch_up(CATCH_UP_S)
@@ -219,12 +226,15 @@ class V1Switch(V1Step):
                 broker.delete_queue(end.vhost, queue.name)
 
     def _start(self, servers: list[_Server]) -> None:
-        for one in servers:
-            host, unit = self.world.host(one.host), self._unit(one)
-            if not unit.enabled:
-                host.systemctl("enable", one.unit)
-            if not unit.running:
-                host.systemctl("start", one.unit)
+        def start(mine: list[_Server]) -> None:
+            for one in mine:
+                host, unit = self.world.host(one.host), self._unit(one)
+                if not unit.enabled:
+                    host.systemctl("enable", one.unit)
+                if not unit.running:
+                    host.systemctl("start", one.unit)
+
+        side_by_side([partial(start, mine) for mine in _by_host(servers)])
         began = self.world.clock()
         while missing := self._not_serving(servers):
             failed = [s for s in missing if self._unit(s).active == "failed"]
@@ -257,44 +267,72 @@ class V1Switch(V1Step):
         )
 
     def _end(self, servers: list[_Server], *, disable: bool = False) -> None:
-        for one in servers:
-            if self._up(one):
-                self.world.stop_rpc_server(
-                    one.host, one.unit, one.end.broker, one.end.vhost, self.limit("stop_s"),
-                    lost=self.is_lost(one.end.broker),
-                )  # fmt: skip
-            if disable and self._unit(one).enabled:
-                self.world.host(one.host).systemctl("disable", one.unit)
+        def end(mine: list[_Server]) -> None:
+            for one in mine:
+                if self._up(one):
+                    self.world.stop_rpc_server(
+                        one.host, one.unit, one.end.broker, one.end.vhost, self.limit("stop_s"),
+                        idle=at_rest if one.topic == CELLS else None, lost=self.is_lost(one.end.broker),
+                    )  # fmt: skip
+                if disable and self._unit(one).enabled:
+                    self.world.host(one.host).systemctl("disable", one.unit)
+
+        # What users send to a conductor or a scheduler waits while that one ends: one at a time, and quickly.
+        idle = all(one.topic == CELLS for one in servers)
+        side_by_side([partial(end, mine) for mine in (_by_host(servers) if idle else [servers])])
 
     # -- the moment --------------------------------------------------------------------------------
 
     def _moment(self, toward: Direction, goal: Side) -> None:
         """One attempt. Whatever stops it before the last fence stands, everybody goes on where they were."""
-        gates, left = self.gates(), other(goal)
-        before = [self._fit(g, goal) for g in gates]
+        gates, port, left = self.gates(), self.port(), other(goal)
+        before = side_by_side([partial(self._fit, gate, goal) for gate in gates])
         longest, lease = float(self.param("longest_s")), float(self.param("lease_s"))
-        began, decided, waited = self.world.clock(), False, 0
-        try:
-            for gate in gates:
-                gate.hold(lease, longest)
-            if goal == "new":
-                self._fence(self._bare())
-            said = self._rest(goal, began, before)
-            if goal == "new":
-                self.remember("failed-builds", self.port().hand_over())
-            if self.world.clock() - began > longest * LAST:
-                raise StepFailed(f"it took more than {longest * LAST:.0f} s", "Try at a calmer hour")
-            for gate in gates:
-                gate.arm(goal)
-            self._fence(self._doors(left))
-            decided = True
-            self.remember("side", goal)
-            for gate in gates:
-                gate.commit(goal)
-        finally:
-            waited = self._let_go(gates, goal if decided else left, decided)
-        self.held(toward, self.world.clock() - began)
+        with ExitStack() as stack:
+            for broker, vhost in self._asked(goal):
+                stack.enter_context(self.world.broker(broker).at_hand(vhost, longest + IDLE_S))
+            self._at_work().make_ready()
+            side_by_side([self.world.fence(host).standing for host in self._doors(left)])
+            said, decided, brought, waited = "", False, None, 0
+            moment = Moment(self.world.clock)
+            try:
+                with moment.part("requests begin to wait"):
+                    side_by_side([partial(gate.hold, lease, longest) for gate in gates])
+                    if goal == "new":
+                        self._fence(self._bare())
+                said = self._rest(goal, port, moment, before)
+                if goal == "new":
+                    with moment.part("the copy ends, failed builds come"):
+                        brought = port.hand_over()
+                if moment.seconds > longest * LAST:
+                    raise StepFailed(f"it took more than {longest * LAST:.0f} s", "Try at a calmer hour")
+                with moment.part("HAProxy is armed"):
+                    side_by_side([partial(gate.arm, goal) for gate in gates])
+                if not gates:
+                    self.remember("side", goal)  # nothing else would tell
+                with moment.part(f"nova-api of {self.conversion.at(left).name} is fenced off"):
+                    self._fence(self._doors(left))
+                decided = True
+            finally:
+                try:
+                    with moment.part("requests go on"):
+                        self._let_go(gates, goal if decided else left, decided)
+                finally:
+                    # Also of an attempt that was given up: users waited, and one wants to know for what.
+                    held = moment.seconds
+                    self.held(toward, held)
+                    self.remember(f"hold-{toward}", {"seconds": round(held, 3), "parts": moment.parts()})
+        waited = sum(state.waited for gate in gates if (state := gate.glance()) is not None)
+        self.remember("side", goal)
+        if brought is not None:
+            self.remember("failed-builds", brought)
         self.remember(f"proof-{toward}", f"{said}; {waited} requests waited")
+
+    def _asked(self, goal: Side) -> set[tuple[str, str]]:
+        """Brokers that are asked while requests wait."""
+        conversion = self.conversion
+        ends = (conversion.old,) if goal == "new" else (conversion.old, conversion.new)
+        return {(end.broker, end.vhost) for end in ends}
 
     def _fit(self, gate: GatePort, goal: Side) -> GateState:
         began = self.world.clock()
@@ -316,21 +354,30 @@ class V1Switch(V1Step):
                 )
             self.world.wait(POLL_S)
 
-    def _rest(self, goal: Side, began: float, before: list[GateState]) -> str:
+    def _rest(self, goal: Side, port: V1Port, moment: Moment, before: list[GateState]) -> str:
         """Nothing is inside, nothing is under way, and the rows are proven equal."""
         longest = float(self.param("longest_s"))
         while True:
-            busy = self._busy(goal, before)
-            left = longest * REST - (self.world.clock() - began)
+            with moment.part("is anything under way?"):
+                busy = self._busy(goal, before)
+            left, quiet = longest * REST - moment.seconds, moment.seconds
             if not busy:
                 try:
-                    said = self.port().drain(left) if goal == "new" else "both sides have all messages"
-                    # Nobody can have begun anything but whom recell does not know of.
-                    if not (busy := self._busy(goal, before)):
+                    said = "both sides have all messages"
+                    if goal == "new":
+                        with moment.part("the last rows arrive and are proven equal"):
+                            said = port.drain(left)
+                    with moment.part("does it stay so?"):
+                        # What was taken from a queue a moment ago may not have written a row yet.
+                        with suppress(WouldWait):
+                            if (more := quiet + QUIET_S[goal] - moment.seconds) > 0:
+                                self.world.wait(more)
+                        busy = self._busy(goal, before)
+                    if not busy:
                         return said
                 except (StepFailed, VerifyFailed) as error:
                     busy = [error.sentence]
-            if self.world.clock() - began > longest * REST:
+            if moment.seconds > longest * REST:
                 named = "; ".join(busy[:5])
                 raise StepFailed(
                     f"not at rest after {longest * REST:.0f} s of the {longest:g} s that requests may wait:"
@@ -342,8 +389,8 @@ class V1Switch(V1Step):
 
     def _busy(self, goal: Side, before: list[GateState]) -> list[str]:
         found = []
-        for gate, known in zip(self.gates(), before, strict=True):
-            state = gate.state()
+        gates = self.gates()
+        for gate, state, known in zip(gates, side_by_side([g.glance for g in gates]), before, strict=True):
             if state is None or state.worker != known.worker or not state.held:
                 raise StepFailed(
                     f"HAProxy on {gate.host} was reloaded while it held requests, or let them go",
@@ -351,8 +398,8 @@ class V1Switch(V1Step):
                 )
             if state.inside:
                 found.append(f"{state.inside} requests of {gate.backend} on {gate.host}")
-        found = found or list(self._at_work().in_flight())
-        return found or (self._between() if goal == "old" else [])
+        # In this order: what a request has begun shows before the request has ended.
+        return found or list(self._at_work().in_flight()) or (self._between() if goal == "old" else [])
 
     def _at_work(self) -> UnderWayPort:
         conversion = self.conversion
@@ -360,45 +407,49 @@ class V1Switch(V1Step):
 
     def _between(self) -> list[str]:
         """Messages from one cell to the other that have not arrived."""
+        ends = (self.conversion.old, self.conversion.new)
+        asked = side_by_side([partial(self.world.broker(end.broker).queues, end.vhost) for end in ends])
         return [
             f"{q.messages_ready + q.messages_unacknowledged} messages in {q.name} on {end.broker}"
-            for end in (self.conversion.old, self.conversion.new)
-            for q in self.world.broker(end.broker).queues(end.vhost)
+            for end, queues in zip(ends, asked, strict=True)
+            for q in queues
             if q.name.split(".")[0] == CELLS and q.consumers
             if q.messages_ready + q.messages_unacknowledged
         ]
 
     def _fence(self, doors: dict[str, list[tuple[str, int]]]) -> None:
-        for host, shut in doors.items():
+        def shut(host: str, mine: list[tuple[str, int]]) -> None:
             fence = self.world.fence(host)
-            fence.put_up({*shut, *fence.standing()})
+            fence.put_up({*mine, *fence.standing()})
+
+        side_by_side([partial(shut, host, mine) for host, mine in doors.items()])
 
     def _go_on_cells(self) -> None:
-        for one in self._servers("child_cells"):
-            self.world.host(one.host).systemctl("continue", one.unit)
+        side_by_side(self._continuing())
         self.remember("paused", False)
 
-    def _let_go(self, gates: list[GatePort], side: Side, decided: bool) -> int:
-        """Nobody waits any more. A gate that doesn't answer lets go by itself, where the fence says."""
+    def _continuing(self) -> list[Callable[[], None]]:
+        return [
+            partial(self.world.host(one.host).systemctl, "continue", one.unit)
+            for one in self._servers("child_cells")
+        ]
+
+    def _let_go(self, gates: list[GatePort], side: Side, decided: bool) -> None:
+        """Nobody waits any more. A gate that doesn't answer lets go by itself, where the fence says.
+
+        The child's nova-cells goes on beside it: until it does, what requests ask of it waits in its queue.
+        """
         sure = True
         if not decided:
             try:
                 self._unfence(side)
             except RecellError:
                 sure = False  # then every gate asks what stands, and all find the same
-        else:
-            with contextlib.suppress(RecellError):
-                self._go_on_cells()
-        waited = 0
-        for gate in gates:
-            with contextlib.suppress(RecellError):
-                state = gate.state()
-                if state is not None and state.toward is not None and sure:
-                    gate.commit(side)
-                gate.release()
-                state = gate.state()
-                waited += state.waited if state is not None else 0
-        return waited
+        go_on = self._continuing() if decided and self.recall("paused") else []
+        acts: list[Callable[[], None]] = [partial(g.release, side if sure else None) for g in gates]
+        wrong = side_by_side([partial(_error_of, act) for act in (*acts, *go_on)])
+        if decided and (first := next((e for e in wrong[: len(gates)] if e is not None), None)):
+            raise first
 
     def _stay(self, side: Side) -> None:
         """After an attempt that did not succeed: as it was before it, but for who serves."""
@@ -434,3 +485,18 @@ class V1Switch(V1Step):
             said += f"; {proof}"
         stuck = self.recall("stuck", [])
         return f"{said}; stuck, and not waited for: {named(stuck)}" if stuck and toward == "forward" else said
+
+
+def _by_host(servers: Sequence[_Server]) -> list[list[_Server]]:
+    found: dict[str, list[_Server]] = {}
+    for one in servers:
+        found.setdefault(one.host, []).append(one)
+    return list(found.values())
+
+
+def _error_of(act: Callable[[], None]) -> RecellError | None:
+    try:
+        act()
+    except RecellError as error:
+        return error
+    return None
