@@ -87,7 +87,7 @@ def test_users_wait_for_a_moment_in_which_nothing_starts(desks: Any) -> None:
     desk.go("forward")
     assert well(world)
     assert 0 < remembered(desk, SWITCH, "held-forward") < 2
-    assert "0 failed builds are the child's, 1 went to cell0" in remembered(desk, SWITCH, "proof-backward")
+    assert "0 failed builds are the child's, 1 went to cell0" in remembered(desk, SWITCH, "proof-forward")
     begun, released = world.changes.index("lb1 holds"), world.changes.index("lb1 released")
     within = world.changes[begun:released]
     assert not [c for c in within if " start " in c or " stop " in c]

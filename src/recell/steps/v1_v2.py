@@ -8,7 +8,7 @@ sees it the other way round, for the API cell's nova-api is what stands there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from recell.adapters.v1_hold_port import GatePort
 from recell.model.gate import GateServer, GateState
@@ -20,6 +20,14 @@ from recell.steps.v1_rows import agreed
 from recell.steps.v1_switch import V1Switch
 
 TOPICS = ("conductor", "scheduler")
+
+
+_TURNED = {
+    f"{what}-{one}": f"{what}-{another}"
+    for what in ("held", "hold", "proof")
+    for one, another in (("forward", "backward"), ("backward", "forward"))
+}
+"""What is remembered of a direction: by the one that the operator goes."""
 
 
 def _back(toward: Direction) -> Direction:
@@ -172,8 +180,11 @@ class V2Switch(V1Switch):
     def act(self, toward: Direction) -> None:
         super().act(_back(toward))
 
-    def held(self, toward: Direction, seconds: float) -> None:
-        super().held(_back(toward), seconds)
+    def recall(self, key: str, default: Any = None) -> Any:
+        return super().recall(_TURNED.get(key, key), default)
+
+    def remember(self, key: str, value: Any) -> None:
+        super().remember(_TURNED.get(key, key), value)
 
     def prove(self, toward: Direction) -> str:
         said = BaseStep.prove(self, toward)
