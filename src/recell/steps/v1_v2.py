@@ -8,13 +8,16 @@ sees it the other way round, for the API cell's nova-api is what stands there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from recell.adapters.v1_hold_port import GatePort
+from recell.adapters.v1_port import V1Port
 from recell.model.gate import GateServer, GateState
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
+from recell.steps.moment import Moment
 from recell.steps.v1 import V1Step
 from recell.steps.v1_rows import agreed
 from recell.steps.v1_switch import V1Switch
@@ -132,11 +135,10 @@ class Mirrored:
         return self._gate.left()
 
     def state(self) -> GateState | None:
-        state = self._gate.state()
-        if state is None:
-            return None
-        toward = other(state.toward) if state.toward is not None else None
-        return _turned(state, other(state.side), toward, tuple(other(side) for side in state.up))
+        return _turned(self._gate.state())
+
+    def glance(self) -> GateState | None:
+        return _turned(self._gate.glance())
 
     def hold(self, lease_s: float, longest_s: float) -> None:
         self._gate.hold(lease_s, longest_s)
@@ -147,13 +149,15 @@ class Mirrored:
     def commit(self, side: Side) -> None:
         self._gate.commit(other(side))
 
-    def release(self) -> None:
-        self._gate.release()
+    def release(self, side: Side | None = None) -> None:
+        self._gate.release(None if side is None else other(side))
 
 
-def _turned(state: GateState, side: Side, toward: Side | None, up: tuple[Side, ...]) -> GateState:
-    return GateState(side, toward, state.held, state.waiting, state.waited, state.longest_s, state.inside, up,
-                     state.worker, state.leaving)  # fmt: skip
+def _turned(state: GateState | None) -> GateState | None:
+    if state is None:
+        return None
+    toward = None if state.toward is None else other(state.toward)
+    return replace(state, side=other(state.side), toward=toward, up=tuple(map(other, state.up)))
 
 
 class V2Switch(V1Switch):
@@ -197,10 +201,14 @@ class V2Switch(V1Switch):
             self._unfence("new")  # up since the way forward, where nova-api was not retired any more
         super()._ready(goal)
 
-    def _rest(self, goal: Side, began: float, before: list[GateState]) -> str:
-        said = super()._rest(goal, began, before)
+    def _asked(self, goal: Side) -> set[tuple[str, str]]:
+        return {(end.broker, end.vhost) for end in (self.conversion.old, self.conversion.new)}
+
+    def _rest(self, goal: Side, port: V1Port, moment: Moment, before: list[GateState]) -> str:
+        said = super()._rest(goal, port, moment, before)
         if goal == "old":
-            settled = self.port().settle()
+            with moment.part("failed builds get a cell"):
+                settled = port.settle()
             said += f"; {settled.mapped} failed builds are the child's, {settled.brought} went to cell0"
         return said
 
