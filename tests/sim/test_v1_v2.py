@@ -271,7 +271,12 @@ def _matrix(desks: Any, first: list[str], then: str, wait_s: int, start: int, ev
         assert shown(one) == want, where
 
 
-WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+WAYS = [
+    (["forward"], "forward"),
+    (["forward"], "backward"),
+    (["forward", "backward"], "backward"),
+    (["forward", "backward"], "forward"),
+]
 
 
 @pytest.mark.parametrize(("first", "then"), WAYS)
