@@ -246,8 +246,8 @@ class V2Switch(V1Switch):
             self._unfence("old")
             return
         self._fence(self._doors("new"))
-        self._go_on_cells()  # of an undo that was given up
         self._start(self._servers("stop"))
         self.port().take_back()
         self._end(self._servers("cells"), disable=True)
+        self._go_on_cells()  # of an undo that was given up: nobody heals rows that were being copied
         self._end(self._servers("start"), disable=True)
