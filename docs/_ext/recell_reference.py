@@ -15,6 +15,7 @@ from recell.cli import main
 from recell.errors import EXIT_CODES
 from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout, Layout
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE, CellsV1Layout
+from recell.model.layout_v1_v2 import TREE_EXAMPLE, TreeLayout
 
 _TITLES = {
     "ApiLevel": "`api`",
@@ -84,7 +85,7 @@ class LayoutWords(_Written):
             out += [f"## {title}", *_model(parts.pop(name))]
         if parts:
             raise ValueError(f"the layout has parts that the reference does not name: {', '.join(parts)}")
-        return "\n\n".join(out + self._rabbitmq() + self._cells_v1())
+        return "\n\n".join(out + self._rabbitmq() + self._cells_v1() + self._tree())
 
     def _rabbitmq(self) -> list[str]:
         """The other file: a cluster that becomes two."""
@@ -105,6 +106,14 @@ class LayoutWords(_Written):
             ("ChildCell", "cells: NAME, of cells v1"),
             ("Hold", "hold"),
         ):
+            out += [f"## {title}", *_model(schema["$defs"][name])]
+        return out
+
+    def _tree(self) -> list[str]:
+        """The way from one generation to the other; hold and limits are the same."""
+        schema = TreeLayout.model_json_schema()
+        out = ["## From cells v1 to cells v2", f"```yaml\n{TREE_EXAMPLE}```", *_model(schema)]
+        for name, title in (("TreeApi", "api, from cells v1"), ("TreeChild", "cells: NAME, from cells v1")):
             out += [f"## {title}", *_model(schema["$defs"][name])]
         return out
 

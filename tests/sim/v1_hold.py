@@ -24,7 +24,9 @@ DOORS: dict[Side, dict[str, Door]] = {
 
 
 class HoldWorld(V1World):
-    """Users go where each HAProxy's gate leads them, or wait there."""
+    """Users go where each HAProxy's gate leads them, or wait there. ``doors``: of the gate's two sides."""
+
+    doors = DOORS
 
     def __init__(self) -> None:
         self.gates: dict[tuple[str, str], SimGate] = {}
@@ -71,7 +73,12 @@ class HoldWorld(V1World):
         assert not held
 
     def shut(self, side: Side) -> bool:
-        return all(door in self.fences.get(host, set()) for host, door in DOORS[side].items())
+        return all(door in self.fences.get(host, set()) for host, door in self.doors[side].items())
+
+    def answers(self, side: Side, host: str) -> bool:
+        """nova-api of this side."""
+        unit = self.hosts[host].api
+        return unit.active and self.time >= unit.started_at + API_START_S
 
     def observe(self) -> None:
         with _one_at_a_time:
@@ -137,7 +144,7 @@ class SimGate:
         return ""
 
     def install(self, servers: Sequence[GateServer]) -> None:
-        assert {(s.address, s.port) for s in servers} == set(DOORS["new"].values())
+        assert {(s.address, s.port) for s in servers} == set(self.world.doors["new"].values())
         self._before("teaching")
         if not self.written:
             self.written = True
@@ -168,7 +175,8 @@ class SimGate:
             return None
         inside, self.world.inside = self.world.inside, max(0, self.world.inside - 1)
         leaving, self.world.leaving = self.world.leaving, max(0, self.world.leaving - 1)
-        up: list[Side] = [side for side in DOORS if any(self._answers(h) for h in DOORS[side])]
+        doors = self.world.doors
+        up: list[Side] = [side for side in doors if any(self.world.answers(side, h) for h in doors[side])]
         return GateState(self.side, self.toward, self.holds(), 0, self.waited, 0.0, inside, tuple(up),
                          1 + self.world.reloaded, leaving)  # fmt: skip
 
@@ -176,10 +184,6 @@ class SimGate:
         self.world.time += 0.005
         state = self.state()
         return None if state is None else replace(state, leaving=0)
-
-    def _answers(self, host: str) -> bool:
-        unit = self.world.hosts[host].api
-        return unit.active and self.world.time >= unit.started_at + API_START_S
 
     def hold(self, lease_s: float, longest_s: float) -> None:
         self._before("holding")

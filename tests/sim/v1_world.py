@@ -19,7 +19,7 @@ from recell.model.moving import Login, Thing
 from recell.model.plan import Plan
 from recell.model.relay import Side
 from recell.model.urls import parse_url
-from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.v1 import Agreement, Conversion, Importing, Neighbour, Settled
 from recell.model.violation import Violation
 from recell.planning.ini import get
 from recell.planning.v1 import plan_v1
@@ -395,6 +395,18 @@ class SimV1:
         self.world.point("before the bookkeeping goes")
         self.world.importing = Importing("none")
         self._change("bookkeeping gone")
+
+    def adopt(self) -> None:
+        raise AssertionError("nobody goes on to cells v2 here")
+
+    def unmapped(self) -> tuple[str, ...]:
+        raise AssertionError("nobody goes on to cells v2 here")
+
+    def map_instances(self) -> int:
+        raise AssertionError("nobody goes on to cells v2 here")
+
+    def settle(self) -> Settled:
+        raise AssertionError("nobody goes on to cells v2 here")
 
     def agreement(self) -> Agreement:
         child, api = self._entered("old").rows, self._entered("new").rows

@@ -9,7 +9,7 @@ from recell.adapters.dry import Record
 from recell.adapters.v1_port import V1Port
 from recell.model.moving import Thing
 from recell.model.relay import Side
-from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.v1 import Agreement, Conversion, Importing, Neighbour, Settled
 from recell.model.violation import Violation
 
 
@@ -26,6 +26,7 @@ class DryV1:
         self._made: dict[tuple[Side, Thing], bool] = {}
         self._neighbours: dict[Side, dict[str, Neighbour | None]] = {"old": {}, "new": {}}
         self._importing: Importing | None = None
+        self._mapped = False
 
     def _note(self, side: Side, what: str) -> None:
         self._record.add(self._conversion.at(side).name, what)
@@ -104,6 +105,23 @@ class DryV1:
     def forget(self) -> None:
         self._note("new", "remove recell's bookkeeping")
         self._importing = Importing("none")
+
+    def adopt(self) -> None:
+        self._note("new", "note that Nova keeps both sides")
+        self._importing = Importing("live", True)
+
+    def unmapped(self) -> tuple[str, ...]:
+        return () if self._mapped else self._real.unmapped()
+
+    def map_instances(self) -> int:
+        count = len(self.unmapped())
+        self._note("old", f"map {count} instances")
+        self._mapped = True
+        return count
+
+    def settle(self) -> Settled:
+        self._note("old", "give what failed to build a cell")
+        return Settled()
 
     def agreement(self) -> Agreement:
         return self._real.agreement() if self._asks("old") and self._asks("new") else Agreement(0)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from recell.model.moving import Thing
 from recell.model.relay import Side
-from recell.model.v1 import Agreement, Importing, Neighbour
+from recell.model.v1 import Agreement, Importing, Neighbour, Settled
 from recell.model.violation import Violation
 
 
@@ -105,6 +105,31 @@ class V1Port(Protocol):
 
     def forget(self) -> None:
         """Nothing is copied any more; the bookkeeping in both databases is removed. Idempotent."""
+        ...
+
+    # -- on to cells v2 ----------------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        """The API cell's rows are Nova's own, whoever brought them: :meth:`importing` says ``live`` from now
+        on. Nothing where it says anything else than ``none``."""
+        ...
+
+    def unmapped(self) -> tuple[str, ...]:
+        """Uuids of the child's live instances that cells v2 would not find: without a mapping, or with one
+        that names no cell although nothing is under way with them."""
+        ...
+
+    def map_instances(self) -> int:
+        """Map them to the child. How many. Can be repeated."""
+        ...
+
+    def settle(self) -> Settled:
+        """In the hold, with nothing under way: what is left without a cell gets one. Builds that failed in
+        the child belong to it; those that no cell took come to cell0 with all that is theirs. Their build
+        requests go, and what users deleted in the API cell alone goes from cell0. Can be repeated.
+
+        :raises StepFailed: a mapping leads to another cell.
+        """
         ...
 
     # -- proofs ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from recell.journal import OPERATOR, Journal, position
 from recell.model.deployment import Deployment, load_deployment
 from recell.model.layout import BrokerLayout, Layout, load_any_layout, load_layout
 from recell.model.layout_v1 import CellsV1Layout
+from recell.model.layout_v1_v2 import TreeLayout
 from recell.model.plan import Plan, load_plan
 from recell.mover.cell import CellMove
 from recell.mover.hosts import CellHosts
@@ -83,7 +84,7 @@ class Desk:
     def layout(self) -> Layout:
         return load_layout(self._layout_text(), str(self.layout_path))
 
-    def any_layout(self) -> Layout | BrokerLayout | CellsV1Layout:
+    def any_layout(self) -> Layout | BrokerLayout | CellsV1Layout | TreeLayout:
         """Nova's cells of either generation, or RabbitMQ alone."""
         return load_any_layout(self._layout_text(), str(self.layout_path))
 

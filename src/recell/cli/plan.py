@@ -12,11 +12,13 @@ from recell.cli.desk import Desk, options
 from recell.errors import BadInput
 from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout, Layout
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE, CellsV1Layout
+from recell.model.layout_v1_v2 import TREE_EXAMPLE, TreeLayout
 from recell.model.plan import Plan, PlanStep, dump_plan
 from recell.planning.hosts import wanted
 from recell.planning.rabbit import plan_rabbit
 from recell.planning.split import make_plan
 from recell.planning.v1 import plan_v1
+from recell.planning.v1_v2 import plan_tree
 
 
 @click.command("plan", short_help="Make plan.json out of deployment.json and layout.yaml.")
@@ -24,6 +26,7 @@ from recell.planning.v1 import plan_v1
 @click.option("--example", is_flag=True, help="Print a layout.yaml to begin with, and stop.")
 @click.option("--rabbitmq", is_flag=True, help="With --example: for one RabbitMQ cluster that becomes two.")
 @click.option("--cells-v1", is_flag=True, help="With --example: for a standard Nova that gets an API cell.")
+@click.option("--from-cells-v1", is_flag=True, help="With --example: for cells v1 that become cells v2.")
 @click.option(
     "--hosts", multiple=True, metavar="PATTERN",
     help="Of the hosts that the layout gives to another cell, plan only these. Can be given again.",
@@ -37,6 +40,7 @@ def command(
     example: bool,
     rabbitmq: bool,
     cells_v1: bool,
+    from_cells_v1: bool,
     hosts: tuple[str, ...],
     wave: int | None,
 ) -> None:
@@ -51,7 +55,8 @@ def command(
       recell plan --hosts cmp3                one host first
     """
     if example:
-        click.echo(RABBIT_EXAMPLE if rabbitmq else CELLS_V1_EXAMPLE if cells_v1 else EXAMPLE, nl=False)
+        asked = ((rabbitmq, RABBIT_EXAMPLE), (cells_v1, CELLS_V1_EXAMPLE), (from_cells_v1, TREE_EXAMPLE))
+        click.echo(next((example for flag, example in asked if flag), EXAMPLE), nl=False)
         return
     desk = Desk(directory)
     layout = desk.any_layout()
@@ -59,6 +64,8 @@ def command(
         plan = plan_rabbit(desk.deployment(), layout, time.time())
     elif isinstance(layout, CellsV1Layout):
         plan = plan_v1(desk.deployment(), layout, time.time())
+    elif isinstance(layout, TreeLayout):
+        plan = plan_tree(desk.deployment(), layout, time.time())
     else:
         plan = make_plan(desk.deployment(), waves_of(layout, wave), time.time(), hosts)
         if wave is not None:

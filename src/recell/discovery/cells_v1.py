@@ -304,8 +304,10 @@ def _from_file(via: Gateway, path: str) -> tuple[RawRecord, ...]:
 
 
 def is_v1(services: Iterable[NovaService]) -> bool:
-    """Whether Nova runs in cells v1: a unit of nova-cells that was left behind doesn't make it so."""
-    return any(enabled(s) or (s.role == "cells" and s.active) for s in services)
+    """Whether Nova runs in cells v1: units that were left behind, off, don't make it so while others run."""
+    found = [s for s in services if s.role != "compute"]
+    running = [s for s in found if s.active]
+    return any(enabled(s) or s.role == "cells" for s in running) if running else any(map(enabled, found))
 
 
 def enabled(service: NovaService) -> bool:

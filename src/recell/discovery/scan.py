@@ -323,9 +323,34 @@ def _v1(
             for c in cells
             if (n := _unless(note, f"instances of {c.key}", databases.count, c.key)) is not None
         }
-        return _Told(cells=cells, records=records, instances=instances)
+        mappings = _beside_cells_v1(hosts, configs, services, cells, note)
+        return _Told(mappings, cells, records, instances)
     finally:
         databases.close()
+
+
+def _beside_cells_v1(
+    hosts: dict[str, SshHost], configs: dict[tuple[str, str], Config], services: Sequence[NovaService],
+    cells: Sequence[CellV1], note: Trouble,
+) -> tuple[CellMapping, ...]:  # fmt: skip
+    """Mappings of cells v2, which releases from Ocata on keep in the API database that all cells v1 share;
+    templates are filled as a child fills them."""
+    inner = {member for c in cells if c.cell_type != "api" for member in c.members}
+    for s in services:
+        if (s.host, s.unit) not in inner or not (s.active and s.api_database and s.database):
+            continue
+        config = configs[s.host, s.unit]
+        nova = NovaDatabases(
+            hosts[s.host],
+            config.get("api_database", "connection"),
+            config.get("DEFAULT", "transport_url"),
+            config.get("database", "connection"),
+        )
+        try:
+            return _unless(note, "the mappings of cells v2", _mappings, nova, config, note) or ()
+        finally:
+            nova.close()
+    return ()
 
 
 def _controller(services: Sequence[NovaService]) -> NovaService:

@@ -211,8 +211,8 @@ class HostFacts:
 class Deployment:
     """Everything that planning needs to know, and nothing that it must not.
 
-    ``generation``: v2 has ``mappings``; v1 has ``cells``, and its mappings (which releases from Ocata on
-    keep beside them) are left unread; none is a Nova from before cells v2 without any, or no Nova at all.
+    ``generation``: v2 has ``mappings``; v1 has ``cells``, and as ``mappings`` those of cells v2 that releases
+    from Ocata on keep beside them; none is a Nova from before cells v2 without any, or no Nova at all.
     """
 
     format: int

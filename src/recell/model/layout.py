@@ -13,6 +13,7 @@ from recell.model.window import PATTERN
 
 if TYPE_CHECKING:
     from recell.model.layout_v1 import CellsV1Layout
+    from recell.model.layout_v1_v2 import TreeLayout
 
 
 class _Strict(BaseModel):
@@ -239,17 +240,20 @@ def load_layout(text: str, where: str) -> Layout:
         )
     if not isinstance(found, Layout):
         raise BadInput(
-            f"{where} is about cells v1, and this is about cells v2", "Write generation: v2, or leave it out"
+            f"{where} is about cells v1, and this is about cells v2",
+            "Write generation: v2, or leave it out; and no from:",
         )
     return found
 
 
-def load_any_layout(text: str, where: str) -> Layout | BrokerLayout | CellsV1Layout:
-    """Nova's cells of either generation, or with ``rabbitmq:`` a cluster's split.
+def load_any_layout(text: str, where: str) -> Layout | BrokerLayout | CellsV1Layout | TreeLayout:
+    """Nova's cells of either generation, the way from one to the other (``from: v1``), or with ``rabbitmq:``
+    a cluster's split.
 
     :raises BadInput: as :func:`load_layout`.
     """
-    from recell.model.layout_v1 import CellsV1Layout  # it is made of parts of this one
+    from recell.model.layout_v1 import CellsV1Layout  # they are made of parts of this one
+    from recell.model.layout_v1_v2 import TreeLayout
 
     try:
         data = yaml.load(text, Loader=_OneOfEach)  # noqa: S506 (a SafeLoader with one more check)
@@ -268,9 +272,11 @@ def load_any_layout(text: str, where: str) -> Layout | BrokerLayout | CellsV1Lay
             f"{where} holds both Nova's cells and rabbitmq:, which are two conversions",
             "Keep one of them here, and give the other a directory of its own (--dir)",
         )
-    kind: type[Layout | BrokerLayout | CellsV1Layout] = Layout
+    kind: type[Layout | BrokerLayout | CellsV1Layout | TreeLayout] = Layout
     if "rabbitmq" in data:
         kind = BrokerLayout
+    elif "from" in data:
+        kind = TreeLayout
     elif data.get("generation") == "v1":
         kind = CellsV1Layout
     try:

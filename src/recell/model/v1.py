@@ -21,7 +21,8 @@ class Conversion:
     ``path``: the child's full path. ``config``: host and file from which Nova's accounts are read; the
     same accounts serve both sides. ``old_nodes``, ``new_nodes``: of each side's broker. ``cell0``: the
     database of failed builds, on the child's server; "" where there is none. ``keeps_usage``: whether
-    this release stores how much of a quota is used.
+    this release stores how much of a quota is used. ``api_database``: Nova's API database, on the child's
+    server, where mappings are written; "" where they are let alone.
     """
 
     old: CellEnd
@@ -32,6 +33,7 @@ class Conversion:
     new_nodes: tuple[Node, ...]
     cell0: str = ""
     keeps_usage: bool = False
+    api_database: str = ""
 
     def at(self, side: Side) -> CellEnd:
         return self.old if side == "old" else self.new
@@ -59,7 +61,7 @@ class Conversion:
         return cls(
             end(content["old"]), end(content["new"]), str(content["path"]), (str(host), str(path)),
             nodes(content["old_nodes"]), nodes(content["new_nodes"]), str(content["cell0"]),
-            bool(content["keeps_usage"]),
+            bool(content["keeps_usage"]), str(content.get("api_database", "")),
         )  # fmt: skip
 
 
@@ -92,3 +94,11 @@ class Agreement:
     rows: int
     wrong: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Instances that had no cell of v2: ``mapped`` to the child, and ``brought`` to cell0."""
+
+    mapped: int = 0
+    brought: int = 0

@@ -22,12 +22,13 @@ from recell.errors import Denied, RecellError, StalePlan, StepFailed, Unreachabl
 from recell.model.moving import Login, Thing
 from recell.model.relay import Side
 from recell.model.scope import Schema, Scope
-from recell.model.v1 import Agreement, Conversion, Importing, Neighbour
+from recell.model.v1 import Agreement, Conversion, Importing, Neighbour, Settled
 from recell.model.violation import Violation
-from recell.mover import servers, v1_failed, v1_proof
+from recell.mover import servers, v1_failed, v1_mapped, v1_proof
 from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
 from recell.mover.journal import PREFIX, Journal, State
 from recell.mover.move import Move
+from recell.mover.v1_mapped import Places
 from recell.mover.v1_survey import troubles
 from recell.planning.v1_import import Import, import_of
 
@@ -429,6 +430,32 @@ class CellsConversion:
                 raise self._away(error) from None
             finally:
                 journal.close()
+
+    # -- on to cells v2 ----------------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        if self.importing().phase == "none":
+            self._permit()
+            self._mark("live")
+
+    def _places(self) -> Places:
+        one = self.conversion
+        return Places(one.old.database, one.cell0, one.api_database, one.old.cell)
+
+    def unmapped(self) -> tuple[str, ...]:
+        with self._root("old") as root:
+            return v1_mapped.unmapped(root, self._places())
+
+    def map_instances(self) -> int:
+        self._permit()
+        with self._root("old") as root:
+            return v1_mapped.map_instances(root, self._places())
+
+    def settle(self) -> Settled:
+        self._permit()
+        scope = self._scope = self._scope or self._import().scope
+        with self._root("old", self.conversion.cell0) as root, self._entered("new") as api:
+            return v1_mapped.settle(root, api, self._places(), scope)
 
     # -- proofs ------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""Failed builds of cell0 come to the API cell, which answers for them as nova-api did before.
+"""Failed builds of cell0 come to the API cell, which answers for them as nova-api did before; or they go
+from there to cell0.
 
 Their numbers are cell0's own, and the child's rows have the same ones: here they get others, and rows that
 refer to a number get the new one. Nobody writes there meanwhile.
@@ -32,13 +33,16 @@ _CHILDREN = {
 _ACTIONS, _EVENTS = "instance_actions", "instance_actions_events"
 
 
-def bring(source: Session, target: Session, scope: Scope) -> int:
-    """Live instances that the API cell doesn't have, with all that is theirs, at once. How many.
+def bring(source: Session, target: Session, scope: Scope, only: Sequence[str] | None = None) -> int:
+    """Live instances that the target doesn't have, with all that is theirs, at once. How many.
 
     Users wait meanwhile: some statements for hundreds of them, and none that looks at all instances.
+
+    :param only: these, which live there; None: all.
     """
     tables = {e.table.name: e.table for e in scope.moving}
-    uuids = [str(u) for (u,) in source.query("SELECT uuid FROM instances WHERE deleted = 0 ORDER BY id")]
+    found = source.query("SELECT uuid FROM instances WHERE deleted = 0 ORDER BY id") if only is None else []
+    uuids = [str(u) for (u,) in found] if only is None else list(only)
     known: set[str] = set()
     for some in _batches(uuids):
         where, args = among(("uuid",), [(v,) for v in some])

@@ -32,19 +32,8 @@ def troubles(
     except RecellError as error:
         yield Violation(f"v1:schema:{where}", "stop", where, error.sentence, error.remedy)
         return
-    tables = [t for t in servers.table_names(new, conversion.new.database) if not t.startswith(PREFIX)]
-    if tables:
-        yield Violation(
-            f"v1:in-the-way:{conversion.new.database}", "stop", conversion.new.where,
-            f"there is a database {conversion.new.database} with {len(tables)} tables already",
-            "Drop it if nobody uses it, or name another one in the layout",
-        )  # fmt: skip
-    known = [str(n) for (n,) in old.query("SELECT name FROM cells WHERE deleted = 0 ORDER BY name")]
-    if known:
-        yield Violation(
-            f"v1:records:{where}", "stop", where, f"its table cells names {', '.join(known)} already",
-            "Remove what nobody uses: nova-manage cell delete --name NAME",
-        )  # fmt: skip
+    if not conversion.api_database:  # else the tree stands already, and undo copies to it
+        yield from _in_the_way(old, new, conversion)
     if servers.rights_of(old, nova, conversion.old.database) is None:
         yield Violation(
             f"v1:rights:{where}", "stop", where,
@@ -66,3 +55,20 @@ def troubles(
         if found.id.startswith(_MADE_LATER) or (same and found.id.startswith("mover:same")):
             continue
         yield found
+
+
+def _in_the_way(old: Connection, new: Connection, conversion: Conversion) -> Iterator[Violation]:
+    where = conversion.old.where
+    tables = [t for t in servers.table_names(new, conversion.new.database) if not t.startswith(PREFIX)]
+    if tables:
+        yield Violation(
+            f"v1:in-the-way:{conversion.new.database}", "stop", conversion.new.where,
+            f"there is a database {conversion.new.database} with {len(tables)} tables already",
+            "Drop it if nobody uses it, or name another one in the layout",
+        )  # fmt: skip
+    known = [str(n) for (n,) in old.query("SELECT name FROM cells WHERE deleted = 0 ORDER BY name")]
+    if known:
+        yield Violation(
+            f"v1:records:{where}", "stop", where, f"its table cells names {', '.join(known)} already",
+            "Remove what nobody uses: nova-manage cell delete --name NAME",
+        )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 
 from recell.errors import Unsupported
 from recell.model.plan import Plan, PlanStep
-from recell.planning import runbook_hosts, runbook_rabbit, runbook_v1, runbook_v1_hold
+from recell.planning import runbook_hosts, runbook_rabbit, runbook_v1, runbook_v1_hold, runbook_v1_v2
 from recell.planning.changes import describe
 
 STATE = "/var/lib/recell"
@@ -459,6 +459,7 @@ _KINDS: dict[str, Callable[[_Book, PlanStep, bool], list[Hand]]] = {
             runbook_hosts.KINDS,
             runbook_v1.KINDS,
             runbook_v1_hold.KINDS,
+            runbook_v1_v2.KINDS,
         )
         for kind, told in kinds.items()
     },

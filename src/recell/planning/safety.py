@@ -46,7 +46,7 @@ def _move(step: PlanStep, later: list[PlanStep], open_: set[tuple[str, str]]) ->
             open_.add(bracket)
         else:
             open_.discard(bracket)
-    if step.kind == "v1-switch":
+    if step.kind in ("v1-switch", "v2-switch"):
         open_.add(("retire", ""))
     if not any(s.kind in AFTER_SWITCH for s in later):
         open_.discard(("retire", ""))

@@ -97,7 +97,7 @@ def _switch(facts: V1Facts, draft: Draft) -> None:
         longest_s=hold.longest_s,
         gates=[{"proxy": p.proxy, "backend": p.backend, "server": p.server} for p in facts.proxied],
         doors={
-            "old": sorted({(p.host, *_door(p.address)) for p in facts.proxied}),
+            "old": sorted({(p.host, *door(p.address)) for p in facts.proxied}),
             "new": [
                 [h, numeric(deployment.host(h)), facts.layout.api.port] for h in facts.layout.api.hosts
             ],
@@ -126,7 +126,7 @@ def _switch(facts: V1Facts, draft: Draft) -> None:
     )
 
 
-def _door(address: str) -> tuple[str, int]:
+def door(address: str) -> tuple[str, int]:
     """HAProxy's ``10.0.0.1:8774`` or ``[fd00::1]:8774``."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

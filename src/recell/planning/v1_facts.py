@@ -132,7 +132,7 @@ def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
     active = tuple(s for s in deployment.services if s.active)
     controllers = tuple(s for s in active if s.role != "compute")
     release = release_of(deployment, controllers)
-    _raise(tuple(_reasons(deployment, active)))
+    refuse(tuple(_reasons(deployment, active)))
     by_role = {
         role: tuple(s for s in active if s.role == role)
         for role in ("conductor", "scheduler", "api", "compute")
@@ -146,8 +146,8 @@ def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
     contained.refuse_what_is_beyond_control(controllers)
     old, new = _brokers(deployment, layout, active)
     url = parse_url(by_role["conductor"][0].transport_url)
-    proxied = _proxied(deployment, by_role["api"])
-    held = {(p.host, p.unit) for p in proxied}
+    led = proxied(deployment, by_role["api"])
+    held = {(p.host, p.unit) for p in led}
     facts = V1Facts(
         deployment=deployment,
         layout=layout,
@@ -165,14 +165,14 @@ def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
         cells=tuple(s for s in deployment.role("cells")),
         consoles=tuple(s for s in deployment.role("consoleauth", *CONSOLES) if s.active),
         computes=by_role["compute"],
-        proxied=proxied,
+        proxied=led,
         bare=tuple(f"{s.unit} on {s.host}" for s in by_role["api"] if (s.host, s.unit) not in held),
     )
-    _raise(tuple(_unfit(facts)))
+    refuse(tuple(_unfit(facts)))
     return facts
 
 
-def _proxied(deployment: Deployment, apis: tuple[NovaService, ...]) -> tuple[ProxyBackendServer, ...]:
+def proxied(deployment: Deployment, apis: tuple[NovaService, ...]) -> tuple[ProxyBackendServer, ...]:
     """HAProxy's servers of the compute API. The metadata API may be the same unit, on a port of its own."""
     ports = {(s.host, s.unit): str(s.port) for s in apis}
     return tuple(
@@ -182,7 +182,8 @@ def _proxied(deployment: Deployment, apis: tuple[NovaService, ...]) -> tuple[Pro
     )
 
 
-def _raise(reasons: tuple[RecellError, ...]) -> None:
+def refuse(reasons: tuple[RecellError, ...]) -> None:
+    """Nothing without reasons; else raises one of the first's kind that says all."""
     if not reasons:
         return
     kind = type(reasons[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from recell.adapters.ports import World
@@ -33,24 +33,29 @@ def check(
     found: list[Violation] = []
     for rule in ALIKE:
         found += rule(_without_the_api_cell(deployment, layout))
-    found += _firewalls(deployment)
-    found += _writers(deployment)
+    found += firewalls(deployment)
+    found += writers(deployment)
     try:
         plan = plan or plan_v1(deployment, layout, 0.0)
     except RecellError as error:
         found.append(Violation(f"plan:{error.word}", "stop", "layout", error.sentence, error.remedy))
     if world is not None and plan is not None:
         found += live.check_files(world, plan)
-        found += _databases(world, plan)
-        found += _gates(world, plan)
-    accepted = set(layout.acknowledge)
-    found = [
+        found += databases(world, plan)
+        found += gates(world, plan)
+    return sorted_out(found, layout.acknowledge)
+
+
+def sorted_out(found: Iterable[Violation], acknowledged: Iterable[str]) -> tuple[Violation, ...]:
+    """What stops comes first; what an operator accepts is a warning."""
+    accepted = set(acknowledged)
+    out = [
         replace(v, severity="warning", what=f"{v.what} (acknowledged)")
         if v.may_accept and v.id in accepted
         else v
         for v in found
     ]
-    return tuple(sorted(found, key=lambda v: (v.severity != "stop", v.id)))
+    return tuple(sorted(out, key=lambda v: (v.severity != "stop", v.id)))
 
 
 def _without_the_api_cell(deployment: Deployment, layout: CellsV1Layout) -> Deployment:
@@ -62,7 +67,7 @@ def _without_the_api_cell(deployment: Deployment, layout: CellsV1Layout) -> Depl
     return replace(deployment, services=services)
 
 
-def _firewalls(deployment: Deployment) -> Iterator[Violation]:
+def firewalls(deployment: Deployment) -> Iterator[Violation]:
     stopped = {s.host for s in deployment.role("scheduler", "conductor") if s.active}
     for host in deployment.hosts:
         if host.name in stopped and not host.firewall:
@@ -75,7 +80,7 @@ def _firewalls(deployment: Deployment) -> Iterator[Violation]:
             )
 
 
-def _writers(deployment: Deployment) -> Iterator[Violation]:
+def writers(deployment: Deployment) -> Iterator[Violation]:
     for w in deployment.writers:
         yield Violation(
             f"{w.kind}:{w.host}:{w.where}",
@@ -87,9 +92,10 @@ def _writers(deployment: Deployment) -> Iterator[Violation]:
         )
 
 
-def _databases(world: World, plan: Plan) -> Iterator[Violation]:
+def databases(world: World, plan: Plan, kind: str = "v1-follow") -> Iterator[Violation]:
+    """Why rows can't be copied, by the conversion that steps of this kind know."""
     for step in plan.steps:
-        if step.kind != "v1-follow":
+        if step.kind != kind:
             continue
         try:
             port = world.v1(Conversion.from_json(step.params["conversion"]), Login("recell_check", ""))
@@ -98,7 +104,7 @@ def _databases(world: World, plan: Plan) -> Iterator[Violation]:
             yield Violation(f"{error.word}:databases", "stop", "live", error.sentence, error.remedy)
 
 
-def _gates(world: World, plan: Plan) -> Iterator[Violation]:
+def gates(world: World, plan: Plan) -> Iterator[Violation]:
     """HAProxy can hold requests, and hosts can shut the doors that users leave."""
     for step in plan.steps:
         if step.kind == "v1-servers":
@@ -106,7 +112,7 @@ def _gates(world: World, plan: Plan) -> Iterator[Violation]:
             yield from _troubled(
                 f"gate:{step.where}:{backend}", step.where, world.gate(step.where, backend).trouble
             )
-        if step.kind == "v1-switch":
+        if step.kind in ("v1-switch", "v2-switch"):
             doors = [str(d[0]) for side in step.params["doors"].values() for d in side]
             for host in sorted({*doors, *(str(d[0]) for d in step.params["bare"])}):
                 yield from _troubled(f"fence:{host}", host, world.fence(host).trouble)

@@ -14,12 +14,13 @@ from recell.errors import RecellError
 from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout, Layout
 from recell.model.layout_v1 import CellsV1Layout
+from recell.model.layout_v1_v2 import TreeLayout
 from recell.model.plan import Plan
 from recell.model.violation import Violation
 from recell.planning.hosts import KIND as MOVES_HOSTS
 from recell.planning.moves import KIND as MOVES_DATABASE
 from recell.planning.split import make_plan
-from recell.preflight import cells_v1, live, rabbit, rules
+from recell.preflight import cells_v1, cells_v1_v2, live, rabbit, rules
 
 Rule = Callable[[Deployment, Layout], Iterator[Violation]]
 RULES: tuple[Rule, ...] = (
@@ -45,7 +46,7 @@ RULES: tuple[Rule, ...] = (
 
 def check(
     deployment: Deployment,
-    layout: Layout | BrokerLayout | CellsV1Layout,
+    layout: Layout | BrokerLayout | CellsV1Layout | TreeLayout,
     world: World | None = None,
     plan: Plan | None = None,
 ) -> tuple[Violation, ...]:
@@ -54,6 +55,8 @@ def check(
         return rabbit.check(deployment, layout, world, plan)
     if isinstance(layout, CellsV1Layout):
         return cells_v1.check(deployment, layout, world, plan)
+    if isinstance(layout, TreeLayout):
+        return cells_v1_v2.check(deployment, layout, world, plan)
     found: list[Violation] = []
     for rule in RULES:
         found += rule(deployment, layout)

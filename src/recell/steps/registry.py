@@ -31,6 +31,7 @@ from recell.steps.v1 import V1Account, V1Config, V1Database, V1Record
 from recell.steps.v1_hold import V1ChildApi, V1Retire, V1Servers
 from recell.steps.v1_rows import V1Follow, V1Link, V1Prove, V1Sync
 from recell.steps.v1_switch import V1Switch
+from recell.steps.v1_v2 import V2Adopt, V2Mappings, V2Switch
 
 KINDS: dict[str, type[BaseStep]] = {
     step.kind: step
@@ -97,6 +98,9 @@ KINDS: dict[str, type[BaseStep]] = {
         V1Servers,
         V1Switch,
         V1Sync,
+        V2Adopt,
+        V2Mappings,
+        V2Switch,
     )
 }
 
