@@ -11,6 +11,7 @@ from pymysql.cursors import DictCursor
 
 from recell.adapters.ports import QueueInfo
 from recell.adapters.v1_work import UnderWay, named
+from recell.steps.compute import BEGUN
 from recell_bench.schemas import JUNO, STEIN, ddl, load
 from tests.private_server import PrivateServer
 
@@ -59,6 +60,9 @@ class Tables:
         assert vhost == "/nova"
         return tuple(QueueInfo(n, ready, unacked, consumers, False)
                      for n, (ready, unacked, consumers) in self.messages.items())
+
+    def begun(self, host: str, since: float) -> list[str]:
+        return [str(row["what"]) for row in self.read(BEGUN, [host, since])]
 
     def work(self) -> UnderWay:
         api = Tables(self.server, self.release, database="nova_api") if self.release == STEIN else None
@@ -139,3 +143,17 @@ def test_what_died_long_ago_is_named_and_not_waited_for(tables: Tables) -> None:
 def test_named() -> None:
     assert named(["a", "b"]) == "a; b"
     assert named([str(n) for n in range(7)]) == "0; 1; 2; 3; 4; and 2 more"
+
+
+def test_a_build_that_nova_never_ends_on_paper_is_over_when_its_instance_is_deleted(tables: Tables) -> None:
+    tables.add("instances", id=4, uuid="i4", vm_state="deleted", deleted=4)
+    tables.add("instance_actions", id=4, instance_uuid="i4", action="create", deleted=0)
+    events = {2: ("compute__do_build_and_run_instance", 4), 3: ("compute_terminate_instance", 4),
+              4: ("compute_reboot_instance", 1)}  # fmt: skip
+    for number, (event, action) in events.items():
+        tables.add(
+            "instance_actions_events", id=number, event=event, action_id=action, host="cmp1", deleted=0
+        )
+    assert tables.work().in_flight() == ("compute_terminate_instance of i4", "compute_reboot_instance of i1")
+    assert tables.begun("cmp1", 0.0) == ["compute_terminate_instance", "compute_reboot_instance"]
+    assert tables.begun("cmp2", 0.0) == []

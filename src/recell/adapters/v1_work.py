@@ -94,8 +94,10 @@ class UnderWay:
                 yield f"{row['what']} is being built"
         for row in self._child.read(
             "SELECT e.event AS event, a.instance_uuid AS what FROM instance_actions_events e"
-            " JOIN instance_actions a ON a.id = e.action_id"
+            " JOIN instance_actions a ON a.id = e.action_id LEFT JOIN instances i ON i.uuid = a.instance_uuid"
             " WHERE e.id >= %s AND e.finish_time IS NULL"
+            # Nova never ends the build of an instance that was deleted at once.
+            " AND (i.deleted = 0 OR e.event LIKE '%%terminate%%')"
             " AND e.start_time >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY e.id",
             [self._from.get(_EVENTS, 0), RECENT_S],
         ):

@@ -11,15 +11,26 @@ from recell.steps.units import UnitStep
 POLL_S = 0.5
 
 
+TASKS = "SELECT uuid AS what FROM instances WHERE deleted = 0 AND host = %s AND task_state IS NOT NULL"
+"""Of a nova-compute by its host: instances that it has something to do with."""
+BEGUN = (
+    "SELECT e.event AS what FROM instance_actions_events e JOIN instance_actions a ON a.id = e.action_id"
+    " LEFT JOIN instances i ON i.uuid = a.instance_uuid"
+    " WHERE e.host = %s AND e.finish_time IS NULL"
+    " AND e.event LIKE 'compute%%' AND e.start_time >= FROM_UNIXTIME(%s)"
+    " AND (i.deleted = 0 OR e.event LIKE '%%terminate%%')"
+)
+"""By its host and the time it started: what it has begun and not ended. Of an instance that was deleted as
+soon as it was there Nova never writes when its build ended; its deletion waited for that."""
+
+
 class ComputeMoments(UnitStep):
     """When a nova-compute may be ended. ``cell``: uuid; ``nova_host``: what Nova calls its host."""
 
     def await_quiet(self) -> None:
         """A moment without a task on this host: there is one soon, even on a busy cloud."""
         began = self.world.clock()
-        while tasks := self._rows(
-            "SELECT uuid AS what FROM instances WHERE deleted = 0 AND host = %s AND task_state IS NOT NULL"
-        ):
+        while tasks := self._rows(TASKS):
             if self.world.clock() - began > self.limit("quiet_s"):
                 raise StepFailed(
                     f"{self.spec.where} is never without a task: {', '.join(tasks[:3])}",
@@ -30,14 +41,7 @@ class ComputeMoments(UnitStep):
     def begun(self) -> str:
         """What this nova-compute has begun and not ended since it started."""
         since = self.unit().started_at
-        return ", ".join(
-            self._rows(
-                "SELECT e.event AS what FROM instance_actions_events e"
-                " WHERE e.host = %s AND e.finish_time IS NULL"
-                " AND e.event LIKE 'compute%%' AND e.start_time >= FROM_UNIXTIME(%s)",
-                since,
-            )
-        )
+        return ", ".join(self._rows(BEGUN, since))
 
     def _rows(self, sql: str, *more: float) -> list[str]:
         rows = self.world.nova().query(str(self.param("cell")), sql, [self.param("nova_host"), *more])

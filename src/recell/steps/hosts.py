@@ -15,6 +15,7 @@ from recell.model.hosts import HostsMove, Late
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
+from recell.steps.compute import BEGUN, TASKS
 from recell.steps.database import recells_login
 
 POLL_S = 1.0
@@ -330,11 +331,7 @@ class HostsComputes(HostsStep):
     def _await_quiet(self, cell: str, compute: dict[str, Any]) -> None:
         """A moment without a task on this host: there is one soon, even on a busy cloud."""
         began = self.world.clock()
-        while tasks := self._rows(
-            cell,
-            "SELECT uuid AS what FROM instances WHERE deleted = 0 AND host = %s AND task_state IS NOT NULL",
-            compute["nova_host"],
-        ):
+        while tasks := self._rows(cell, TASKS, compute["nova_host"]):
             if self.world.clock() - began > self.limit("quiet_s"):
                 raise StepFailed(
                     f"{compute['host']} is never without a task: {', '.join(tasks[:3])}",
@@ -343,15 +340,7 @@ class HostsComputes(HostsStep):
             self.world.wait(POLL_S)
 
     def _begun(self, cell: str, compute: dict[str, Any], since: float) -> str:
-        found = self._rows(
-            cell,
-            "SELECT e.event AS what FROM instance_actions_events e"
-            " WHERE e.host = %s AND e.finish_time IS NULL"
-            " AND e.event LIKE 'compute%%' AND e.start_time >= FROM_UNIXTIME(%s)",
-            compute["nova_host"],
-            since,
-        )
-        return ", ".join(found)
+        return ", ".join(self._rows(cell, BEGUN, compute["nova_host"], since))
 
     def _rows(self, cell: str, sql: str, *args: Any) -> list[str]:
         return [str(r["what"]) for r in self.world.nova().query(cell, sql, list(args))]
