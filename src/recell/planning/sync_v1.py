@@ -306,8 +306,10 @@ class _Differ:
         order: list[RowChange] = []
         while waiting:
             holders = {name: number for number, name in names.items()}
-            free = [n for n in waiting if holders.get(wanted[n], n) == n]
-            stuck = [n for n in waiting if n not in free and holders[wanted[n]] not in waiting]
+            open_ = [n for n in waiting if holders.get(wanted[n], n) == n]
+            stuck = [n for n in waiting if n not in open_ and holders[wanted[n]] not in waiting]
+            # Last come rows that get the server's next number: it could be one that another row needs.
+            free = [n for n in open_ if n > 0 or all(other < 0 for other in waiting)]
             for number in free:
                 order.append(waiting.pop(number))
                 names[number] = wanted[number]
