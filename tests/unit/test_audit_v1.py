@@ -130,6 +130,21 @@ def test_a_task_is_under_way_until_nothing_was_heard_of_it_for_long(quiet_s: flo
         [{"vm_state": "stopped", "task_state": None}] if reported else [])  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("task", "child_quiet_s", "reported"),
+    [("reboot_started", 300.0, True), ("reboot_started", 30.0, False), ("rebooting", 300.0, False)],
+)
+def test_a_task_whose_end_was_overtaken_is_found_though_its_row_is_written_again_and_again(
+    task: str, child_quiet_s: float, reported: bool
+) -> None:
+    top = told("active", 5.0, busy=True, states={"vm_state": "active", "task_state": task})
+    child = told("active", child_quiet_s, states={"vm_state": "active", "task_state": None})
+    facts = instances("api", {"b": top})(instances("cell1", {"b": child})(healthy()))
+    assert ("instances:apart:cell1" in found(facts, "warning")) == reported
+    changes = [dict(c.after or {}) for h in heals(facts, {}, NOW).values() for c in h.changes]
+    assert changes == ([{"task_state": None}] if reported else [])
+
+
 def test_a_name_is_proven_only_when_every_cell_was_asked() -> None:
     facts = instances("api", {"b": row("", vm_state="stopped")})(healthy())
     (change,) = heals(facts, {}, NOW)["instances:cell-unset:api"].changes

@@ -11,6 +11,16 @@ from recell.model.cells_v1 import CellV1, InstanceRow, path_of
 
 YOUNG_S = 600.0
 """How long an instance may be on its way to a cell: nova-cells tries ten times, and builds queue up."""
+SETTLED_S = 120.0
+COMPUTES_OWN = frozenset((
+    "block_device_mapping", "networking", "spawning", "reboot_pending", "reboot_started",
+    "reboot_pending_hard", "reboot_started_hard", "image_pending_upload", "image_uploading",
+    "resize_migrating", "resize_migrated", "resize_finish", "rebuild_block_device_mapping",
+    "rebuild_spawning",
+))  # fmt: skip
+"""Tasks that nova-compute alone sets. Where the child has none for ``SETTLED_S`` and the API cell one of
+these, its end was overtaken on the way up; nova-cells may write that row again and again, and never mends it.
+"""
 STALE_S = 60.0
 """By how much a child's row may be the younger one: clocks differ, messages wait."""
 
@@ -142,7 +152,8 @@ def under_way(row: InstanceRow) -> bool:
 def differing(child: InstanceRow, top: InstanceRow) -> tuple[str, ...]:
     """Columns in which rows that stand still differ. A task that nothing was heard of for long is no task:
     what ended it in the child never reached the API cell, or never came to the child."""
-    if (child.busy or top.busy) and min(child.quiet_s, top.quiet_s) < YOUNG_S:
+    overtaken = not child.busy and top.states.get("task_state") in COMPUTES_OWN and child.quiet_s >= SETTLED_S
+    if (child.busy or top.busy) and min(child.quiet_s, top.quiet_s) < YOUNG_S and not overtaken:
         return ()
     if child.vm_state != top.vm_state and not child.states:
         return ("vm_state",)
