@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,7 +16,6 @@ from recell.steps.v1 import SIDES, V1Step
 ANSWER_S = 60.0
 """What a message down and one up may take: nova-cells itself gives up after 60 s."""
 LOOK_S = 2.0
-AGAIN_S = 45.0
 TOPIC = "cells"
 _NAMED = 5
 
@@ -179,8 +177,7 @@ class V1Sync(V1Step):
                 )
             return
         projects = port.ask_for_instances()
-        # What overtook another message on its way is stale until the child is asked once more.
-        found = agreed(self, port.ask_for_instances)
+        found = agreed(self)
         # What the child's conductors committed since they count no quota is in nobody's usage.
         port.recount("new")
         self.remember("agreed", f"{projects} projects asked; {found.rows} instances on both sides agree")
@@ -191,23 +188,17 @@ class V1Sync(V1Step):
         return str(self.recall("agreed"))
 
 
-def agreed(step: V1Step, again: Callable[[], object] = lambda: None) -> Agreement:
+def agreed(step: V1Step) -> Agreement:
     """Two looks with nothing wrong in both: what is on its way stands in one of them only.
-
-    ``again``: called now and then while something stays wrong.
 
     :raises VerifyFailed: something stays wrong.
     """
     port, began = step.port(), step.world.clock()
-    asked = began
     before = port.agreement()
     while True:
         if not before.wrong:
             return before
         step.world.wait(LOOK_S)
-        if step.world.clock() - asked > AGAIN_S:
-            again()
-            asked = step.world.clock()
         now = port.agreement()
         stays = sorted(set(before.wrong) & set(now.wrong))
         if not stays:
