@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,22 @@ def longest(logs: Iterable[Path], side: str, start: float, end: float) -> float:
     return max(found)
 
 
-def count(logs: Iterable[Path], side: str, until: float = float("inf")) -> Count:
-    """``side``: the letter that its clients' names begin with. What is sent after ``until`` isn't counted."""
+Window = tuple[float, float]
+"""From when until when, in seconds since 1970."""
+
+
+def count(
+    logs: Iterable[Path],
+    side: str,
+    until: float = float("inf"),
+    windows: Sequence[Window] = (),
+    *,
+    inside: bool = False,
+) -> Count:
+    """``side``: the letter that its clients' names begin with. What is sent after ``until`` isn't counted.
+
+    ``windows``: what was under way in one of them is left out; ``inside``: and nothing else is counted.
+    """
     sent: dict[str, list[tuple[str, str, float]]] = {"C": [], "S": [], "F": []}
     got: dict[str, Counter[tuple[str, str]]] = {"RC": Counter(), "RS": Counter(), "RF": Counter()}
     errors: Counter[str] = Counter()
@@ -52,7 +66,8 @@ def count(logs: Iterable[Path], side: str, until: float = float("inf")) -> Count
             if kind.endswith("S"):
                 lines.setdefault(fields[2], []).append(line)
             if kind in sent and len(fields) >= 5:
-                if float(fields[0]) - float(fields[4]) > until:
+                began, ended = float(fields[0]) - float(fields[4]), float(fields[0])
+                if began > until or inside != any(began <= w[1] and ended >= w[0] for w in windows):
                     continue
                 sent[kind].append((fields[2], fields[3], float(fields[4])))
                 if fields[3] == "ERR":
@@ -73,4 +88,18 @@ def count(logs: Iterable[Path], side: str, until: float = float("inf")) -> Count
         fanouts_missed=sum(seq not in reached for seq in fanouts),
         errors=tuple(f"{n} {e}" for e, n in errors.items()),
         odd=tuple(line for seq in casts if arrived[seq] != 1 for line in lines[seq]),
+    )
+
+
+def harmless(told: Count) -> bool:
+    """Whether nothing that was sent failed, got lost or came twice."""
+    return told.failed == told.lost == told.doubled == 0 and told.casts > 0
+
+
+def in_a_line(sides: Mapping[str, Count]) -> str:
+    """Losses first: ``a: 0 of 802 casts lost, 0 doubled, ...; b: ...``."""
+    return "; ".join(
+        f"{side}: {n.lost:,} of {n.casts:,} casts lost, {n.doubled:,} doubled, {n.failed:,} calls and casts"
+        f" failed, longest call {n.longest_s:.1f} s, {n.fanouts_missed:,} fanouts missed"
+        for side, n in sides.items()
     )

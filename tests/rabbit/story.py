@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -11,19 +12,28 @@ from recell.adapters.world import RealWorld
 from recell.discovery.rabbit import look_at_rabbit
 from recell.engine import Engine
 from recell.engine.run import Event
+from recell.errors import RecellError
 from recell.journal import Journal
 from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout, load_any_layout
 from recell.model.plan import Plan
+from recell.model.step import Direction
 from recell.planning.rabbit import plan_rabbit
 from recell.steps import Context, bind
 from tests.rabbit.cluster import Cluster
 from tests.rabbit.counting import Count, count, longest
+from tests.rabbit.deaths import Deaths, remains, run_and_die
 from tests.rabbit.hosts import EnteredHost
+from tests.rabbit.words import Kill, Way, points
 
 broker._TIMEOUT = 600.0  # six nodes and their clients share one machine's cores
 LIMITS = {"drain_s": 600.0, "quiet_s": 1200.0, "stop_s": 600.0, "start_s": 1200.0}
 SERVERS, CALLERS = 2, 1
+RESUMES = 5
+"""How often a run that stopped is gone on with, at most."""
+_PATIENCE_S = 240.0
+"""Where a node dies, recell waits no longer than this for anything: it has to stop and say so."""
+_FILES = ("etc/rabbitmq.conf", "etc/enabled_plugins", "data/.erlang.cookie")
 
 
 def oslo_python() -> str:
@@ -54,12 +64,16 @@ class Story:
         self.cluster = cluster
         self.kind = kind
         self.rate = rate
-        self.notes: list[str] = []
-        self.spans: dict[str, tuple[float, float]] = {}
-        """When a step acted last, by its id."""
-        self._acting = 0.0
+        self.deaths = Deaths(cluster)
+        self._limits = LIMITS
+        self.stops: list[str] = []
+        """What recell said when it stopped."""
+        self.kills: list[str] = []
+        """Where recell was killed."""
+        self.before: dict[str, dict[str, str]] = {}
         self.plan: Plan | None = None
         self.deployment: Deployment | None = None
+        self._until = float("inf")
 
     # Clients
 
@@ -96,12 +110,31 @@ class Story:
             assert time.monotonic() < deadline, (path, word)
             time.sleep(0.2)
 
+    @property
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """From when until when each step acted last, by its id: from its first start on, if it was killed."""
+        out: dict[str, tuple[float, float]] = {}
+        begun: dict[str, float] = {}
+        if self._told.exists():
+            for at, kind, step in map(json.loads, self._told.read_text().splitlines()):
+                if kind == "acting":
+                    begun.setdefault(step, at)
+                elif step in begun:
+                    out[step] = (begun.pop(step), at)
+        return out
+
+    @property
+    def _told(self) -> Path:
+        """What happened when: recell may be another process each time."""
+        return self.cluster.top / "told.jsonl"
+
     def logs(self, side: str) -> list[Path]:
         return sorted((self.cluster.hosts[f"rq{side}"].home / "log").glob("*er?.log"))
 
     def longest(self, side: str, step: str) -> float:
         """The longest call, in seconds, of a side's clients while a step acted; 0.0: it didn't."""
-        return longest(self.logs(side), side, *self.spans[step]) if step in self.spans else 0.0
+        spans = self.spans
+        return longest(self.logs(side), side, *spans[step]) if step in spans else 0.0
 
     def plain_restart(self, name: str) -> float:
         """The longest call, in seconds, while systemd restarts a server and recell does nothing."""
@@ -122,7 +155,13 @@ class Story:
                 for path in sorted((host.home / "units").glob(f"*{word}*.service")):
                     host.systemctl("stop", path.stem)
             time.sleep(3)
-        return {side: count(self.logs(side), side, until) for side in "ab"}
+        self._until = until
+        return self.counts()
+
+    def counts(self, *, inside: bool = False) -> dict[str, Count]:
+        """But for what was under way when a node was dead; ``inside``: only that."""
+        windows = self.deaths.windows
+        return {s: count(self.logs(s), s, self._until, windows, inside=inside) for s in "ab"}
 
     # recell
 
@@ -146,9 +185,74 @@ class Story:
             for host in hosts.values():
                 host.close()
         self.plan = plan_rabbit(self.deployment, self.layout(), time.time())
+        for name in (*self.cluster.old, *self.cluster.new):
+            home = self.cluster.hosts[name].home
+            self.before[name] = {place: (home / place).read_text() for place in _FILES}
         return self.plan
 
-    def go(self, direction: str) -> None:
+    def travel(self, direction: Direction, way: Way) -> bool:
+        """A whole way, whatever dies on it. False: a kill on it says that it is not gone on with.
+
+        :raises RecellError: it stops again and again.
+        """
+        assert self.plan is not None
+        steps = [s.id for s in self.plan.steps if s.acts in ("both", direction)]
+        if direction == "backward":
+            begun = self._begun()
+            steps = [s for s in reversed(steps) if s in begun]
+        for kill in points(way.kills, steps):
+            try:
+                if not self._killed(direction, kill):
+                    break  # it came to the end of the way: the step did nothing
+            except RecellError as error:
+                self._stopped(error)
+                continue
+            if kill.back:
+                return False
+        self.deaths.told = list(way.deaths)
+        self._limits = {k: min(v, _PATIENCE_S) if way.deaths else v for k, v in LIMITS.items()}
+        self._on(direction)
+        self.deaths.mend()
+        self._on(direction)  # and it says so when it is asked again
+        return True
+
+    def _begun(self) -> set[str]:
+        journal = Journal.open(self.cluster.top / "journal.sqlite")
+        try:
+            return {entry.step for entry in journal.entries()}
+        finally:
+            journal.close()
+
+    def _killed(self, direction: Direction, kill: Kill) -> bool:
+        dead = run_and_die(self, direction, kill)
+        if dead:
+            self.kills.append(f"{kill.step}:{kill.point}")
+            print(f"{time.strftime('%H:%M:%S')} killed recell at {kill.step}:{kill.point}", flush=True)
+        return dead
+
+    def _on(self, direction: Direction) -> None:
+        for left in reversed(range(RESUMES)):
+            try:
+                self.go(direction)
+                return
+            except RecellError as error:
+                self._stopped(error)
+                if not left:
+                    raise
+                self.deaths.mend()
+
+    def _stopped(self, error: RecellError) -> None:
+        self.stops.append(str(error))
+        print(f"{time.strftime('%H:%M:%S')} stopped: {error}", flush=True)
+
+    def wrong(self, direction: Direction) -> list[str]:
+        """What is not as it should be at the end of this way; asked of every node."""
+        old, new = self.cluster.old, self.cluster.new
+        if direction == "forward":
+            return remains(self.cluster, (old, new), {})
+        return remains(self.cluster, (old, *((name,) for name in new)), self.before)
+
+    def go(self, direction: Direction) -> None:
         assert self.plan is not None and self.deployment is not None
         path = self.cluster.top / "journal.sqlite"
         if not path.exists():
@@ -156,9 +260,9 @@ class Story:
         journal = Journal.open(path)
         world = HarnessWorld(self.deployment, self.cluster)
         try:
-            with journal.writing(direction, direction) as epoch:  # type: ignore[arg-type]
+            with journal.writing(direction, direction) as epoch:
                 world.claim(Fence(journal.id, epoch, "harness"), *self.cluster.hosts)
-                context = Context(world, journal, self.plan.id, self.plan.fingerprints, LIMITS)
+                context = Context(world, journal, self.plan.id, self.plan.fingerprints, self._limits)
                 engine = Engine(bind(self.plan, context), journal, observer=self._note, wait=world.wait)
                 if direction == "forward":
                     engine.forward()
@@ -170,11 +274,11 @@ class Story:
             journal.close()
 
     def _note(self, event: Event) -> None:
-        now = time.time()
-        if event.kind == "acting":
-            self._acting = now
-        elif event.kind == "finished":
-            self.spans[event.step.id] = (self._acting, now)
+        if event.kind in ("acting", "finished"):
+            with self._told.open("a") as file:
+                file.write(json.dumps([time.time(), event.kind, event.step.id]) + "\n")
         said = f"{time.strftime('%H:%M:%S')} {event.kind} {event.step.id} {event.text} {event.seconds:.1f}"
-        self.notes.append(said)
         print(said, flush=True)
+        if event.kind == "acting":
+            assert self.plan is not None
+            self.deaths.begins(event.step.id, next(s.where for s in self.plan.steps if s.id == event.step.id))

@@ -15,7 +15,10 @@ import pytest
 
 from recell.errors import StepFailed
 from tests.rabbit.cluster import Cluster
+from tests.rabbit.control import literal
+from tests.rabbit.counting import harmless
 from tests.rabbit.story import Story
+from tests.rabbit.words import parse
 
 pytestmark = pytest.mark.real
 
@@ -123,31 +126,37 @@ def test_undone(clusters: Clusters, after_the_cut: bool, monkeypatch: pytest.Mon
         assert (cluster.hosts[name].home / "etc/rabbitmq.conf").read_text() == text
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "words",
+    [
+        "classic/autoheal/kill=*/*:inside/undo/kill=*/*:acted",
+        "quorum/ignore/kill=rabbitmq/part:inside+15:undo",
+        "classic/ignore/fresh/kill=*/*:inside/undo",
+        "classic/autoheal/node=rabbitmq/part+5",
+        "quorum/pause_minority/node=rabbitmq/rehome@rq5:dead/undo",
+    ],
+)
+def test_whatever_dies_it_ends_well(clusters: Clusters, words: str) -> None:
+    run = parse(words)
+    story = Story(clusters(run.handling, fresh=run.fresh), run.kind)
+    story.clients_up()
+    story.scan_and_plan()
+    if story.travel("forward", run.forth):
+        assert story.wrong("forward") == []
+    if run.back is not None:
+        story.travel("backward", run.back)
+        assert story.wrong("backward") == []
+    time.sleep(5)
+    counts = story.clients_down()
+    assert all(map(harmless, counts.values())), (counts, story.kills, story.stops)
+
+
 def test_the_recipe_of_2015_loses_messages(clusters: Clusters) -> None:
     """So that the harness is believed: INPUT REJECT on one port, host by host, then forget."""
     cluster = clusters("ignore")
     story = Story(cluster, "classic")
     story.clients_up()
-    for name in cluster.new:
-        for words in (("stop_app",), ("join_cluster", f"rabbit@{cluster.old[0]}"), ("start_app",)):
-            cluster.hosts[name].ctl(*words)
-    nodes = ",".join(f"os:os@{cluster.hosts[n].ip}:5672" for n in cluster.new)
-    moved = cluster.hosts["rqb"]
-    for path in sorted((moved.home / "etc").glob("b*.conf")):
-        lines = path.read_text().splitlines()
-        path.write_text("\n".join(f"transport_url = rabbit://{nodes}/" if "transport_url" in ln else ln
-                                  for ln in lines))  # fmt: skip
-        moved.systemctl("restart", path.stem)
-    time.sleep(10)
-    for mine, others in ((cluster.new, cluster.old), (cluster.old, cluster.new)):
-        for name in mine:
-            for other in others:
-                rule = ["-s", cluster.hosts[other].ip, "-p", "tcp", "--dport", "25672", "-j", "REJECT"]
-                cluster.hosts[name].run(["iptables", "-I", "INPUT", *rule])
-    time.sleep(90)
-    for mine, others in ((cluster.new, cluster.old), (cluster.old, cluster.new)):
-        for other in others:
-            cluster.hosts[mine[0]].ctl("forget_cluster_node", f"rabbit@{other}", check=False)
-    time.sleep(10)
+    literal(story)
     counts = story.clients_down()
     assert counts["b"].lost + counts["b"].failed > 20, counts

@@ -95,7 +95,7 @@ class SimEnd:
             node.shovels[parameter["name"]] = (
                 value["src-queue"],
                 value["dest-queue"],
-                "mq1" in value["src-uri"][0],
+                value["src-uri"][0].rpartition("@")[2].startswith("mq1"),  # its password may hold anything
             )
         self._point(f"load {', '.join(k for k, rows in definitions.items() if rows)}")
 

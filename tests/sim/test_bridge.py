@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,11 @@ from recell.preflight.rabbit import check
 from recell.steps import Context
 from recell.steps.rabbit_bridge import Bridge
 from tests.sim.bridge import lasting, told
+from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit import HOSTS, RabbitWorld
 from tests.sim.test_rabbit import CLIENTS, CONF, TEXT, build, changed_node, layout, scan
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_split import LIMITS, Desk
-from tests.sim.world import Killed
 
 FRESH = TEXT.replace("rabbitmq:\n", "rabbitmq:\n  method: fresh\n")
 
@@ -86,32 +87,26 @@ def test_undo_after_a_cut_goes_over_a_bridge(desks: Any) -> None:
 
 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 9])
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_a_fresh_cluster_killed_anywhere(desks: Any, first: Sequence[str], then: str, every: int) -> None:
+    killed_everywhere(build_fresh, lambda world: fresh_desk(desks, world), _unplaced, first, then, every)
+
+
 @pytest.mark.parametrize(
-    ("first", "then"),
-    [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")],
+    "seed", [*range(3), *(pytest.param(s, marks=pytest.mark.thorough) for s in range(3, 100))]
 )
-def test_a_fresh_cluster_killed_anywhere(desks: Any, first: list[str], then: str, every: int) -> None:
-    calm = build_fresh()
-    desk = fresh_desk(desks, calm)
-    for direction in first[:-1]:
-        desk.go(direction)
-    before = calm.points
-    desk.go(first[-1])
-    points = calm.points - before
-    if then != first[-1]:
-        desk.go(then)
-    ends = [_unplaced(calm.picture())] + ([_unplaced(build_fresh().picture())] if then == "backward" else [])
-    for point in range(1, points + 1, every):
-        world = build_fresh()
-        desk = fresh_desk(desks, world)
-        for direction in first[:-1]:
-            desk.go(direction)
-        world.kill_at = world.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        desk.go(then)
-        assert world.complaints == [], f"killed at {point}: {killed.value}"
-        assert _unplaced(world.picture()) in ends, f"killed at {point}: {killed.value}"
+def test_a_fresh_cluster_killed_again_and_again(desks: Any, seed: int) -> None:
+    killed_again_and_again(build_fresh, lambda world: fresh_desk(desks, world), _unplaced, seed)
+
+
+def test_a_password_may_be_anything(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what else tells one cluster's URLs from the other's."""
+    monkeypatch.setattr("recell.steps.rabbit_bridge.secrets.token_urlsafe", lambda size: "@mq1:5672/mq4")
+    world = build_fresh()
+    desk = fresh_desk(desks, world)
+    desk.go("forward")
+    desk.go("backward")
+    assert world.complaints == [] and world.traffic.delivered > 100
 
 
 def test_the_bridges_simulation_is_to_be_believed() -> None:
@@ -157,7 +152,7 @@ def test_messages_that_stay_keep_the_bridge_open(desks: Any) -> None:
     ("host", "changed", "words"),
     [
         ("mq5", {"cookie": 2}, "new nodes have different Erlang cookies"),
-        ("mq4", {"version": "3.7.1"}, "bridges 3.8 and newer"),
+        ("mq4", {"version": "3.7.1"}, "bridges 3.8.2 and newer"),
         ("mq6", {"version": "4.0.5"}, "new nodes run different releases"),
         ("mq4", {"used": ("3 queues",)}, "not blank"),
         ("mq2", {"alarms": ("memory",)}, "alarm: memory"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from recell.model.step import Truth
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
 from recell.steps import Context, bind
+from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit import HOSTS, ClientHost, Queue, RabbitWorld
 from tests.sim.test_split import LIMITS, Desk
-from tests.sim.world import Killed, SimFile, SimUnit
+from tests.sim.world import SimFile, SimUnit
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"
 URL = "rabbit://os:s3cret@mq1:5672,os:s3cret@mq2:5672/"
@@ -235,55 +236,25 @@ def _leaderless(picture: dict[str, Any]) -> dict[str, Any]:
     return {**picture, "nodes": nodes, "units": units}
 
 
-def _points(desks: Any, directions: list[str]) -> int:
-    world = build()
-    desk = desks(world)
-    for direction in directions[:-1]:
-        desk.go(direction)
-    before = world.points
-    desk.go(directions[-1])
-    return world.points - before
+EVERY = [
+    pytest.param("classic", 1, marks=pytest.mark.thorough, id="classic, everywhere"),
+    pytest.param("quorum", 1, marks=pytest.mark.thorough, id="quorum, everywhere"),
+    pytest.param("classic", 7, id="classic"),
+    pytest.param("quorum", 23, id="quorum"),
+]
 
 
-def _matrix(desks: Any, first: list[str], then: str, every: int = 1) -> None:
-    calm = build()
-    desk = desks(calm)
-    desk.go("forward")
-    if then == "backward":
-        desk.go("backward")
-    want = _leaderless(calm.picture())
-    begun = _leaderless(build().picture())
-    for point in range(1, _points(desks, first) + 1, every):
-        world = build()
-        desk = desks(world)
-        for direction in first[:-1]:
-            desk.go(direction)
-        world.kill_at = world.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        desk.go(then)
-        found = _leaderless(world.picture())
-        ends = [want, begun] if then == "backward" else [want]
-        assert found in ends, f"killed at {point}: {killed.value}"
-        assert world.complaints == [], f"killed at {point}: {killed.value}"
+@pytest.mark.parametrize(("kind", "every"), EVERY)
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_anywhere(desks: Any, kind: str, every: int, first: Sequence[str], then: str) -> None:
+    killed_everywhere(lambda: build(kind), desks, _leaderless, first, then, every)
 
 
-EVERY = [pytest.param(1, marks=pytest.mark.thorough), 5]
-
-
-@pytest.mark.parametrize("every", EVERY)
-def test_killed_anywhere_then_resumed(desks: Any, every: int) -> None:
-    _matrix(desks, ["forward"], "forward", every)
-
-
-@pytest.mark.parametrize("every", EVERY)
-def test_killed_anywhere_then_undone(desks: Any, every: int) -> None:
-    _matrix(desks, ["forward"], "backward", every)
-
-
-@pytest.mark.parametrize("every", EVERY)
-def test_undo_killed_anywhere_then_undone(desks: Any, every: int) -> None:
-    _matrix(desks, ["forward", "backward"], "backward", every)
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(s, marks=pytest.mark.thorough) for s in range(3, 100))]
+)
+def test_killed_again_and_again(desks: Any, seed: int) -> None:
+    killed_again_and_again(build, desks, _leaderless, seed)
 
 
 def test_a_cut_host_by_host_is_complained_of() -> None:
@@ -452,6 +423,7 @@ def changed_node(deployment: Deployment, host: str, **changed: Any) -> Deploymen
     [
         ("mq1", {"khepri": True}, "Khepri"),
         ("mq4", {"version": "4.0.5"}, "RabbitMQ 4.0.5"),
+        ("mq4", {"version": "3.8.1"}, "RabbitMQ 3.8.1; recell splits 3.8.2 to 3.12"),
         ("mq5", {"version": "3.12.1"}, "different releases"),
         ("mq1", {"version": ""}, "unknown"),
         ("mq4", {"used": ("3 queues",)}, "not blank: 3 queues"),

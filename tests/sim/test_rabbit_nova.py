@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from recell.model.rabbit import RabbitClient
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
 from recell.preflight.rabbit import check
+from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit_nova import CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, build_nova, scan_nova
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_rabbit import layout
@@ -84,37 +86,42 @@ def test_there_and_back_nobody_notices(desks: Any, text: str, template: str) -> 
     assert after == before
 
 
-@pytest.mark.parametrize("text", [TEXT, SPLIT], ids=["fresh", "split"])
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 17])
+LAYOUTS = {"fresh": TEXT, "split": SPLIT, "fresh on three nodes": WIDE}
+EVERY = [
+    *(pytest.param(name, 1, marks=pytest.mark.thorough, id=f"{name}, everywhere") for name in LAYOUTS),
+    *(pytest.param(name, 19, id=name) for name in ("fresh", "split")),
+]
+
+
+@pytest.mark.parametrize(("name", "every"), EVERY)
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_anywhere_users_go_on(
+    desks: Any, name: str, every: int, first: Sequence[str], then: str
+) -> None:
+    killed_everywhere(
+        lambda: build_nova(own_cookie=name != "split"),
+        lambda world: nova_desk(desks, world, LAYOUTS[name]),
+        _unplaced,
+        first,
+        then,
+        every,
+    )
+
+
 @pytest.mark.parametrize(
-    ("first", "then"),
-    [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")],
+    ("name", "seed"),
+    [
+        *(pytest.param(n, s, marks=pytest.mark.thorough) for n in LAYOUTS for s in range(3, 60)),
+        *((n, s) for n in ("fresh", "split") for s in range(3)),
+    ],
 )
-def test_killed_anywhere_users_go_on(desks: Any, text: str, first: list[str], then: str, every: int) -> None:
-    own = text != SPLIT
-    calm = build_nova(own_cookie=own)
-    desk = nova_desk(desks, calm, text)
-    for direction in first[:-1]:
-        desk.go(direction)
-    before = calm.points
-    desk.go(first[-1])
-    points = calm.points - before
-    if then != first[-1]:
-        desk.go(then)
-    ends = [_unplaced(calm.picture())]
-    if then == "backward":
-        ends.append(_unplaced(build_nova(own_cookie=own).picture()))
-    for point in range(1, points + 1, every):
-        world = build_nova(own_cookie=own)
-        desk = nova_desk(desks, world, text)
-        for direction in first[:-1]:
-            desk.go(direction)
-        world.kill_at = world.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        desk.go(then)
-        assert world.complaints == [], f"killed at {point}: {killed.value}"
-        assert _unplaced(world.picture()) in ends, f"killed at {point}: {killed.value}"
+def test_killed_again_and_again_users_go_on(desks: Any, name: str, seed: int) -> None:
+    killed_again_and_again(
+        lambda: build_nova(own_cookie=name != "split"),
+        lambda world: nova_desk(desks, world, LAYOUTS[name]),
+        _unplaced,
+        seed,
+    )
 
 
 @pytest.mark.parametrize("kill", [None, *range(1, 30, 7)])
@@ -188,6 +195,21 @@ def _on_one_host(found: Deployment) -> Deployment:
     proxies = tuple(replace(p, host="ctl1") if p.host == "web1" else p for p in found.proxies)
     clients = tuple(moved(c) for c in found.rabbit_clients)
     return replace(found, services=services, proxies=proxies, rabbit_clients=clients)
+
+
+def test_behind_a_load_balancer_clients_and_mapping_get_the_new_nodes() -> None:
+    url, found = "rabbit://os:***@vip:5672/", scan_nova(build_nova(template=""))
+    there = replace(
+        found,
+        brokers=tuple(replace(b, doors=("vip:5672",)) for b in found.brokers),
+        rabbit_clients=tuple(replace(c, shown=url) for c in found.rabbit_clients),
+        mappings=tuple(replace(m, transport_raw=url, transport_resolved=url) for m in found.mappings),
+    )
+    params = {s.id: s.params for s in plan_rabbit(there, layout(TEXT), 0.0).steps}
+    assert params["mapping/cell1"]["nodes"] == [["mq4", 5672]]
+    assert params["web1/nova-api-url"]["changes"][0]["nodes"] == [["mq4", 5672]]
+    unknown = replace(there, brokers=found.brokers)
+    assert "comes here by a cell's mapping" in _refused(unknown), "it may be any broker"
 
 
 def _refused(found: Deployment, text: str = TEXT) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from recell.adapters import agent
 from recell.adapters.broker import RabbitCluster
 from recell.adapters.containers import Inside
 from recell.adapters.ports import Contained, Finished
+from recell.adapters.rabbit_settings import SETTINGS, main_file, settings_of
 from recell.errors import Unreachable
 from tests.private_broker import PrivateBroker
 
@@ -85,6 +87,7 @@ def test_it_tells_what_rabbitmqctl_tells_and_asks_no_command(broker: PrivateBrok
         amqp.ack(second)
         until(lambda: counted(cluster)["conductor"] == (3, 0, 0, False))
         assert node.asked == ["eval"], "rabbitmqctl was started once"
+        assert cluster.slow_because("/") == ""
         (path,) = set(node.doors)
         assert agent.do_glob({"pattern": path}) == [path]
     until(lambda: agent.do_glob({"pattern": path}) == [])
@@ -110,6 +113,25 @@ def test_a_door_that_is_gone_costs_time_and_nothing_else(broker: PrivateBroker) 
         assert node.asked == ["eval", "list_queues"]
         node.shut = False
         assert counted(cluster) == known and node.asked == ["eval", "list_queues", "list_queues"]
+    assert cluster.slow_because("/") == "nobody answers"
+
+
+def test_a_queue_that_is_there_and_does_not_answer_is_not_taken_for_empty(broker: PrivateBroker) -> None:
+    node, amqp = Node(broker), broker.connect()
+    cluster = RabbitCluster("mq1", [node])
+    amqp.declare("lost")
+    words = (
+        '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"lost">>)),'
+        " P = spawn(fun() -> ok end), mnesia:dirty_write(rabbit_queue, amqqueue:set_pid(Q, P))."
+    )
+    with cluster.at_hand("/", IDLE_S):
+        counted(cluster)
+        assert cluster.slow_because("/") == ""
+        assert broker.do(["rabbitmqctl", "-q", "eval", words]).returncode == 0
+        counted(cluster)
+        assert "does not tell of its queues" in cluster.slow_because("/")
+        assert node.asked[-1] == "list_queues"
+    amqp.close()
 
 
 def test_it_ends_by_itself_and_what_a_killed_broker_left_goes(broker: PrivateBroker) -> None:
@@ -141,6 +163,7 @@ def test_where_it_can_not_be_had_rabbitmqctl_answers() -> None:
     with cluster.at_hand("/", IDLE_S):
         assert counted(cluster) == {"q": (1, 2, 3, True)}
     assert node.asked == ["eval", "list_queues"]
+    assert "opens no socket ({error,badarg})" in cluster.slow_because("/")
 
 
 def test_in_a_container_the_socket_is_found_through_its_volume() -> None:
@@ -162,3 +185,12 @@ def test_in_a_container_the_socket_is_found_through_its_volume() -> None:
     assert asked == ["/a", "/var/lib/docker/volumes/rabbitmq/_data/mnesia/x"]
     with pytest.raises(Unreachable, match="inside a container"):
         inside.unix_query("/tmp/x", b"?")
+
+
+def test_a_node_tells_how_it_was_started(broker: PrivateBroker) -> None:
+    done = broker.do(["rabbitmqctl", "-q", "eval", SETTINGS.strip() + "."], 300)
+    told = json.loads(next(line for line in done.stdout.decode().splitlines() if line.startswith("{")))
+    found = settings_of(told, "")
+    assert found.speaks(broker.port) == ("amqp",), "and on its distribution's port nothing of AMQP"
+    assert not found.cookie_given and found.joins == found.movers == found.node_policies == ()
+    assert main_file(told) == f"{broker.directory}/none.conf"

@@ -369,6 +369,11 @@ VIEW = {
     "handling": "ignore", "ticktime": 60, "alarms": [], "queues": 1, "vhosts": 1, "users": 2, "policies": 0,
     "home": "/var/lib/rabbitmq", "config": ["/etc/rabbitmq/rabbitmq.conf"], "port": 25672,
 }  # fmt: skip
+SETTINGS = {
+    "given": False, "discovery": "rabbit_peer_discovery_classic_config", "peers": [],
+    "main": "/etc/rabbitmq/rabbitmq", "listeners": [["amqp", "::", 5672], ["clustering", "::", 25672]],
+    "parameters": [], "shovels": [], "naming": [],
+}  # fmt: skip
 QUEUES = [
     {"vhost": "/", "name": "q", "kind": "quorum", "leader": "rabbit@mq1", "members": ["rabbit@mq1"],
      "synced": ["rabbit@mq1"], "durable": True, "exclusive": False, "policy": ""},
@@ -381,6 +386,7 @@ class Host:
 
     name: str = "mq1"
     view: dict[str, Any] = field(default_factory=lambda: dict(VIEW))
+    settings: dict[str, Any] = field(default_factory=lambda: dict(SETTINGS))
     said: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     code: int = 0
@@ -397,9 +403,8 @@ class Host:
             return Finished(self.code, b"", b"Error: unable to perform an operation on node 'rabbit@mq1'.")
         words = list(argv[4:])
         if words[0] == "eval" and "rabbit_json" in words[1]:
-            answer: Any = (
-                self.view if "on_disk" in words[1] else QUEUES if "amqqueue:get_name" in words[1] else []
-            )
+            known = {"on_disk": self.view, "peer_discovery": self.settings, "amqqueue:get_name": QUEUES}
+            answer: Any = next((said for word, said in known.items() if word in words[1]), [])
             return Finished(0, f"noise\n{json.dumps(answer)}\nok\n".encode(), b"")
         for begin, text in self.said.items():
             if " ".join(words).startswith(begin):
@@ -503,7 +508,11 @@ def test_a_quorum_queue_grows_before_its_leader_goes_and_shrinks_last() -> None:
 # -- discovery -------------------------------------------------------------------------------------
 
 
-def test_a_client_is_found_by_what_it_says_of_itself() -> None:
+@pytest.mark.parametrize("argv", [
+    ("python3", "/usr/bin/neutron-server"),
+    ("neutron-server: rpc worker (/usr/bin/python3 /usr/bin/neutron-server)",),
+])  # fmt: skip
+def test_a_client_is_found_by_what_it_says_of_itself(argv: tuple[str, ...]) -> None:
     uuid = "0284c4bb-394f-417d-bc54-dc04195c85f9"
     broker = Host(view={**VIEW, "queues": 1})
     broker.found = (
@@ -527,7 +536,7 @@ def test_a_client_is_found_by_what_it_says_of_itself() -> None:
     )
     client = Host("net1")
     client.found = (
-        ProcessInfo(42, 1, ("python3", "/usr/bin/neutron-server"), "neutron", 1.0, 1,
+        ProcessInfo(42, 1, argv, "neutron", 1.0, 1,
                     "/system.slice/neutron-server.service"),
     )  # fmt: skip
     client.files["/etc/neutron/neutron.conf"] = b"[DEFAULT]\ntransport_url = rabbit://os:s3cret@mq1:5672/\n"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from recell.adapters.ports import Finished, ProcessInfo, UnitState
-from recell.discovery.fronts import proxied, told_of_nova, with_doors
+from recell.discovery.fronts import proxied, told_of_nova, with_balancers, with_doors
 from recell.discovery.rabbit import oslo_paths
 from recell.model.deployment import Address, Broker, Deployment, HostFacts, NovaService
 from recell.model.rabbit import RabbitClient, RabbitNode
@@ -95,9 +95,8 @@ def test_a_wsgi_application_reads_what_its_environment_names() -> None:
     assert oslo_paths(argv, "uwsgi", host, unit="neutron-server") == ("/etc/neutron/neutron.conf",)
 
 
-def test_novas_services_are_clients_even_when_they_say_nothing() -> None:
+def _base_and_service(url: str) -> tuple[Deployment, Any]:
     hosts = tuple(HostFacts(n, Address(n), (), n, "", "") for n in ("mq1", "ctl1"))
-    url = "rabbit://nova:***@mq1:5672/"
     node = RabbitNode(
         "mq1",
         "rabbit@mq1",
@@ -153,15 +152,46 @@ def test_novas_services_are_clients_even_when_they_say_nothing() -> None:
             origins={"DEFAULT/transport_url": conf},
         )
 
+    return base, service
+
+
+def test_novas_services_are_clients_even_when_they_say_nothing() -> None:
+    base, service = _base_and_service("rabbit://nova:***@mq1:5672/")
     services = (
         service("nova-api", "api"),
         service("nova-metadata", "metadata"),
         service("nova-cert", "cert", False),
     )
     told = told_of_nova(base, replace(base, generation="v2", services=services, rabbit_clients=(), rabbit=()))
-    assert told.generation == "v2" and told.rabbit == (node,)
+    assert told.generation == "v2" and told.rabbit == base.rabbit
     by_unit = {c.unit: c for c in told.rabbit_clients}
     assert set(by_unit) == {"nova-api", "nova-metadata"}
     assert by_unit["nova-api"].file == "/etc/nova/nova.conf" and by_unit["nova-api"].connections == 2
     silent = by_unit["nova-metadata"]
     assert (silent.connections, silent.nodes, silent.role) == (0, ("rabbit@mq1",), "metadata")
+
+
+def test_a_load_balancer_before_rabbitmq_is_known_by_a_server_that_takes_from_its_queues() -> None:
+    """Else a nova-api that is silent just now would be left behind, and cells' mappings would not follow."""
+    url = "rabbit://nova:***@vip.example:5670/"
+    base, service = _base_and_service(url)
+    conductor = RabbitClient(
+        "mq1", "/", "nova-conductor", "lb1", "ctl1", "nova-conductor", 2, ("rabbit@mq1",), ("conductor",)
+    )
+    base = replace(base, rabbit_clients=(conductor,))
+    assert base.broker_of(url) is None
+    services = (service("nova-conductor", "conductor"), service("nova-api", "api"))
+    told = told_of_nova(base, replace(base, generation="v2", services=services, rabbit_clients=(), rabbit=()))
+    assert {c.unit: c.nodes for c in told.rabbit_clients} == {
+        "nova-conductor": ("rabbit@mq1",),
+        "nova-api": ("rabbit@mq1",),
+    }
+    found = told.broker_of(url)
+    assert found is not None and found.doors == ("vip.example:5670",)
+    assert told.broker_of("rabbit://nova:***@vip.example:5671/") is None, "the port of another service"
+    further = replace(conductor, shown=url, fixed=(("[notification] messaging_urls", "rabbit://else/"),))
+    assert with_balancers(replace(base, rabbit_clients=(further,))).broker_of(url) is None
+    other = replace(base.brokers[0], name="mq9", hosts=())
+    two = (replace(conductor, shown=url), replace(conductor, cluster="mq9", shown=url))
+    both = replace(base, brokers=(*base.brokers, other), rabbit_clients=two)
+    assert with_balancers(both).broker_of(url) is None, "it can't lead to two"

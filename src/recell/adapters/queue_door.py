@@ -3,8 +3,8 @@
 ``rabbitmqctl`` starts an Erlang of its own for each question, which takes a second of a processor. So one
 call of it, beforehand, leaves a process in the broker that listens at a unix socket and asks the queues for
 just what ``rabbitmqctl list_queues`` asks them for: also for what was delivered and is not acknowledged,
-which no AMQP client is told. It ends when it is told to, or when nobody has asked for a while; the socket is
-the broker account's and goes with it.
+which no AMQP client is told. A queue that ends meanwhile is left out. The process ends when it is told to, or
+when nobody has asked for a while; the socket is the broker account's and goes with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _ASK_S = 5.0
 _LAST = "recell"
 """The answer's last line: without it the answer was cut off."""
 _COLUMNS = "messages_ready, messages_unacknowledged, consumers, durable"
-# A socket that a broker has left which was killed meanwhile goes first.
+# A socket that a broker has left which was killed meanwhile goes first. All queues are asked at once: one
+# after the other, each on another node would cost users a way there and back. A quorum queue is asked on its
+# leader's node, as only that knows its counts; its process is a pair of a name and this node. One that is
+# there and doesn't answer is not taken for empty: then rabbitmqctl is asked.
 _LISTEN = """
 D = try rabbit:data_dir() catch _:_ -> rabbit_mnesia:dir() end,
 [file:delete(X) || X <- filelib:wildcard(filename:join(D, "recell-queues-*"))],
@@ -33,9 +36,19 @@ P = filename:join(D, "recell-queues-@NAME@"),
 V = list_to_binary([@VHOST@]),
 N = fun(X) when is_integer(X) -> integer_to_binary(X); (X) when is_atom(X) -> atom_to_binary(X, utf8);
   (_) -> <<>> end,
-T = fun() -> [[element(4, proplists:get_value(name, Q)),
-  [[9, N(proplists:get_value(K, Q))] || K <- [@COLUMNS@]], 10]
-  || Q <- rabbit_amqqueue:info_all(V, [name, @COLUMNS@])] end,
+C = [@COLUMNS@],
+I = fun(Q) -> case element(7, Q) of
+  {_, Node} when Node =/= node() -> rpc:call(Node, rabbit_amqqueue, info, [Q, C], 4000);
+  _ -> rabbit_amqqueue:info(Q, C) end end,
+T = fun() ->
+  Asked = [{element(2, Q), spawn_monitor(fun() -> exit({told, I(Q)}) end)}
+    || Q <- rabbit_amqqueue:list(V)],
+  [receive {'DOWN', R, process, W, {told, K}} when is_list(K) ->
+      [element(4, Name), [[9, N(proplists:get_value(A, K))] || A <- C], 10];
+    {'DOWN', R, process, W, _} -> case rabbit_amqqueue:lookup(Name) of
+      {error, not_found} -> [];
+      _ -> throw(late) end
+    after 4500 -> throw(late) end || {Name, {W, R}} <- Asked] end,
 {ok, L} = gen_tcp:listen(0, [binary, {packet, line}, {active, false}, {ifaddr, {local, P}}]),
 ok = file:change_mode(P, 8#600),
 F = fun G() -> case gen_tcp:accept(L, @IDLE_MS@) of
@@ -104,6 +117,5 @@ class QueueDoor:
 
 def _queue(line: str) -> QueueInfo:
     name, *numbers, durable = line.rsplit("\t", 4)
-    # A queue whose node is down has no numbers.
     ready, unacknowledged, consumers = (int(n) if n.isdigit() else 0 for n in numbers)
     return QueueInfo(name, ready, unacknowledged, consumers, durable == "true")

@@ -17,6 +17,7 @@ from recell.adapters import walls
 from recell.adapters.broker import RABBIT_UNIT
 from recell.adapters.containers import Inside
 from recell.adapters.ports import Finished, HostPort, RabbitNodePort
+from recell.adapters.rabbit_settings import SETTINGS
 from recell.errors import RecellError, StepFailed, Unreachable, Unsupported
 from recell.model.rabbit import NodeView, Policy, QueueHome
 
@@ -65,7 +66,7 @@ io:put_chars([rabbit_json:encode(#{
  home => G(fun() -> {ok, [[D]]} = init:get_argument(home), list_to_binary(D) end, <<>>),
  config => G(fun() -> [list_to_binary(F) || F <- rabbit_config:config_files()] end, []),
  port => G(fun() -> {ok, Es} = erl_epmd:names(), {value, {_, P}} =
-   lists:keysearch(hd(string:tokens(atom_to_list(node()), "@")), 1, Es), P end, 25672)
+   lists:keysearch(hd(string:tokens(atom_to_list(node()), "@")), 1, Es), P end, 0)
 }), 10])
 """
 
@@ -90,6 +91,16 @@ io:put_chars([rabbit_json:encode([begin {resource, V, queue, Name} = amqqueue:ge
   exclusive => amqqueue:get_exclusive_owner(Q) =/= none, policy => P(Q)} end || Q <- Qs]), 10])
 """
 
+# Since 3.12 a queue's record is deleted by the record, before that by the queue's name.
+_DELETE = """
+N = rabbit_misc:r(VHOST, queue, NAME),
+case code:ensure_loaded(rabbit_db_queue) of
+  {module, _} -> case mnesia:dirty_read(rabbit_queue, N) ++ mnesia:dirty_read(rabbit_durable_queue, N) of
+    [Q | _] -> rabbit_amqqueue:internal_delete(Q, <<"recell">>);
+    [] -> ok end;
+  _ -> rabbit_amqqueue:internal_delete(N, <<"recell">>) end
+""".strip()
+
 
 class RabbitNode:
     """:class:`~recell.adapters.ports.RabbitNodePort` on a real host."""
@@ -104,6 +115,10 @@ class RabbitNode:
     def raw(self) -> dict[str, Any]:
         """All that the node tells of itself, for discovery."""
         return dict(self._json(_VIEW))
+
+    def settings(self) -> dict[str, Any]:
+        """How it was started, for discovery."""
+        return dict(self._json(SETTINGS))
 
     def view(self) -> NodeView:
         told = self.raw()
@@ -204,6 +219,8 @@ class RabbitNode:
     def leave(self) -> None:
         self._do("stop_app")
         self._do("reset")
+        # A blank node joins by itself whom it was told of when it was started, be it told so no more.
+        self._eval("application:set_env(rabbit, cluster_nodes, {[], disc})")
         self._do("start_app")
 
     def start(self) -> None:
@@ -243,10 +260,7 @@ class RabbitNode:
 
     def purge(self, queues: Sequence[QueueHome]) -> None:
         for queue in queues:
-            self._eval(
-                f"rabbit_amqqueue:internal_delete(rabbit_misc:r({_binary(queue.vhost)}, queue,"
-                f' {_binary(queue.name)}), <<"recell">>)'
-            )
+            self._eval(_DELETE.replace("VHOST", _binary(queue.vhost)).replace("NAME", _binary(queue.name)))
 
     def forget(self, node: str) -> None:
         self._do("forget_cluster_node", _atom(node))

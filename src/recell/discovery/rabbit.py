@@ -10,22 +10,26 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
-from recell.adapters.conf import parse_config
+from recell.adapters.conf import Config, parse_config
 from recell.adapters.containers import Inside
 from recell.adapters.ports import ConnectionInfo, HostPort, ProcessInfo
 from recell.adapters.rabbit_node import RabbitNode as Node
 from recell.adapters.rabbit_node import handling_word, used
+from recell.adapters.rabbit_settings import main_file, settings_of
+from recell.adapters.rpc import runs
 from recell.adapters.ssh import SshHost
-from recell.discovery.fronts import NOVA_UNREAD, FrontHost, proxied, told_of_nova, with_doors
+from recell.discovery.fronts import NOVA_UNREAD, FrontHost, proxied, told_of_nova, with_balancers, with_doors
 from recell.discovery.scan import host_facts, look_for_nova
 from recell.discovery.services import environment_of
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Address, Broker, ConfigFile, Deployment, HostFacts
 from recell.model.rabbit import WEB_SERVERS, QueueHome, RabbitClient, RabbitNode
 from recell.model.urls import parse_url
+from recell.planning import rabbit_conf
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"
 _SET_BY_RECELL = (b"cluster_partition_handling", b"cluster_nodes")
+_KEYS = ("cluster_partition_handling", "cluster_formation.classic_config.nodes.")
 
 
 class GreetedHost(FrontHost, Protocol):
@@ -72,11 +76,12 @@ def look_at_rabbit(
                 "no host of the inventory runs RabbitMQ", "Name its nodes' hosts in the inventory"
             )
         told = dict(zip(with_rabbit, pool.map(lambda n: Node(hosts[n]).raw(), with_rabbit), strict=True))
+        more = dict(zip(with_rabbit, pool.map(lambda n: Node(hosts[n]).settings(), with_rabbit), strict=True))
         cookies = dict(
             zip(with_rabbit, pool.map(lambda n: Node(hosts[n]).cookie(), with_rabbit), strict=True)
         )
     numbers = {c: i for i, c in enumerate(dict.fromkeys(cookies.values()))}
-    nodes = tuple(_node(hosts[n], told[n], numbers[cookies[n]]) for n in with_rabbit)
+    nodes = tuple(_node(hosts[n], told[n], more[n], numbers[cookies[n]]) for n in with_rabbit)
     brokers, clients, queues = _clusters(hosts, seen, nodes)
     facts = {n: s.facts for n, s in seen.items()}
     for node in nodes:
@@ -103,6 +108,7 @@ def look_at_rabbit(
         rabbit_clients=clients,
         rabbit_queues=queues,
     )
+    found = with_balancers(found)
     if any("nova" in word for s in seen.values() for p in s.processes for word in p.argv):
         try:
             nova = find_nova()
@@ -134,9 +140,13 @@ def _with_file(facts: HostFacts, host: HostPort, path: str) -> HostFacts:
     return replace(facts, config_files=(*facts.config_files, file))
 
 
-def _node(host: HostPort, told: Mapping[str, Any], cookie: int) -> RabbitNode:
+def _node(host: HostPort, told: Mapping[str, Any], more: Mapping[str, Any], cookie: int) -> RabbitNode:
     listed = [str(f).partition(" (")[0] for f in told["config"]]
-    conf = next((f for f in listed if f.endswith(".conf")), "")
+    # In the order in which it reads them; the last one that sets a key counts.
+    confs = [f for f in listed if f.endswith(".conf")]
+    conf = next(iter(confs), "")
+    texts = {f: (host.read(f) or b"").decode("utf-8", "replace") for f in confs[1:]}
+    later = [f for f, text in texts.items() if rabbit_conf.sets(text, _KEYS)]
     terms = [f for f in listed if f.endswith(".config")]
     classic = not conf and any(not f.endswith("advanced.config") and host.stat(f) for f in terms)
     sets = any(word in (host.read(f) or b"") for f in terms for word in _SET_BY_RECELL)
@@ -154,7 +164,9 @@ def _node(host: HostPort, told: Mapping[str, Any], cookie: int) -> RabbitNode:
         dist_port=int(told["port"]),
         cookie=cookie,
         used=used(dict(told)),
-        config=conf or CONF,
+        config=conf or main_file(more) or CONF,
+        elsewhere=later[-1] if later else "",
+        settings=settings_of(more, told["name"]),
         old_config=classic or sets,
         khepri=bool(told["khepri"]),
         container=host.unit(RABBIT_UNIT).container is not None,
@@ -233,8 +245,7 @@ def _process(seen: Mapping[str, _Seen], host: str, c: ConnectionInfo) -> tuple[s
     found = []
     for name in [host] if host else seen:
         for p in seen[name].processes:
-            words = {posixpath.basename(w) for w in p.argv}
-            if c.pid and p.told_pid == c.pid and c.program in words:
+            if c.pid and p.told_pid == c.pid and runs(c.program, p):
                 units = [part for part in p.cgroup.split("/") if part.endswith(".service")]
                 found.append((name, units[-1].removesuffix(".service") if units else ""))
     if not found and host:
@@ -246,20 +257,41 @@ def _with_config(client: RabbitClient, host: HostPort) -> RabbitClient:
     unit = host.unit(client.unit)
     if unit.container is not None:
         return replace(client, container=True)
-    paths = oslo_paths(
-        unit.exec_start, client.program, host, unit=client.unit, environment=environment_of(unit, host)
-    )
+    environment = environment_of(unit, host)
+    paths = oslo_paths(unit.exec_start, client.program, host, unit=client.unit, environment=environment)
     file, shown = "", ""
+    also: dict[str, tuple[str, str, str]] = {}
+    fixed: dict[str, str] = {}
     for path in paths:
         try:
             config = parse_config([(path, host.read(path) or b"")])
             if config.has("DEFAULT", "transport_url"):
                 file, shown = path, parse_url(config.get("DEFAULT", "transport_url")).shown()
+            for section, option, url in _urls(config):
+                if option != "transport_url":
+                    fixed[f"[{section}] {option}"] = url
+                elif section != "DEFAULT":
+                    also[section] = (path, section, url)
         except BadInput as error:
             raise BadInput(f"{host.name}: {error.sentence}", error.remedy) from None
         except RecellError:
             continue
-    return replace(client, files=paths, file=file, shown=shown)
+    if environment.get("OS_DEFAULT__TRANSPORT_URL"):
+        file = ""  # it wins over every file
+    return replace(
+        client, files=paths, file=file, shown=shown, also=tuple(also.values()), fixed=tuple(fixed.items())
+    )
+
+
+def _urls(config: Config) -> list[tuple[str, str, str]]:
+    """(section, option, URL without its password) of all that lead to a RabbitMQ."""
+    return [
+        (section, option, parse_url(value).shown())
+        for section in config.groups
+        for option, values in config.values[section].items()
+        for value in values
+        if value.strip().startswith(("rabbit://", "kombu+", "amqp://"))
+    ]
 
 
 def oslo_paths(

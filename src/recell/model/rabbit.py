@@ -14,14 +14,38 @@ WEB_SERVERS = ("uwsgi", "mod_wsgi", "gunicorn", "apache2", "httpd")
 
 
 @dataclass(frozen=True)
+class NodeSettings:
+    """How a node was started.
+
+    ``cookie_given``: its Erlang cookie comes from its command line or environment, so that a file changes
+    nothing. ``joins``: nodes, or a service that names them, whose cluster it joins by itself when it starts
+    blank. ``listeners``: (protocol, address, port); protocols that matter are ``amqp`` and ``amqp/ssl``;
+    empty: not known. ``movers``: shovels and federation upstreams that run in it; ``node_policies``:
+    policies that mirror to nodes by their names.
+    """
+
+    cookie_given: bool = False
+    joins: tuple[str, ...] = ()
+    listeners: tuple[tuple[str, str, int], ...] = ()
+    movers: tuple[str, ...] = ()
+    node_policies: tuple[str, ...] = ()
+
+    def speaks(self, port: int) -> tuple[str, ...]:
+        """What AMQP clients are spoken to on a port: amqp, amqp/ssl, or nothing."""
+        return tuple(sorted({p for p, _, n in self.listeners if n == port and p in ("amqp", "amqp/ssl")}))
+
+
+@dataclass(frozen=True)
 class RabbitNode:
     """A RabbitMQ node as ``recell scan`` found it.
 
     ``members``: all nodes of its cluster that it knows, itself too. ``cookie``: nodes with the same number
     have the same Erlang cookie. ``used``: what makes it not blank (queues, users, vhosts, policies).
     ``config``: the sysctl-style file that it reads, or would read. ``old_config``: it is configured by
-    Erlang terms, which recell doesn't edit. ``khepri``: its metadata are not in Mnesia.
-    ``container``: it runs in a container.
+    Erlang terms, which recell doesn't edit. ``khepri``: its metadata are not in Mnesia. ``dist_port``: where
+    other nodes reach it, 0 when it can't tell.
+    ``container``: it runs in a container. ``elsewhere``: a file that it reads after ``config``, and that sets
+    what recell would set there.
     """
 
     host: str
@@ -42,6 +66,8 @@ class RabbitNode:
     khepri: bool = False
     container: bool = False
     unit: str = "rabbitmq-server"
+    elsewhere: str = ""
+    settings: NodeSettings = NodeSettings()
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,8 @@ class RabbitClient:
     transport_url. ``shown``: that URL without its password. ``queues``: what it takes from, but for queues
     of its own. ``role``: Nova's, of one of its services; those are listed without a connection, too, since
     some connect only when they have something to say. ``url``: where it answers HTTP, as its host reaches it.
+    ``also``: (file, section, URL without its password) of further sections that set a transport_url, as
+    [oslo_messaging_notifications] does; ``fixed``: (option, such a URL) of options that recell does not edit.
     """
 
     cluster: str
@@ -107,6 +135,8 @@ class RabbitClient:
     container: bool = False
     role: str = ""
     url: str = ""
+    also: tuple[tuple[str, str, str], ...] = ()
+    fixed: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:

@@ -141,6 +141,13 @@ def shovels(
     ]
 
 
+def uri(end: str, login: str, vhost: str) -> str:
+    """Of a shovel. Over TLS a broker is proven by nobody, as by Nova's services without a CA: which of a
+    host's certificates would prove it is not known here."""
+    scheme, _, place = end.rpartition("://")
+    return f"{scheme or 'amqp'}://{login}@{place}/{vhost}" + ("?verify=verify_none" if scheme else "")
+
+
 @dataclass(frozen=True)
 class Copied:
     """Definitions that clients need to log in and work, without queues. JSON lists; password hashes too."""
@@ -181,11 +188,17 @@ def copied(definitions: Mapping[str, Any], version: str) -> Copied:
     return Copied(tuple(parts))
 
 
+def _said(row: str) -> str:
+    """What a release says where another one says nothing: no limits, no tags."""
+    told = {key: value for key, value in json.loads(row).items() if value not in ({}, [], None)}
+    return json.dumps(told, sort_keys=True)
+
+
 def lacking(wanted: Copied, there: Copied) -> tuple[str, ...]:
     """What of it is not there, in words without secrets."""
-    have = {name: set(rows) for name, rows in there.parts}
+    have = {name: {_said(row) for row in rows} for name, rows in there.parts}
     out = []
     for part, rows in wanted.parts:
-        missing = [json.loads(row) for row in rows if row not in have.get(part, set())]
+        missing = [json.loads(row) for row in rows if _said(row) not in have.get(part, set())]
         out += [f"{_PARTS[part]} {row.get('name', row.get('user', ''))}" for row in missing]
     return tuple(out)

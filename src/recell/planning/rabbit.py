@@ -18,7 +18,7 @@ from recell.planning.draft import Draft
 from recell.planning.queues import confirms_get_lost
 from recell.planning.rabbit_fresh import KIND as FRESH
 from recell.planning.rabbit_fresh import fresh_steps
-from recell.planning.rabbit_moves import conf, ends, move, picture, span
+from recell.planning.rabbit_moves import bridge_of, conf, ends, move, picture, span
 from recell.planning.rabbit_reasons import RabbitFacts, decide
 from recell.planning.safety import with_safe_points
 
@@ -245,12 +245,22 @@ def _common_remarks(facts: RabbitFacts) -> tuple[str, ...]:
     names = ", ".join(sorted({c.label for c in facts.moving})) or "nobody"
     stay = ", ".join(sorted({c.label for c in facts.staying})) or "nobody"
     unknown = sorted({c.label for c in facts.staying if not c.unit})
+    naming = sorted({p for n in facts.keep for p in n.settings.node_policies})
     out = [
         f"To the new side go: {names}.",
         f"With the old nodes stay: {stay}.",
         "Who publishes where can't be seen in RabbitMQ. A client that stays and publishes to a service that"
         " moves (notifications, too) would fill a queue that nobody empties: name both for one side.",
     ]
+    if naming:
+        out.append(
+            "Policies that name nodes (ha-mode: nodes) mirror nothing on the new cluster; change ha-params"
+            f" there afterwards: {', '.join(naming)}."
+        )
+    if any(end.startswith("amqps:") for side in bridge_of(facts)["ends"].values() for end in side):
+        out.append(
+            "No node listens for AMQP without TLS, so shovels of a bridge use TLS, and take any certificate."
+        )
     if unknown:
         out.append(f"recell can't tell which services these are: {', '.join(unknown)}.")
     return tuple(out)

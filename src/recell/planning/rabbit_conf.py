@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 
 def get(text: str, key: str) -> str | None:
     """The last value that stands there, as RabbitMQ reads it."""
     found = [value for name, value in map(_parts, text.splitlines()) if name == key]
     return found[-1] if found else None
+
+
+def sets(text: str, beginnings: Collection[str]) -> bool:
+    """Whether a key that begins with one of these is set there."""
+    return any(name.startswith(tuple(beginnings)) for name, _ in map(_parts, text.splitlines()) if name)
 
 
 def edit(text: str, settings: Mapping[str, str | None]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from recell.model.plan import Acts
 from recell.model.rabbit import RabbitClient, RabbitNode
 from recell.model.step import Direction
+from recell.model.urls import parse_url
 from recell.planning import rabbit_nova
 from recell.planning.changes import describe
 from recell.planning.draft import Draft
@@ -62,25 +63,36 @@ def move(facts: RabbitFacts, draft: Draft, *, bridged: Sequence[Direction]) -> N
     rabbit_nova.add_mappings(facts, draft)
     edited: set[tuple[str, str]] = set()
     for client in clients:
-        if (client.host, client.file) not in edited:
-            edited.add((client.host, client.file))
-            _edit(facts, draft, client)
+        for number, (path, changes) in enumerate(_edits(facts, client).items()):
+            if (client.host, path) not in edited:
+                edited.add((client.host, path))
+                _edit(draft, client, path, changes, f"-{number + 1}" if number else "")
         title = f"{client.unit} moves to the new nodes"
         title += f"; serves {', '.join(client.queues[:3])}" if client.queues else ""
         _bracketed(facts, draft, client, "forward", title, "forward" in bridged, because)
 
 
-def _edit(facts: RabbitFacts, draft: Draft, client: RabbitClient) -> None:
-    nodes = rabbit_nova.nodes_for(facts, client.shown)
-    change: Any = {"section": "DEFAULT", "option": "transport_url", "op": "nodes", "nodes": nodes}
+def _edits(facts: RabbitFacts, client: RabbitClient) -> dict[str, list[Any]]:
+    """By file: every URL of its that leads to the old nodes names the new ones."""
+    urls = [(client.file, "DEFAULT", client.shown)]
+    urls += [one for one in client.also if rabbit_nova.leads_here(facts, client, one[2])]
+    found: dict[str, list[Any]] = {}
+    for path, section, shown in urls:
+        nodes = rabbit_nova.nodes_for(facts, shown)
+        change = {"section": section, "option": "transport_url", "op": "nodes", "nodes": nodes}
+        found.setdefault(path, []).append(change)
+    return found
+
+
+def _edit(draft: Draft, client: RabbitClient, path: str, changes: list[Any], number: str) -> None:
     draft.add(
-        f"{client.host}/{client.unit}-url",
+        f"{client.host}/{client.unit}-url{number}",
         "edit-config",
         client.host,
-        f"{client.file}: {describe(change)}",
+        f"{path}: {'; '.join(describe(c) for c in changes)}",
         undone="the old file is put back",
-        path=client.file,
-        changes=[change],
+        path=path,
+        changes=changes,
     )
 
 
@@ -175,25 +187,43 @@ def _restart(
     )
 
 
-def port_of(client: RabbitClient) -> int:
-    """Where its first node listens."""
-    found = client.shown.rpartition("@")[2].split("/")[0].split(",")[0].rpartition(":")[2]
-    return int(found) if found.isdigit() else 5672
-
-
 def bridge_of(facts: RabbitFacts) -> dict[str, Any]:
     """What the steps on the bridge are told."""
-    port = port_of(facts.moving[0]) if facts.moving else 5672
-    reached: dict[str, list[str]] = {}
-    for side, nodes in (("keep", facts.keep), ("new", facts.new)):
-        addresses = [facts.deployment.host(n.host).address.host for n in nodes]
-        reached[side] = [f"[{a}]:{port}" if ":" in a else f"{a}:{port}" for a in addresses]
+    reached = {
+        side: [_end(facts, node) for node in nodes]
+        for side, nodes in (("keep", facts.keep), ("new", facts.new))
+    }
     return {
         "keep": ends(facts.keep),
         "new": ends(facts.new),
         "ends": reached,
         "vhosts": sorted({c.vhost for c in (*facts.moving, *facts.staying)}),
     }
+
+
+def _end(facts: RabbitFacts, node: RabbitNode) -> str:
+    """Where shovels reach a node: ``address:port``; ``amqps://address:port`` where it speaks TLS alone."""
+    host = facts.deployment.host(node.host)
+    shown = facts.moving[0].shown if facts.moving else ""
+    port, scheme, address = rabbit_nova.port_of(shown), "", ""
+    for protocol in ("amqp", "amqp/ssl"):
+        # Where clients connect, by preference; never where it hears itself alone.
+        found = sorted(
+            ((at, number) for p, at, number in node.settings.listeners if p == protocol and not _own(at)),
+            key=lambda end: (end[1] != port, end),
+        )
+        if found:
+            address, port = found[0]
+            scheme = "amqps://" if protocol == "amqp/ssl" else ""
+            break
+    if address in ("", "::", "0.0.0.0"):  # noqa: S104 -- it is compared, nothing listens there
+        model = parse_url(shown).hosts[:1] if shown else ()
+        address = rabbit_nova.address_like(host, model[0] if model else "")
+    return f"{scheme}[{address}]:{port}" if ":" in address else f"{scheme}{address}:{port}"
+
+
+def _own(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
 
 
 def span(

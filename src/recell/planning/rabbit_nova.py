@@ -7,10 +7,18 @@ other one begins anew after that, also on the way back. No I/O.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Any
 
 from recell.errors import Unsupported
-from recell.model.deployment import CONSOLES, NOVA_UNREAD, PROXY_UNREAD, CellMapping, Deployment
+from recell.model.deployment import (
+    CONSOLES,
+    NOVA_UNREAD,
+    PROXY_UNREAD,
+    CellMapping,
+    Deployment,
+    HostFacts,
+)
 from recell.model.plan import ExpectedChange
 from recell.model.rabbit import WEB_SERVERS, RabbitClient
 from recell.model.urls import is_template, parse_url
@@ -82,14 +90,57 @@ def nova_host(deployment: Deployment, client: RabbitClient) -> str:
 # Mappings
 
 
+def port_of(shown: str) -> int:
+    """Where a URL's first node listens."""
+    found = parse_url(shown).endpoints if shown else ()
+    return (found[0].port if found else 0) or 5672
+
+
 def nodes_for(facts: RabbitFacts, shown: str) -> list[list[Any]]:
-    """The new nodes as ``[[host, port], ...]``, in the manner of a URL that names the old ones."""
-    ends = shown.rpartition("@")[2].split("/")[0].split(",")[0]
-    host, _, port = ends.rpartition(":")
-    by_name = not (host or ends).replace(".", "").isdigit()
+    """The new nodes as ``[[host, port], ...]``, in the manner of a URL that names the old ones: by addresses
+    of the same network, or by names with the same domain."""
+    found = parse_url(shown).endpoints if shown else ()
+    named = found[0].host if found else ""
     hosts = [facts.deployment.host(n.host) for n in facts.new]
-    number = int(port) if port.isdigit() else 5672
-    return [[h.hostname if by_name else h.address.host, number] for h in hosts]
+    if _address(named) is not None:
+        return [[address_like(h, named), port_of(shown)] for h in hosts]
+    return [[_named_like(facts, h.hostname, named), port_of(shown)] for h in hosts]
+
+
+def _named_like(facts: RabbitFacts, own: str, named: str) -> str:
+    """A new host's name: with a domain where the URL has the old ones' with theirs, else without one."""
+    for old in (facts.deployment.host(n.host).hostname for n in facts.keep):
+        if "." not in own and named.startswith(f"{old}."):
+            return own + named.removeprefix(old)
+        if "." in own and old.startswith(f"{named}."):
+            return own.partition(".")[0]
+    return own
+
+
+def leads_here(facts: RabbitFacts, client: RabbitClient, shown: str) -> bool:
+    """Whether a further URL of a client's leads to the cluster that it leaves."""
+    broker = facts.deployment.broker_of(shown)
+    if broker is not None:
+        return bool(set(broker.hosts) & {n.host for n in facts.keep})
+    return bool(client.shown) and bool(set(parse_url(shown).hosts) & set(parse_url(client.shown).hosts))
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def address_like(host: HostFacts, model: str) -> str:
+    """A host's address on the network that ``model`` is an address of: the one that begins most alike."""
+    wanted = _address(model)
+    mine = [a for a in map(_address, (host.address.host, *host.ips)) if a and wanted]
+    alike = [a for a in mine if wanted and a.version == wanted.version]
+    if not alike or wanted is None:
+        return host.address.host
+    # The first of those that are equally alike: the one by which the host is reached.
+    return str(min(alike, key=lambda a: (int(a) ^ int(wanted)).bit_length()))
 
 
 def mappings(facts: RabbitFacts) -> tuple[CellMapping, ...]:

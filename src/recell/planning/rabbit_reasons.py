@@ -12,7 +12,8 @@ from recell.model.rabbit import RabbitClient, RabbitNode
 from recell.planning import rabbit_nova
 
 HANDLINGS = ("ignore", "autoheal", "pause_minority")
-OLDEST, NEWEST = (3, 8), (3, 12)
+OLDEST, NEWEST = (3, 8, 2), (3, 12)
+"""Before 3.8.2 rabbitmqctl exports no definitions: a bridge needs them, and so does undo after a cut."""
 SHORTEST_TICKTIME_S = 20.0
 
 
@@ -108,6 +109,7 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
             *_of_layout(facts),
             *_of_fresh(facts),
             *_of_new_nodes(facts),
+            *_of_doors(facts),
             *_of_clients(facts),
             *rabbit_nova.reasons(facts),
             *_taken_by_both(facts),
@@ -117,6 +119,7 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
         *_of_method(facts),
         *_of_cluster(facts),
         *_of_new_nodes(facts),
+        *_of_doors(facts),
         *_of_clients(facts),
         *rabbit_nova.reasons(facts),
         *_of_queues(facts),
@@ -129,6 +132,10 @@ def _of_layout(facts: RabbitFacts) -> list[Reason]:
     if both:
         out.append((min(both), f"{', '.join(sorted(both))} are on both sides", "Name each host once"))
     members = {m for n in facts.keep for m in n.members}
+    alike = {n.name for n in facts.keep} & {n.name for n in facts.new}
+    if alike and not both:
+        what = f"nodes on both sides call themselves {', '.join(sorted(alike))}"
+        out.append((facts.new[0].host, what, "Give each a NODENAME of its own"))
     missing = members - {n.name for n in facts.keep}
     if missing:
         out.append(
@@ -150,19 +157,23 @@ def _of_layout(facts: RabbitFacts) -> list[Reason]:
     return out
 
 
+def _version(node: RabbitNode) -> tuple[int, ...]:
+    return tuple(int(p) for p in node.version.split(".")[:3] if p.isdigit())
+
+
 def _of_method(facts: RabbitFacts) -> list[Reason]:
     out: list[Reason] = []
     fresh = "Say method: fresh in the layout, and give the new nodes an Erlang cookie of their own"
     for node in facts.nodes:
-        version = tuple(int(p) for p in node.version.split(".")[:2] if p.isdigit())
-        if node.khepri or not OLDEST <= version <= NEWEST:
+        version = _version(node)
+        if node.khepri or version < OLDEST or version[:2] > NEWEST:
             what = (
                 "keeps its metadata in Khepri"
                 if node.khepri
                 else f"runs RabbitMQ {node.version or 'unknown'}"
             )
             out.append(
-                (node.host, f"{node.name} {what}; recell splits 3.8 to 3.12 with Mnesia only", fresh)
+                (node.host, f"{node.name} {what}; recell splits 3.8.2 to 3.12 with Mnesia only", fresh)
             )
     versions = {(n.version, n.erlang) for n in facts.nodes}
     if len(versions) > 1:
@@ -227,6 +238,22 @@ def _of_cluster(facts: RabbitFacts) -> list[Reason]:
                     "Set it to 60",
                 )
             )
+        if not node.dist_port:
+            what = f"{node.name} can't tell on which port other nodes reach it: its epmd does not know it"
+            out.append((node.host, what, "See epmd -names there; a wall needs this port"))
+        if node.settings.cookie_given:
+            what = f"{node.name} has its Erlang cookie from its command line or environment, not from a file"
+            remedy = "Leave it to .erlang.cookie (no -setcookie, no RABBITMQ_ERLANG_COOKIE), and restart it"
+            out.append((node.host, what, remedy))
+    movers = sorted({m for n in facts.keep for m in n.settings.movers if not m.startswith("shovel recell-")})
+    if movers:
+        out.append(
+            (
+                facts.keep[0].host,
+                f"after the cut both clusters would run what the one does now: {', '.join(movers[:5])}",
+                "Take shovels and federation upstreams away until it is done, or say method: fresh",
+            )
+        )
     if len({n.cookie for n in facts.nodes}) > 1:
         out.append(
             (
@@ -239,7 +266,7 @@ def _of_cluster(facts: RabbitFacts) -> list[Reason]:
 
 
 def _of_new_nodes(facts: RabbitFacts) -> list[Reason]:
-    return [
+    out = [
         (
             n.host,
             f"{n.name} is not blank: {', '.join(n.used)}",
@@ -248,6 +275,36 @@ def _of_new_nodes(facts: RabbitFacts) -> list[Reason]:
         for n in facts.new
         if n.used
     ]
+    for n in facts.new:
+        if n.settings.joins:
+            peers = ", ".join(n.settings.joins)
+            what = f"{n.name} joins {peers} by itself when it starts blank, as on undo"
+            out.append((n.host, what, f"Take cluster_formation out of {n.config}, and restart it"))
+    return out
+
+
+def _of_doors(facts: RabbitFacts) -> list[Reason]:
+    """Where clients will connect."""
+    out: list[Reason] = []
+    asked: set[tuple[str, int]] = set()
+    for client in (c for c in facts.moving if c.file):
+        port = rabbit_nova.port_of(client.shown)
+        there = {p for n in facts.keep for p in n.settings.speaks(port)}
+        for node in (n for n in facts.new if n.settings.listeners):
+            mine = set(node.settings.speaks(port))
+            lacking = there - mine if mine else there or {"amqp"}
+            if lacking and (node.name, port) not in asked:
+                asked.add((node.name, port))
+                what = (
+                    f"{node.name} does not listen for {' and '.join(sorted(lacking))} on port {port}, to"
+                    f" which {client.label} connects"
+                )
+                out.append((node.host, what, "Let it listen there, as the old nodes do, and restart it"))
+    return out
+
+
+def _one(a: RabbitClient, b: RabbitClient) -> bool:
+    return (a.host, a.unit) == (b.host, b.unit)
 
 
 def _of_clients(facts: RabbitFacts) -> list[Reason]:
@@ -264,6 +321,10 @@ def _of_clients(facts: RabbitFacts) -> list[Reason]:
             )
         elif c.container:
             out.append((c.host, f"{c.label} runs in a container", "Move it by its deployment tool"))
+        elif c.queues and any(o.queues and o.vhost != c.vhost and _one(o, c) for o in facts.moving):
+            what = f"{c.label} takes from queues in more than one vhost"
+            remedy = "recell ends a server without a loss in one vhost; let it stay with the old nodes"
+            out.append((c.host, what, remedy))
         elif not c.file:
             out.append(
                 (
@@ -272,7 +333,13 @@ def _of_clients(facts: RabbitFacts) -> list[Reason]:
                     "Set it in the file that the service reads, restart it, and scan again",
                 )
             )
+        fixed = [option for option, shown in c.fixed if rabbit_nova.leads_here(facts, c, shown)]
+        if fixed:
+            what = f"{c.label} is to move, and {', '.join(fixed)} leads it to the old nodes as well"
+            remedy = "recell edits transport_url alone: take it away, or let the client stay"
+            out.append((c.host, what, remedy))
     edited = {(c.host, c.file) for c in facts.moving if c.file}
+    edited |= {(c.host, path) for c in facts.moving for path, _, _ in c.also}
     for c in facts.staying:
         if c.file and (c.host, c.file) in edited:
             out.append(
@@ -288,9 +355,8 @@ def _of_clients(facts: RabbitFacts) -> list[Reason]:
 def _of_fresh(facts: RabbitFacts) -> list[Reason]:
     out = _running(facts)
     for node in facts.nodes:
-        version = tuple(int(p) for p in node.version.split(".")[:2] if p.isdigit())
-        if version < OLDEST:
-            told = f"{node.name} runs RabbitMQ {node.version or 'unknown'}; recell bridges 3.8 and newer"
+        if _version(node) < OLDEST:
+            told = f"{node.name} runs RabbitMQ {node.version or 'unknown'}; recell bridges 3.8.2 and newer"
             out.append((node.host, told, "Bring it to a newer release first"))
         out += [(node.host, f"{node.name} has an alarm: {a}", "Make room first") for a in node.alarms]
     for node in facts.new:
@@ -314,6 +380,9 @@ def _not_editable(node: RabbitNode) -> list[Reason]:
     out: list[Reason] = []
     if node.container:
         out.append((node.host, f"{node.name} runs in a container", "recell splits RabbitMQ on hosts only"))
+    if node.elsewhere:
+        what = f"{node.elsewhere}, which {node.name} reads after {node.config}, sets what recell has to set"
+        out.append((node.host, what, f"Move these settings to {node.config}"))
     if node.old_config:
         what = (
             f"{node.name} is configured by Erlang terms (rabbitmq.config or advanced.config sets what"

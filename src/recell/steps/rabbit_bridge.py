@@ -28,7 +28,7 @@ _SETTLED = 2
 
 class Bridge:
     """``told``: ``keep`` and ``new`` as steps have them, ``ends``: ``{"keep": ["address:port", ...], ...}``,
-    ``vhosts``."""
+    ``vhosts``. An end may begin with ``amqps://``."""
 
     def __init__(self, context: Context, told: Mapping[str, Any]) -> None:
         self.context = context
@@ -70,7 +70,7 @@ class Bridge:
         login = f"{PREFIX}:{quote(self._password(), safe='')}"
         return {
             side: {
-                v: [f"amqp://{login}@{end}/{quote(v, safe='')}" for end in self.told["ends"][side]]
+                v: [bridge.uri(str(end), login, quote(v, safe="")) for end in self.told["ends"][side]]
                 for v in self.vhosts
             }
             for side in SIDES
