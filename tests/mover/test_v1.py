@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from recell.model.moving import Login
 from recell.model.relay import Side
 from recell.model.v1 import Conversion, Importing, Neighbour
 from recell.mover.v1 import CellsConversion
+from recell.planning.heal_v1 import overtaken
 from recell_bench.schemas import JUNO, STEIN, ddl, indexes, load
 from tests.private_server import DatabaseHost, PrivateServer
 
@@ -335,6 +337,81 @@ def test_what_differs_is_named_and_what_only_one_side_has(cells: tuple[CellsConv
     assert [w.split()[0] for w in found.wrong] == ["guest-1", "guest-2", "guest-3", "lost"]
     assert "cell_name cell1" in found.wrong[0] and "vm_state stopped, and active" in found.wrong[1]
     assert "child alone" in found.wrong[2] and "API cell alone" in found.wrong[3]
+
+
+def test_an_end_that_was_overtaken_is_mended_where_both_rows_stand_still(
+    cells: tuple[CellsConversion, Servers],
+) -> None:
+    port, servers = cells
+    handed_over(port)
+    old, new = servers["old"], servers["new"]
+    # All were written long ago; since then nova-cells wrote the API cell's rows in the wrong order.
+    old.sql("UPDATE instances SET updated_at = '2019-01-01', task_state = NULL, created_at = '2018-01-01',"
+            " launched_at = '2019-01-01'", database="nova")  # fmt: skip
+    new.sql("UPDATE instances SET updated_at = UTC_TIMESTAMP(), created_at = '2018-01-01',"
+            " task_state = 'reboot_started', launched_at = '2019-01-01' WHERE uuid LIKE 'guest-%'",
+            "UPDATE instances SET task_state = 'rebooting' WHERE uuid = 'guest-2'",
+            "UPDATE instances SET power_state = 4, task_state = NULL WHERE uuid = 'guest-3'",
+            database=API)  # fmt: skip
+    old.sql("UPDATE instances SET task_state = 'reboot_started' WHERE uuid = 'guest-4'", database="nova")
+    old.sql("UPDATE instances SET updated_at = UTC_TIMESTAMP() WHERE uuid = 'guest-5'", database="nova")
+    seen = port.both_sides()
+    assert seen.child["guest-1"].quiet_s > 1000 and seen.api["guest-1"].updated > 0
+    found = overtaken("api", PATH, seen, port.both_sides())
+    assert {(c.label, tuple((c.after or {}).items())) for c in found} == {
+        ("guest-1", (("task_state", None),)),
+        ("guest-3", (("power_state", 1),)),
+    }, "not what nova-api may have begun, the child is at, or has just written"
+    # A user's next operation and a late update come before it is written.
+    new.sql("UPDATE instances SET updated_at = '2019-02-02' WHERE uuid = 'guest-1'", database=API)
+    assert [c.label for c in port.mend(found, seen)] == ["guest-3"]
+    rows = {u: (t, p) for u, t, p in new.sql(
+        "SELECT uuid, task_state, power_state FROM instances WHERE deleted = 0", database=API)}  # fmt: skip
+    assert rows["guest-1"] == ("reboot_started", 1) and rows["guest-3"] == (None, 1)
+    assert port.mend(found, seen) == (), "nothing is written twice"
+    seen = port.both_sides()
+    assert [c.label for c in port.mend(overtaken("api", PATH, seen, port.both_sides()), seen)] == ["guest-1"]
+    new.sql("UPDATE instances SET task_state = 'reboot_started', deleted = id WHERE uuid = 'guest-1'",
+            database=API)  # fmt: skip
+    assert port.mend(found[:1], seen) == ()
+
+
+def test_a_further_child_is_asked_whether_it_is_empty_and_gets_flavors_and_weights(
+    cells: tuple[CellsConversion, Servers], release: str
+) -> None:
+    port, servers = cells
+    old, new = servers["old"], servers["new"]
+    assert port.live("old") == tuple(f"guest-{n}" for n in range(1, 6)) and port.live("new") == ()
+    new.row(API, "instance_types", id=40, name="m1.api", flavorid="forty", deleted=0, memory_mb=64, vcpus=1,
+            created_at="2019-01-01 00:00:01")  # fmt: skip
+    new.row(API, "instance_type_extra_specs", id=3, instance_type_id=40, key="k", value="naïve", deleted=0)
+    before, wanted = port.flavors("old"), port.flavors("new")
+    assert json.loads(json.dumps(wanted)) == wanted
+    assert [r["flavorid"] for r in wanted["instance_types"]] == ["forty"]
+    with pytest.raises(StepFailed, match="has instances"):
+        port.set_flavors(wanted)
+    assert port.flavors("old") == before
+    assert [v.id for v in port.child_troubles()] == ["v1-child:instances"]
+    old.sql("UPDATE instances SET deleted = id", database="nova")
+    assert port.child_troubles() == ()
+    for _ in range(2):
+        port.set_flavors(wanted)
+        assert port.flavors("old") == wanted
+    spec = old.sql("SELECT instance_type_id, value FROM instance_type_extra_specs", database="nova")
+    assert list(spec) == [(40, "naïve")]
+    port.set_flavors(before)
+    assert port.flavors("old") == before
+    for name, deleted in (("cell1", 0), ("cell1", 9), ("cell2", 0)):
+        new.row(API, "cells", name=name, is_parent=0, transport_url="rabbit://", weight_offset=1,
+                weight_scale=1, deleted=deleted)  # fmt: skip
+    old.row("nova", "cells", name="stranger", is_parent=1, transport_url="rabbit://", deleted=0)
+    new.sql("ALTER TABLE services ADD COLUMN odd INT", database=API)
+    assert [v.id for v in port.child_troubles()] == [
+        "v1-child:records:cell1", "v1-child:records:api", "v1-child:schema",
+    ]  # fmt: skip
+    port.set_weights("cell1", {"weight_offset": -2.5})
+    rows = new.sql("SELECT name, deleted, weight_offset, weight_scale FROM cells ORDER BY id", database=API)
+    assert list(rows) == [("cell1", 0, -2.5, 1), ("cell1", 9, 1, 1), ("cell2", 0, 1, 1)]
 
 
 def test_undo_is_told_what_it_would_lose_counts_quotas_and_leaves_no_trace(servers: Servers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -10,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from recell.cli import verify
+from recell.cli.main import main
 from recell.errors import StalePlan, StepFailed, Unknowable, VerifyFailed
 from recell.journal import Journal
+from recell.model.deployment import dump_deployment
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import dump_plan
 from recell.model.step import Finding, Truth
 from recell.planning import runbook
+from recell.preflight import consistency
 from recell.preflight.check import check
+from recell.report.mended import told_of_mended
 from recell.steps.units import StartUnit
 from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
 from tests.sim.v1_hold import HoldWorld
-from tests.sim.v1_world import Inst, V1World, build, plan, scan
+from tests.sim.v1_world import Inst, SimV1, V1World, build, plan, scan
 from tests.sim.world import Killed, SimFile
 from tests.unit.stein_cloud import CONF, layout_v1
 
@@ -192,6 +199,117 @@ def test_instances_that_differ_stop_the_proof(desks: Any) -> None:
     del world.api.rows["guest"]
     desk.go("forward")
     assert well(world)
+
+
+def overtaken(world: V1World, *uuids: str, task: str = "reboot_started") -> None:
+    """nova-cells writes the last but one update of these last, right after instances were asked for."""
+
+    def late() -> None:
+        for uuid in uuids:
+            world.api.rows[uuid].task = task
+
+    world.after["instances asked for"] = late
+
+
+def test_a_task_whose_end_was_overtaken_is_mended_and_named(desks: Any, tmp_path: Path) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    overtaken(world, "guest-1", "guest-3")
+    desk.go("forward")
+    assert well(world) and not any(r.task for r in world.api.rows.values())
+    journal = Journal.open(desk.path, read_only=True)
+    mended = journal.recall("sync-instances", "mended")
+    said = journal.recall("sync-instances", "agreed")
+    report = told_of_mended(desk.plan, journal)
+    journal.close()
+    assert [(m["label"], m["before"], m["after"]) for m in mended] == [
+        (u, {"task_state": "reboot_started"}, {"task_state": None}) for u in ("guest-1", "guest-3")
+    ]
+    assert "2 instances got the child's task_state" in said
+    assert "api instances guest-3: task_state reboot_started -> NULL" in said
+    assert len(report) == 1 and report[0].startswith("2 instances got") and report[0].endswith("NULL.")
+
+
+def test_a_task_that_nova_api_may_have_begun_is_left_and_stops_it(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    overtaken(world, "guest-1", task="rebooting")
+    with pytest.raises(VerifyFailed, match="guest-1"):
+        desk.go("forward")
+    assert world.api.rows["guest-1"].task == "rebooting" and "rows mended" not in world.changes
+    world.api.rows["guest-1"].task = None
+    desk.go("forward")
+    assert well(world)
+
+
+def test_a_row_that_is_written_between_the_last_look_and_the_mending_is_left(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    overtaken(world, "guest-1")
+
+    mend = SimV1.mend
+    calls: list[int] = []
+
+    def between(self: SimV1, changes: Any, seen: Any) -> Any:
+        if not calls:
+            world.api.rows["guest-1"].task = "powering-off"
+        calls.append(len(changes))
+        return mend(self, changes, seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SimV1, "mend", between)
+        with pytest.raises(VerifyFailed, match="guest-1"):
+            desk.go("forward")
+    assert calls == [1] and world.api.rows["guest-1"].task == "powering-off"
+    journal = Journal.open(desk.path, read_only=True)
+    assert journal.recall("sync-instances", "mended") == [], "what was not written is not named"
+    journal.close()
+
+
+def test_verify_names_what_was_overtaken_since_and_what_mends_it_and_writes_nothing(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    assert well(world)
+    directory = desk.path.parent
+    (directory / "deployment.json").write_bytes(dump_deployment(scan(world)))
+    (directory / "plan.json").write_bytes(dump_plan(desk.plan))
+    (directory / "journal.sqlite").write_bytes(desk.path.read_bytes())
+    monkeypatch.setattr(verify, "world_of", lambda deployment: contextlib.nullcontext(world))
+    monkeypatch.setattr(consistency, "PROOFS", ())
+    said = CliRunner().invoke(main, ["verify", "--dir", str(directory)])
+    assert said.exit_code == 0 and "ok   prove:" in said.output, said.output
+    changes = list(world.changes)
+    world.api.rows["guest-0"].task = "reboot_started"
+    said = CliRunner().invoke(main, ["verify", "--dir", str(directory)])
+    assert said.exit_code == 12 and world.changes == changes
+    assert "BAD  prove: both sides differ: guest-0" in said.output
+    assert "recell audit says more" in said.output and "with --heal mends" in said.output
+
+
+def test_killed_while_it_mends_it_ends_as_undisturbed_and_names_it_once(desks: Any) -> None:
+    point = V1World.point
+    for what in ("before rows are mended", "rows mended"):
+        world = fresh()
+        desk = desks(world, plan(world))
+        overtaken(world, "guest-2")
+
+        def dies(self: V1World, said: str, what: str = what) -> None:
+            if said == what:
+                raise Killed(said)
+            point(self, said)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(V1World, "point", dies)
+            with pytest.raises(Killed):
+                desk.go("forward")
+        desk.go("forward")
+        assert well(world) and world.api.rows["guest-2"].task is None, what
+        journal = Journal.open(desk.path, read_only=True)
+        assert [m["label"] for m in journal.recall("sync-instances", "mended")] == ["guest-2"], what
+        journal.close()
 
 
 def test_undo_stops_before_it_loses_what_only_the_api_cell_has(desks: Any) -> None:

@@ -115,9 +115,12 @@ def test_what_is_under_way_is_waited_for(desks: Any) -> None:
     world = fresh()
     world.busy, world.inside, world.leaving = 20, 6, 3
     world.stuck = ("guest-2 is deleting",)
+    world.broker("mq1").slow = "RabbitMQ on mq1 opens no socket"
     desk = desks(world, plan(world))
     desk.go("forward")
     assert well(world)
+    last = remembered(desk, "hold-forward")["parts"][-1]["what"]
+    assert last == "mq1 was asked through rabbitmqctl: RabbitMQ on mq1 opens no socket"
     journal = Journal.open(desk.path, read_only=True)
     (ended,) = [e for e in journal.entries() if e.step == SWITCH and e.phase == "finished"]
     journal.close()

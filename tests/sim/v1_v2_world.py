@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from recell.planning.v1_v2 import plan_tree
 from recell.steps import Context, bind
 from tests.sim.database import CELL0, CELL1
 from tests.sim.v1_hold import Door, HoldWorld, SimUnderWay
-from tests.sim.v1_world import CELL0_ROWS, Inst, SimV1, V1World, build
+from tests.sim.v1_world import CELL0_ROWS, Inst, SimV1, V1Host, V1World, build
 from tests.sim.v1_world import plan as plan_v1_of
 from tests.sim.v1_world import scan as scan_v1
 from tests.sim.world import API_START_S, SimProxy
@@ -182,12 +183,11 @@ class SimTree(SimV1):
 _port: type[V1Port] = SimTree
 
 
-@functools.cache
-def _built() -> TreeWorld:
-    """recell's own conversion to cells v1, applied and finished; then some builds have failed."""
-    world = build(make=HoldWorld)
+def converted(text: str | None = None, host_of: Callable[[Any, str], V1Host] = V1Host) -> HoldWorld:
+    """recell's own conversion to cells v1, applied and finished. ``text``: the layout."""
+    world = build(make=HoldWorld, host_of=host_of)
     assert isinstance(world, HoldWorld)
-    plan = plan_v1_of(world)
+    plan = plan_v1_of(world, text)
     with tempfile.TemporaryDirectory() as directory:
         journal = Journal.create(Path(directory) / "journal.sqlite", plan.digest)
         context = Context(world, journal, plan.id, plan.fingerprints, LIMITS)
@@ -198,11 +198,18 @@ def _built() -> TreeWorld:
                 step.finish()
         journal.close()
     assert world.complaints == [] and world.importing.phase == "none"
-    world.__class__ = TreeWorld
-    assert isinstance(world, TreeWorld)
     world.gates.clear()
     world.changes.clear()
     world.proxies = {"lb1": SimProxy(world, "lb1", {"nova-api": ["api1", "api2"]})}
+    return world
+
+
+@functools.cache
+def _built() -> TreeWorld:
+    """A tree; then some builds have failed."""
+    world: V1World = converted()
+    world.__class__ = TreeWorld
+    assert isinstance(world, TreeWorld)
     world.child.rows[FAILED_THERE] = Inst()
     world.api.rows |= {FAILED_THERE: Inst(0, "api!cell1"), NO_ROOM: Inst()}
     world.mapped = dict.fromkeys(world.child.rows, "cell1")
@@ -221,7 +228,7 @@ def fresh() -> TreeWorld:
 # -- scanning ----------------------------------------------------------------------------------------
 
 
-def _service(world: TreeWorld, host: str, name: str) -> NovaService | None:
+def _service(world: V1World, host: str, name: str) -> NovaService | None:
     sim = world.hosts[host]
     unit, known = sim.unit(name), sim.units_[name]
     if not unit.exists or not known.role:
@@ -237,7 +244,8 @@ def _service(world: TreeWorld, host: str, name: str) -> NovaService | None:
 
     there = {
         f"{s}/{o}": value
-        for s, o in (("cells", "enable"), ("cells", "name"), ("quota", "driver"), ("DEFAULT", "enabled_apis"))
+        for s, o in (("cells", "enable"), ("cells", "name"), ("cells", "cells_config"), ("quota", "driver"),
+                     ("DEFAULT", "enabled_apis"))
         if (value := get(text, s, o)) is not None
     }
     return NovaService(
@@ -250,7 +258,7 @@ def _service(world: TreeWorld, host: str, name: str) -> NovaService | None:
     )  # fmt: skip
 
 
-def scan(world: TreeWorld) -> Deployment:
+def scan(world: V1World) -> Deployment:
     """What discovery would find."""
     found = scan_v1(world)
     services = tuple(

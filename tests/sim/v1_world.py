@@ -7,19 +7,21 @@ in both afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recell.adapters.ports import Consumer, Finished, ProcessInfo, RawMapping
-from recell.adapters.v1_port import V1Port
+from recell.adapters.v1_port import FlavorRows, V1Port
 from recell.errors import StalePlan, StepFailed
+from recell.model.cells_v1 import InstanceRow
 from recell.model.deployment import ConfigFile, Deployment
 from recell.model.moving import Login, Thing
 from recell.model.plan import Plan
 from recell.model.relay import Side
+from recell.model.rowchange import RowChange
 from recell.model.urls import parse_url
-from recell.model.v1 import Agreement, Conversion, Importing, Neighbour, Settled
+from recell.model.v1 import Agreement, BothSides, Conversion, Importing, Neighbour, Settled
 from recell.model.violation import Violation
 from recell.planning.ini import get
 from recell.planning.v1 import plan_v1
@@ -56,12 +58,16 @@ COMPUTE_CONF = f"[DEFAULT]\ntransport_url = {RABBIT}\n"
 EMPTY = b"# nothing is configured here yet\n"
 SEEDED = 5
 CELL0_ROWS = ("failed-1",)
+INTERCELL = tuple(f"cells.intercell.{kind}" for kind in ("targeted", "broadcast", "response"))
 
 
 @dataclass
 class Inst:
+    """``task``: what nova-compute is at; in the API cell what it was said to be at."""
+
     value: int = 0
     path: str | None = None
+    task: str | None = None
 
 
 @dataclass
@@ -113,6 +119,10 @@ class V1World(SimWorld):
             and u.config["cell"] == cell
         ]
 
+    def database_of(self, cell: str) -> tuple[Database, str]:
+        """And what it is called."""
+        return (self.api, "nova_api_cell") if cell == "api" else (self.child, "nova")
+
     # -- what users do and notice ------------------------------------------------------------------
 
     def observe(self) -> None:
@@ -159,6 +169,8 @@ class V1World(SimWorld):
         if mine is None or mine.path != "api!cell1":
             self._complain(f"{uuid} can't be managed: {mine}")
             return
+        if mine.task:
+            return  # 409
         if mine.value != self.child.rows[uuid].value:
             self._complain(f"{uuid} shows what it was")
         mine.value = self.child.rows[uuid].value = self.told[uuid] = self.requests
@@ -222,9 +234,8 @@ class V1Host(SimHost):
         unit.config["argv"] = " ".join(argv)
         if unit.role == "cells":
             assert unit.config["cell"], f"{unit.name} on {self.name} runs outside any cell"
-            kind = self.world.api if unit.config["cell"] == "api" else self.world.child
-            assert parse_url(unit.config["connection"]).path == ("nova_api_cell" if kind is self.world.api
-                                                                 else "nova")  # fmt: skip
+            kind, name = self.world.database_of(unit.config["cell"])
+            assert parse_url(unit.config["connection"]).path == name
             kind.cells_reports = True
 
     def processes(self) -> tuple[ProcessInfo, ...]:
@@ -254,7 +265,8 @@ class V1Broker(SimBroker):
             Consumer(queue, f"c{u.pid}", h.name, 10_000 + u.pid, f"nova-{u.role}:{u.pid}:x")
             for h in self.world.hosts.values()
             for u in h.units_.values()
-            for queue in (u.role, f"{u.role}.{h.name}")
+            for topic in (u.role, *(INTERCELL if u.role == "cells" else ()))
+            for queue in (topic, f"{topic}.{h.name}")
             if u.active
             and u.role in ("conductor", "scheduler", "compute", "cells", "consoleauth")
             and self.world.time >= u.started_at + START_S
@@ -332,6 +344,21 @@ class SimV1:
         self.world.point("before a record is removed")
         self._entered(side).neighbours.pop(name, None)
         self._change(f"{name} removed on {side}")
+
+    def child_troubles(self) -> tuple[Violation, ...]:
+        raise AssertionError("no child is added here")
+
+    def live(self, side: Side) -> tuple[str, ...]:
+        return tuple(sorted(self._entered(side).rows))
+
+    def set_weights(self, name: str, weights: Mapping[str, float]) -> None:
+        raise AssertionError("no child is added here")
+
+    def flavors(self, side: Side) -> FlavorRows:
+        raise AssertionError("no child is added here")
+
+    def set_flavors(self, rows: FlavorRows) -> None:
+        raise AssertionError("no child is added here")
 
     def importing(self) -> Importing:
         return self.world.importing
@@ -411,12 +438,38 @@ class SimV1:
     def agreement(self) -> Agreement:
         child, api = self._entered("old").rows, self._entered("new").rows
         both = child.keys() & api.keys()
-        wrong = [u for u in both if (api[u].value, api[u].path) != (child[u].value, self.conversion.path)]
+        wrong = [
+            u
+            for u in both
+            if (api[u].value, api[u].task) != (child[u].value, child[u].task)
+            or api[u].path != self.conversion.path
+        ]
         alone = [u for u in api.keys() - child.keys() if u not in CELL0_ROWS]
         wrong += [f"{u} is in the child alone" for u in child.keys() - api.keys()]
         wrong += [u for u in alone if api[u].path]
         alone = [u for u in alone if not api[u].path]
         return Agreement(len(both), tuple(sorted(wrong)), tuple(sorted(alone)))
+
+    def both_sides(self) -> BothSides:
+        def rows(one: Database) -> dict[str, InstanceRow]:
+            return {
+                u: InstanceRow(r.path or "", "cmp1", "active", r.task is not None, 9000.0,
+                               {"vm_state": "active", "task_state": r.task}, 60.0, float(r.value), n)
+                for n, (u, r) in enumerate(sorted(one.rows.items()), 1)
+            }  # fmt: skip
+
+        return BothSides(rows(self._entered("old")), rows(self._entered("new")))
+
+    def mend(self, changes: Sequence[RowChange], seen: BothSides) -> tuple[RowChange, ...]:
+        self.world.point("before rows are mended")
+        rows, done = self._entered("new").rows, []
+        for change in changes:
+            row, before, after = rows[change.label], change.before or {}, change.after or {}
+            if (row.task, row.value) == (before["task_state"], seen.api[change.label].updated):
+                row.task = after["task_state"]
+                done.append(change)
+        self._change("rows mended")
+        return tuple(done)
 
     def stranded(self) -> tuple[str, ...]:
         lost = self._entered("new").rows.keys() - self._entered("old").rows.keys() - set(CELL0_ROWS)

@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from recell.cli import care
 from recell.cli.care import Record
 from recell.cli.main import main
 from recell.doctor import examine
 from recell.errors import Unreachable
+from recell.journal import Journal, position
 from recell.model.cells_v1 import CellRecord, InstanceRow, NullRow
+from recell.model.deployment import dump_deployment, load_deployment
 from recell.model.health import Facts
+from recell.model.plan import dump_plan
 from recell.model.rowchange import RowChange
 from recell.planning.heal_v1 import Heal, heals
+from recell.planning.v1 import plan_v1
 from tests.private_server import PrivateServer
 from tests.unit.care_cloud import (
     API,
@@ -33,6 +38,7 @@ from tests.unit.care_cloud import (
     world_for,
 )
 from tests.unit.doctor_plants import found
+from tests.unit.stein_cloud import layout_v1, stein
 from tests.unit.test_doctor_v1 import NO_PROXY, cell, healthy, instances, records, row, v1
 
 NOW = datetime(2015, 5, 19)
@@ -270,6 +276,38 @@ def test_what_can_be_proven_is_healed_and_the_rest_is_left_and_all_of_it_undone(
     assert again.output.startswith("0 rows put back") and dump(server) == before
     assert [f.epoch for f in world.claims] == [1, 2, 3] and world.claimed == ()
     assert len({f.journal for f in world.claims}) == 1
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_in_the_directory_of_a_conversion_it_looks_anew_and_writes_as_the_conversion(
+    server: PrivateServer, world: CareWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    today = load_deployment((tmp_path / "deployment.json").read_bytes(), "deployment.json")
+    (tmp_path / "deployment.json").write_bytes(dump_deployment(stein()))
+    made = plan_v1(stein(), layout_v1(), 0.0)
+    (tmp_path / "plan.json").write_bytes(dump_plan(made))
+    Journal.create(tmp_path / "journal.sqlite", made.digest).close()
+    monkeypatch.setattr(care, "scan_again", lambda deployment, at: today)
+    assert audit(tmp_path).exit_code == 6, "nothing was applied yet"
+    journal = Journal.open(tmp_path / "journal.sqlite")
+    with journal.writing("apply", "forward"):
+        for step in made.steps:
+            journal.append(step.id, "forward", "finished")
+        if finished:
+            journal.finish()
+    ours = journal.id
+    journal.close()
+    plant(server)
+    said = audit(tmp_path, "--heal", "--yes")
+    assert said.exit_code == 20 and "changed ~ api instances state" in said.output, said.output
+    (claim,) = world.claims
+    assert (claim.journal == ours) is not finished and claim.who == "recell audit"
+    journal = Journal.open(tmp_path / "journal.sqlite", read_only=True)
+    assert [r.verb for r in journal.runs()] == ["apply"] + ["audit"] * (not finished)
+    assert position(made, journal) == ("finished" if finished else "applied")
+    journal.close()
+    # Hosts of the conversion stay its own; api's and the children's controllers here are others.
+    assert world.claimed == ()
 
 
 def test_undo_leaves_a_row_that_somebody_wrote_since(

@@ -360,7 +360,7 @@ def test_one_generation_is_not_taken_for_the_other() -> None:
     with pytest.raises(BadInput, match="about cells v1"):
         load_layout(CELLS_V1_EXAMPLE, "layout.yaml")
     with pytest.raises(BadInput, match="cells"):
-        load_any_layout(CELLS_V1_EXAMPLE.replace("  cell1: ", "  a: {}\n  cell1: "), "layout.yaml")
+        load_any_layout(CELLS_V1_EXAMPLE.replace("  cell1: ", "  a!b: "), "layout.yaml")
 
 
 def test_the_plan_is_made_checked_and_written_down(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from recell.planning.ini import get
 from recell.planning.v1 import plan_v1
 from recell.planning.v1_facts import main_file
 from recell.steps.base import Context
-from recell.steps.units import named_files
+from recell.steps.units import begun_as_written, named_files
 from recell.steps.v1 import V1Config
 from recell_bench.schemas import STEIN, load
 from tests.unit.stein_cloud import CONF, layout_v1, service, stein
@@ -94,3 +94,12 @@ def test_a_value_with_a_quote_or_a_percent_sign_is_given_as_it_is() -> None:
 )
 def test_files_that_a_command_line_names(argv: list[str], files: Any) -> None:
     assert named_files(argv) == files
+
+
+def test_what_an_init_script_begins_is_known_by_the_files_that_the_step_reads() -> None:
+    script = ("/etc/init.d/nova-api", "systemd-start")
+    begun = ("/usr/bin/nova-api", "--config-file=/etc/nova/nova.conf")
+    assert begun_as_written(begun, script, ["/etc/nova/nova.conf"])
+    assert not begun_as_written(begun, script, ["/etc/nova/nova-cell1.conf"])
+    assert begun_as_written(begun, begun, [])
+    assert not begun_as_written(begun, (*begun, "--config-file=/x"), [])

@@ -98,7 +98,7 @@ def test_each_kind_of_work_shows(tables: Tables) -> None:
     ]  # fmt: skip
     if tables.release == STEIN:
         tables.server.sql(f"INSERT INTO build_requests VALUES (1, {NOW}, 'i4')", database="nova_api")
-        expected.insert(1, "i4 is being built")
+        expected.insert(4, "i4 is being built")
     tables.messages["compute.cmp1"] = (1, 2, 1)
     assert list(tables.work().in_flight()) == expected
     prepared = tables.work()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recell.adapters.dry import Record
-from recell.adapters.v1_port import V1Port
+from recell.adapters.v1_port import FlavorRows, V1Port
 from recell.model.moving import Thing
 from recell.model.relay import Side
-from recell.model.v1 import Agreement, Conversion, Importing, Neighbour, Settled
+from recell.model.rowchange import RowChange
+from recell.model.v1 import Agreement, BothSides, Conversion, Importing, Neighbour, Settled
 from recell.model.violation import Violation
 
 
@@ -27,6 +28,7 @@ class DryV1:
         self._neighbours: dict[Side, dict[str, Neighbour | None]] = {"old": {}, "new": {}}
         self._importing: Importing | None = None
         self._mapped = False
+        self._flavors: FlavorRows | None = None
 
     def _note(self, side: Side, what: str) -> None:
         self._record.add(self._conversion.at(side).name, what)
@@ -77,6 +79,28 @@ class DryV1:
         self._note(side, f"remove the record of {name}")
         self._neighbours[side][name] = None
 
+    def child_troubles(self) -> tuple[Violation, ...]:
+        return self._real.child_troubles()
+
+    def _there_already(self) -> bool:
+        """Whether recell's account is really on both, whose databases stand."""
+        return self._asks("old") and "recell" in self._real.there("new")
+
+    def live(self, side: Side) -> tuple[str, ...]:
+        return self._real.live(side) if self._there_already() else ()
+
+    def set_weights(self, name: str, weights: Mapping[str, float]) -> None:
+        self._note("new", f"write what {name} weighs")
+
+    def flavors(self, side: Side) -> FlavorRows:
+        if self._flavors is not None and side == "old":
+            return self._flavors
+        return self._real.flavors(side) if self._there_already() else {}
+
+    def set_flavors(self, rows: FlavorRows) -> None:
+        self._note("old", "write the API cell's flavors")
+        self._flavors = rows
+
     def importing(self) -> Importing:
         if self._importing is not None:
             return self._importing
@@ -125,6 +149,14 @@ class DryV1:
 
     def agreement(self) -> Agreement:
         return self._real.agreement() if self._asks("old") and self._asks("new") else Agreement(0)
+
+    def both_sides(self) -> BothSides:
+        return self._real.both_sides() if self._asks("old") and self._asks("new") else BothSides({}, {})
+
+    def mend(self, changes: Sequence[RowChange], seen: BothSides) -> tuple[RowChange, ...]:
+        for change in changes:
+            self._note("new", f"write {change}")
+        return tuple(changes)
 
     def stranded(self) -> tuple[str, ...]:
         return self._real.stranded() if self._asks("old") and self._asks("new") else ()

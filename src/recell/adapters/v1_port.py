@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from recell.model.moving import Thing
 from recell.model.relay import Side
-from recell.model.v1 import Agreement, Importing, Neighbour, Settled
+from recell.model.rowchange import RowChange
+from recell.model.v1 import Agreement, BothSides, Importing, Neighbour, Settled
 from recell.model.violation import Violation
+
+FlavorRows = dict[str, list[dict[str, Any]]]
+"""By table: rows by column; times as text."""
 
 
 class V1Port(Protocol):
@@ -62,6 +66,32 @@ class V1Port(Protocol):
 
     def remove_neighbour(self, side: Side, name: str) -> None:
         """Nothing when it isn't there."""
+        ...
+
+    # -- a further child ---------------------------------------------------------------------------
+
+    def child_troubles(self) -> tuple[Violation, ...]:
+        """Every reason not to add the child to its tree. Reads only; needs no account of recell's."""
+        ...
+
+    def live(self, side: Side) -> tuple[str, ...]:
+        """Uuids of live instances there, in order."""
+        ...
+
+    def set_weights(self, name: str, weights: Mapping[str, float]) -> None:
+        """Columns of the API cell's live record of a child. Can be repeated."""
+        ...
+
+    def flavors(self, side: Side) -> FlavorRows:
+        """All rows of the tables of flavors, comparable and fit for JSON; {} where the cell's database has
+        none of them."""
+        ...
+
+    def set_flavors(self, rows: FlavorRows) -> None:
+        """Just these, with their numbers, in the child's tables. Can be repeated.
+
+        :raises StepFailed: the child has instances, which name flavors by number.
+        """
         ...
 
     # -- rows --------------------------------------------------------------------------------------
@@ -136,6 +166,15 @@ class V1Port(Protocol):
 
     def agreement(self) -> Agreement:
         """One look at all live instances of both sides, :class:`~recell.model.v1.Agreement`."""
+        ...
+
+    def both_sides(self) -> BothSides:
+        """One look at the rows themselves."""
+        ...
+
+    def mend(self, changes: Sequence[RowChange], seen: BothSides) -> tuple[RowChange, ...]:
+        """Rows of the API cell's instances, labelled by uuid: each is written only where it is live, still
+        has the values of before, and was not written since it was ``seen``. Those that were."""
         ...
 
     def stranded(self) -> tuple[str, ...]:

@@ -38,15 +38,36 @@ _YOUNG = {
     " (SELECT MAX(id) FROM block_device_mapping), 0) AS first",
 }
 _TASKS = (
-    "SELECT uuid, task_state FROM instances WHERE deleted = 0 AND task_state IS NOT NULL"
-    " AND COALESCE(updated_at, created_at) >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id"
+    "SELECT 'task' AS kind, uuid AS what, task_state AS doing FROM instances"
+    " WHERE deleted = 0 AND task_state IS NOT NULL"
+    " AND COALESCE(updated_at, created_at) >= UTC_TIMESTAMP() - INTERVAL %s SECOND"
 )
 _OLD_TASKS = _TASKS.replace(">=", "<")
-_MIGRATIONS = (
-    "SELECT instance_uuid AS what FROM migrations WHERE deleted = 0"
-    " AND status IN (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-    " AND COALESCE(updated_at, created_at) >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id"
+_BUILDS = (
+    "SELECT 'build' AS kind, instance_uuid AS what FROM build_requests"
+    " WHERE created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id"
 )
+# One statement: each of its parts asked alone would cost users a way to the database and back.
+_ROWS = " UNION ALL ".join((
+    _TASKS,
+    "SELECT 'event', a.instance_uuid, e.event FROM instance_actions_events e"
+    " JOIN instance_actions a ON a.id = e.action_id LEFT JOIN instances i ON i.uuid = a.instance_uuid"
+    " WHERE e.id >= %s AND e.finish_time IS NULL"
+    # Nova never ends the build of an instance that was deleted at once.
+    " AND (i.deleted = 0 OR e.event LIKE '%%terminate%%')"
+    " AND e.start_time >= UTC_TIMESTAMP() - INTERVAL %s SECOND",
+    "SELECT 'volume', b.instance_uuid, NULL FROM block_device_mapping b"
+    " JOIN instances i ON i.uuid = b.instance_uuid AND i.deleted = 0 AND i.vm_state <> 'error'"
+    " WHERE b.id >= %s AND b.deleted = 0 AND b.volume_id IS NOT NULL AND b.connection_info IS NULL"
+    " AND b.created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND",
+    "SELECT 'migration', instance_uuid, NULL FROM migrations WHERE deleted = 0"
+    " AND status IN (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " AND COALESCE(updated_at, created_at) >= UTC_TIMESTAMP() - INTERVAL %s SECOND",
+))  # fmt: skip
+_SAID = {
+    "task": "{what} is {doing}", "event": "{doing} of {what}", "migration": "{what} is being migrated",
+    "volume": "a volume is being attached to {what}", "build": "{what} is being built",
+}  # fmt: skip
 
 
 class Reader(Protocol):
@@ -68,7 +89,7 @@ class UnderWay:
         self._from: dict[str, int] = {}
 
     def stuck(self) -> tuple[str, ...]:
-        return tuple(self._tasks(_OLD_TASKS))
+        return tuple(_said(row) for row in self._child.read(_OLD_TASKS, [STUCK_S]))
 
     def make_ready(self) -> None:
         for table, sql in _YOUNG.items():
@@ -77,45 +98,21 @@ class UnderWay:
         self.in_flight()
 
     def in_flight(self) -> tuple[str, ...]:
-        # A broker may take a second to answer, in which the rows can be looked at.
-        with ThreadPoolExecutor(1) as pool:
+        # Side by side: each takes a way over the network and back, or a second of rabbitmqctl's.
+        with ThreadPoolExecutor(2) as pool:
             messages = pool.submit(lambda: tuple(self._messages()))
-            rows = tuple(self._rows())
-            return (*rows, *messages.result())
+            builds = pool.submit(self._builds)
+            rows = self._rows()
+            return (*rows, *builds.result(), *messages.result())
 
-    def _rows(self) -> Iterator[str]:
-        yield from self._tasks(_TASKS)
-        if self._api is not None:
-            for row in self._api.read(
-                "SELECT instance_uuid AS what FROM build_requests"
-                " WHERE created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id",
-                [STUCK_S],
-            ):
-                yield f"{row['what']} is being built"
-        for row in self._child.read(
-            "SELECT e.event AS event, a.instance_uuid AS what FROM instance_actions_events e"
-            " JOIN instance_actions a ON a.id = e.action_id LEFT JOIN instances i ON i.uuid = a.instance_uuid"
-            " WHERE e.id >= %s AND e.finish_time IS NULL"
-            # Nova never ends the build of an instance that was deleted at once.
-            " AND (i.deleted = 0 OR e.event LIKE '%%terminate%%')"
-            " AND e.start_time >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY e.id",
-            [self._from.get(_EVENTS, 0), RECENT_S],
-        ):
-            yield f"{row['event']} of {row['what']}"
-        for row in self._child.read(
-            "SELECT b.instance_uuid AS what FROM block_device_mapping b"
-            " JOIN instances i ON i.uuid = b.instance_uuid AND i.deleted = 0 AND i.vm_state <> 'error'"
-            " WHERE b.id >= %s AND b.deleted = 0 AND b.volume_id IS NOT NULL AND b.connection_info IS NULL"
-            " AND b.created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY b.id",
-            [self._from.get(_VOLUMES, 0), RECENT_S],
-        ):
-            yield f"a volume is being attached to {row['what']}"
-        for row in self._child.read(_MIGRATIONS, [*_MIGRATING, RECENT_S]):
-            yield f"{row['what']} is being migrated"
+    def _rows(self) -> tuple[str, ...]:
+        args = [STUCK_S, self._from.get(_EVENTS, 0), RECENT_S, self._from.get(_VOLUMES, 0), RECENT_S,
+                *_MIGRATING, RECENT_S]  # fmt: skip
+        return tuple(_said(row) for row in self._child.read(_ROWS, args))
 
-    def _tasks(self, sql: str) -> Iterator[str]:
-        for row in self._child.read(sql, [STUCK_S]):
-            yield f"{row['uuid']} is {row['task_state']}"
+    def _builds(self) -> tuple[str, ...]:
+        found = self._api.read(_BUILDS, [STUCK_S]) if self._api is not None else ()
+        return tuple(_said(row) for row in found)
 
     def _messages(self) -> Iterator[str]:
         for queue in self._broker().queues(self._vhost):
@@ -123,6 +120,10 @@ class UnderWay:
             # What waits for a compute that is down waits for it afterwards, too.
             if count and queue.consumers and queue.name.split(".")[0].split("_fanout")[0] in TOPICS:
                 yield f"{count} messages in {queue.name}"
+
+
+def _said(row: dict[str, Any]) -> str:
+    return _SAID[str(row["kind"])].format(**row)
 
 
 def named(found: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from urllib.parse import unquote
 
 from pymysql.cursors import DictCursor
 
-from recell.adapters.mysql.sql import columns, name
+from recell.adapters.mysql.instances import live_rows, read_live
+from recell.adapters.mysql.sql import name
 from recell.adapters.nova_db import Database, Gateway
 from recell.adapters.ports import ServiceRow
 from recell.errors import BadInput, RecellError, Unsupported
@@ -24,11 +25,6 @@ from recell.model.urls import Url, parse_url
 
 T = TypeVar("T")
 Trouble = Callable[[str, RecellError], None]
-STATES = (
-    "vm_state", "power_state", "task_state", "host", "node", "instance_type_id", "memory_mb", "vcpus",
-    "root_gb", "ephemeral_gb", "launched_at", "terminated_at",
-)  # fmt: skip
-"""Columns of instances that the child alone knows, and tells the API cell."""
 ORDER = ("cells", "conductor", "scheduler", "api", "consoleauth", "cert", "network", "metadata")
 """Whose configuration is believed first."""
 _TRUE = ("true", "1", "yes", "on")
@@ -158,23 +154,7 @@ class CellDatabases:
 
     def instances(self, key: str) -> dict[str, InstanceRow]:
         there = self._columns(self._database(key), "instances")
-        states = [c for c in STATES if c in there]
-        seen = "COALESCE(updated_at, created_at)" if "updated_at" in there else "created_at"
-        changed = "UNIX_TIMESTAMP(updated_at)" if "updated_at" in there else "0"
-        rows = self.query(
-            key,
-            f"SELECT id, uuid, cell_name, {columns(states)}, {changed} AS changed,"  # noqa: S608  # ours
-            f" TIMESTAMPDIFF(SECOND, {seen}, UTC_TIMESTAMP()) AS quiet,"
-            " TIMESTAMPDIFF(SECOND, created_at, UTC_TIMESTAMP()) AS age FROM instances WHERE deleted = 0",
-        )
-        return {
-            str(r["uuid"]): InstanceRow(
-                str(r["cell_name"] or ""), str(r["host"] or ""), str(r["vm_state"] or ""),
-                r["task_state"] is not None, float(r["age"] or 0), {c: r[c] for c in states},
-                float(r["quiet"] or 0), float(r["changed"] or 0), int(r["id"]),
-            )
-            for r in rows
-        }  # fmt: skip
+        return live_rows(self.query(key, read_live(there)))
 
     def gone(self, key: str, uuids: Sequence[str]) -> frozenset[str]:
         """Of these instances, those that have a row here that is deleted."""

@@ -38,7 +38,11 @@ class ApiCell(_Strict):
 
 
 class ChildCell(_Strict):
-    """Today's Nova. ``config``: path of the nova.conf that its services get (empty: chosen).
+    """Today's Nova, or a child that is added. ``config``: path of the nova.conf that its services get (empty:
+    chosen). ``hosts``: of a child that is added, its controllers by their inventory names.
+
+    ``weight_offset``, ``weight_scale``: of the API cell's record of it, None: left alone, or Nova's 1 where
+    it is made. ``capabilities``: of a child that recell configures (``hypervisor=kvm;xen``).
 
     ``records``: ``table`` writes each side's neighbour into its ``cells``; ``file`` into the JSON file
     that [cells] cells_config names. ``neutron``: ``wait`` lets nova-compute go on without Neutron's word
@@ -49,6 +53,27 @@ class ChildCell(_Strict):
     records: Literal["table", "file"] = "table"
     neutron: Literal["wait", "child"] = "wait"
     vif_plugging_timeout: Annotated[int, Field(ge=0)] = 5
+    hosts: tuple[str, ...] = ()
+    weight_offset: float | None = None
+    weight_scale: float | None = None
+    capabilities: tuple[Annotated[str, Field(pattern=r"^[^=,\s]+=[^=,\s]+$")], ...] = ()
+
+
+class Boots(_Strict):
+    """How nova-cells of the API cell chooses a child for a boot: its options of [cells], seconds and factors.
+    What is None or empty is left alone."""
+
+    ram_weight_multiplier: float | None = None
+    offset_weight_multiplier: float | None = None
+    mute_weight_multiplier: float | None = None
+    mute_child_interval: Annotated[int, Field(ge=1)] | None = None
+    scheduler_filter_classes: tuple[Annotated[str, Field(pattern=r"^[^,\s]+$")], ...] = ()
+    scheduler_weight_classes: tuple[Annotated[str, Field(pattern=r"^[^,\s]+$")], ...] = ()
+
+    def options(self) -> dict[str, str]:
+        """Those that are given, as nova.conf has them."""
+        given = {k: v for k, v in self.model_dump().items() if v is not None and v != ()}
+        return {k: ",".join(v) if isinstance(v, tuple) else f"{v:g}" for k, v in given.items()}
 
 
 class Hold(_Strict):
@@ -60,11 +85,12 @@ class Hold(_Strict):
 
 
 class CellsV1Layout(_Strict):
-    """The whole file. ``cells``: exactly one, today's."""
+    """The whole file. ``cells``: today's alone; once there is a tree, its children and one that is added."""
 
     generation: Literal["v1"]
     api: ApiCell
-    cells: Annotated[dict[str, ChildCell], Field(min_length=1, max_length=1)]
+    cells: Annotated[dict[str, ChildCell], Field(min_length=1)]
+    boots: Boots = Boots()
     hold: Hold = Hold()
     limits: Limits = Limits()
     acknowledge: tuple[str, ...] = ()
@@ -110,6 +136,14 @@ cells:
     records: table        # or file: [cells] cells_config
     neutron: wait         # or child: nova-api stays on there, for Neutron's events
     vif_plugging_timeout: 5
+#   weight_offset: 0      # of the API cell's record of it; by default free memory weighs ten times as much
+# cell2:                  # when the tree stands: an empty standard Nova that becomes its next child
+#   hosts: [ctl3, ctl4]   # its controllers
+#   capabilities: ["hypervisor=kvm"]
+#boots:                   # [cells] of the API cell's nova-cells; what is not given is left alone
+# ram_weight_multiplier: 10
+# mute_weight_multiplier: -10000
+# mute_child_interval: 300
 hold:
   lease_s: 5
   longest_s: 30

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from recell.model.cells_v1 import InstanceRow
 from recell.model.hosts import CellEnd
 from recell.model.moving import Ends
 from recell.model.relay import Side
@@ -94,6 +95,14 @@ class Agreement:
     rows: int
     wrong: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BothSides:
+    """One look at the live rows of instances, by uuid, in ``child`` and in the API cell."""
+
+    child: Mapping[str, InstanceRow]
+    api: Mapping[str, InstanceRow]
 
 
 @dataclass(frozen=True)

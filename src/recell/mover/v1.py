@@ -18,13 +18,15 @@ from recell.adapters.mysql.session import Busy, Lost
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.sql import name
 from recell.adapters.schema import read_schema
+from recell.adapters.v1_port import FlavorRows
 from recell.errors import Denied, RecellError, StalePlan, StepFailed, Unreachable, Unsupported
 from recell.model.moving import Login, Thing
 from recell.model.relay import Side
+from recell.model.rowchange import RowChange
 from recell.model.scope import Schema, Scope
-from recell.model.v1 import Agreement, Conversion, Importing, Neighbour, Settled
+from recell.model.v1 import Agreement, BothSides, Conversion, Importing, Neighbour, Settled
 from recell.model.violation import Violation
-from recell.mover import servers, v1_failed, v1_mapped, v1_proof
+from recell.mover import servers, v1_child, v1_failed, v1_mapped, v1_proof
 from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
 from recell.mover.journal import PREFIX, Journal, State
 from recell.mover.move import Move
@@ -251,6 +253,30 @@ class CellsConversion:
         with self._entered(side) as session:
             session.execute("DELETE FROM cells WHERE name = %s AND deleted = 0", (neighbour,))
 
+    # -- a further child ---------------------------------------------------------------------------
+
+    def child_troubles(self) -> tuple[Violation, ...]:
+        with self._root("old", self._database("old")) as old, self._root("new", self._database("new")) as new:
+            return tuple(v1_child.troubles(old, new, self.conversion))
+
+    def live(self, side: Side) -> tuple[str, ...]:
+        with self._entered(side) as session:
+            return v1_child.live(session)
+
+    def set_weights(self, name: str, weights: Mapping[str, float]) -> None:
+        self._permit()
+        with self._entered("new") as session:
+            v1_child.set_weights(session, name, weights)
+
+    def flavors(self, side: Side) -> FlavorRows:
+        with self._entered(side) as session:
+            return v1_child.flavors(session)
+
+    def set_flavors(self, rows: FlavorRows) -> None:
+        self._permit()
+        with self._entered("old") as session:
+            v1_child.set_flavors(session, rows)
+
     # -- rows --------------------------------------------------------------------------------------
 
     def importing(self) -> Importing:
@@ -466,6 +492,15 @@ class CellsConversion:
                 failed = frozenset(str(u) for (u,) in session.query("SELECT uuid FROM instances"))
         with self._entered("old") as child, self._entered("new") as api:
             return v1_proof.agreement(child, api, self.conversion.path, failed)
+
+    def both_sides(self) -> BothSides:
+        with self._entered("old") as child, self._entered("new") as api:
+            return v1_proof.both_sides(child, api)
+
+    def mend(self, changes: Sequence[RowChange], seen: BothSides) -> tuple[RowChange, ...]:
+        self._permit()
+        with self._entered("new") as api:
+            return v1_proof.mend(api, changes, seen)
 
     def stranded(self) -> tuple[str, ...]:
         with self._entered("old") as child, self._entered("new") as api:

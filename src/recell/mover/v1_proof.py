@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from recell.adapters.mysql.instances import WRITTEN, live_rows, read_live
 from recell.adapters.mysql.session import Session
 from recell.adapters.mysql.sql import columns, name
+from recell.model.cells_v1 import InstanceRow
+from recell.model.rowchange import RowChange
 from recell.model.scope import Scope
-from recell.model.v1 import Agreement
+from recell.model.v1 import Agreement, BothSides
 
-__all__ = ["agreement", "picture", "recount", "stranded", "tidy_services"]
+__all__ = ["agreement", "both_sides", "mend", "picture", "recount", "stranded", "tidy_services"]
 
 _COMPARED = ("vm_state", "task_state", "power_state", "host")
 _OWN: Mapping[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
@@ -55,6 +58,40 @@ def _by_uuid(session: Session, wanted: Sequence[str]) -> dict[str, dict[str, Any
     rows = session.named(f"SELECT {columns(wanted)} FROM instances WHERE deleted = 0")
     session.rollback()
     return {str(r["uuid"]): r for r in rows}
+
+
+def both_sides(child: Session, api: Session) -> BothSides:
+    """The child first: what it tells the API cell while they are asked is then no difference that lasts."""
+    return BothSides(_live(child), _live(api))
+
+
+def _live(session: Session) -> dict[str, InstanceRow]:
+    there = session.query(
+        "SELECT COLUMN_NAME FROM information_schema.COLUMNS"
+        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'instances'"
+    )
+    found = session.named(read_live(frozenset(str(c).lower() for (c,) in there)))
+    session.rollback()
+    return live_rows(found)
+
+
+def mend(api: Session, changes: Sequence[RowChange], seen: BothSides) -> tuple[RowChange, ...]:
+    """One statement each, which says itself what has to be so: a late update of nova-cells, or a user's next
+    operation, is not overwritten."""
+    done = []
+    for change in changes:
+        before, after = change.before or {}, change.after or {}
+        written = ", ".join(f"{name(c)} = %s" for c in after)
+        asked = " AND ".join(f"{name(c)} <=> %s" for c in before)
+        count = api.execute(
+            f"UPDATE instances SET {written} WHERE id = %s AND uuid = %s AND deleted = 0"
+            f" AND {WRITTEN} = %s AND {asked}",
+            (*after.values(), change.id, change.label, seen.api[change.label].updated, *before.values()),
+        )
+        api.commit()
+        if count:
+            done.append(change)
+    return tuple(done)
 
 
 def stranded(child: Session, api: Session, scope: Scope) -> tuple[str, ...]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from recell.model.cells_v1 import CellRecord, CellV1, InstanceRow, NullRow
 from recell.model.health import Facts
 from recell.model.rowchange import RowChange
-from recell.planning.homes_v1 import Homes, differing, in_both
+from recell.model.v1 import BothSides
+from recell.planning.homes_v1 import Homes, differing, in_both, still
 
 CELLS = "cells"
+AT_REST_S = 10.0
+"""How long the child must not have written a row that a conversion takes its word of."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def _states(facts: Facts, homes: Homes) -> Iterator[Heal]:
         for uuid in sorted(told):
             child, top = facts.second.cells[key][uuid], facts.second.cells[homes.top][uuid]
             was, above = facts.first.cells[key].get(uuid), facts.first.cells[homes.top].get(uuid)
-            if not _still(child, was) or not _still(top, above):
+            if not still(child, was) or not still(top, above):
                 left.append(f"{uuid}: it changes just now")
             elif child.busy:
                 left.append(f"{uuid}: {key} has it in the task {child.states.get('task_state')} for long")
@@ -88,19 +91,34 @@ def _states(facts: Facts, homes: Homes) -> Iterator[Heal]:
             elif not child.states or homes.paths.get(top.cell_name) != key:
                 left.append(f"{uuid}: the API cell doesn't have it in {key}")
             else:
-                changes.append(_told(homes.top, uuid, child, top, finding))
+                changes.append(as_told(homes.top, uuid, child, top, differing(child, top), finding))
         yield Heal(finding, tuple(changes), tuple(left))
 
 
-def _told(key: str, uuid: str, child: InstanceRow, top: InstanceRow, why: str) -> RowChange:
-    names = differing(child, top)
+def as_told(
+    key: str, uuid: str, child: InstanceRow, top: InstanceRow, names: Iterable[str], why: str
+) -> RowChange:
+    """The child's values of these columns, into the row of the API cell (``key``)."""
+    names = tuple(names)
     before = {c: top.states[c] for c in names}
     after = {c: child.states[c] for c in names}
     return RowChange(key, "instances", top.id, before, after, uuid, why)
 
 
-def _still(now: InstanceRow, before: InstanceRow | None) -> bool:
-    return before is not None and dict(before.states) == dict(now.states) and before.updated == now.updated
+def overtaken(key: str, path: str, first: BothSides, second: BothSides) -> tuple[RowChange, ...]:
+    """What the API cell (``key``) missed of its one child, proven by two looks some seconds apart: in both,
+    the child has the instance at rest and wrote it ``AT_REST_S`` before the second at least, and nobody wrote
+    either row between them. A task that nova-api or a user may have begun is not touched."""
+    changes = []
+    for uuid, top in sorted(second.api.items()):
+        child = second.child.get(uuid)
+        if child is None or child.busy or child.quiet_s < AT_REST_S or not child.states:
+            continue
+        if top.cell_name != path or not still(child, first.child.get(uuid)):
+            continue
+        if still(top, first.api.get(uuid)) and (names := differing(child, top, AT_REST_S)):
+            changes.append(as_told(key, uuid, child, top, names, "overtaken on the way up"))
+    return tuple(changes)
 
 
 def _lost(homes: Homes, gone: Mapping[str, frozenset[str]]) -> Iterator[Heal]:

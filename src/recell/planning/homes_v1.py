@@ -149,10 +149,15 @@ def under_way(row: InstanceRow) -> bool:
     return (row.busy or row.vm_state == "building") and row.age_s < YOUNG_S
 
 
-def differing(child: InstanceRow, top: InstanceRow) -> tuple[str, ...]:
+def still(now: InstanceRow, before: InstanceRow | None) -> bool:
+    """Whether nobody wrote the row between two looks."""
+    return before is not None and dict(before.states) == dict(now.states) and before.updated == now.updated
+
+
+def differing(child: InstanceRow, top: InstanceRow, settled_s: float = SETTLED_S) -> tuple[str, ...]:
     """Columns in which rows that stand still differ. A task that nothing was heard of for long is no task:
     what ended it in the child never reached the API cell, or never came to the child."""
-    overtaken = not child.busy and top.states.get("task_state") in COMPUTES_OWN and child.quiet_s >= SETTLED_S
+    overtaken = not child.busy and top.states.get("task_state") in COMPUTES_OWN and child.quiet_s >= settled_s
     if (child.busy or top.busy) and min(child.quiet_s, top.quiet_s) < YOUNG_S and not overtaken:
         return ()
     if child.vm_state != top.vm_state and not child.states:

@@ -160,7 +160,55 @@ def _prove(step: PlanStep, undo: bool, path: str) -> Lines:
     return [(step.where, words, (_sh("nova-manage", "cell", "list"),))]
 
 
+def _flavors(step: PlanStep, undo: bool, path: str) -> Lines:
+    ends = step.params["conversion"]
+    tables = ("instance_types", "instance_type_projects", "instance_type_extra_specs")
+    if undo:
+        return [(step.where, "Nothing, where it has no instances.", ())]
+    words = "Where these tables of the API cell have rows, make the child's the same, numbers included."
+    dump = _sh("mariadb-dump", "--single-transaction", str(ends["new"]["database"]), *tables)
+    load = _sh("ssh", str(ends["old"]["server"]), "mariadb", str(ends["old"]["database"]))
+    return [(str(ends["new"]["server"]), words, (f"{dump} | {load}",))]
+
+
+def _weights(step: PlanStep, undo: bool, path: str) -> Lines:
+    name, end = str(step.params["name"]), step.params["conversion"]["new"]
+    if step.params["into"] == "file":
+        said = "what it was" if undo else ", ".join(f"{k} {v}" for k, v in step.params["wanted"].items())
+        return [(step.where, f"In {step.params['path']} give {name} {said}.", ())]
+    if undo:
+        return [(str(end["server"]), f"Give the record of {name} the weights that it had.", ())]
+    written = ", ".join(f"{k} = {float(v)}" for k, v in step.params["wanted"].items())
+    sql = f"UPDATE cells SET {written} WHERE name = {_text(name)} AND deleted = 0;"
+    return [(str(end["server"]), "Write what it weighs.", (_sql(sql, str(end["database"])),))]
+
+
+def _child_record(step: PlanStep, undo: bool, path: str) -> Lines:
+    end = step.params["conversion"]["old"]
+    count = _sql("SELECT COUNT(*) FROM instances WHERE deleted = 0;", str(end["database"]))
+    if not undo:
+        return [(str(end["server"]), "See that it has no instance.", (count,)), *_record(step, undo, path)]
+    words = "Wait two minutes, and see that no build came meanwhile; else write the record again."
+    return [*_record(step, undo, path), (str(end["server"]), words, (count,))]
+
+
+def _empty(step: PlanStep, undo: bool, path: str) -> Lines:
+    end = step.params["conversion"]["old"]
+    count = _sql("SELECT COUNT(*) FROM instances WHERE deleted = 0;", str(end["database"]))
+    return [(str(end["server"]), "See that nobody has an instance there.", (count,))]
+
+
+def _join(step: PlanStep, undo: bool, path: str) -> Lines:
+    words = "See both cells' records, and in nova-cells.log of both sides that capacities arrive."
+    return [(step.where, words, (_sh("nova-manage", "cell", "list"),))]
+
+
 KINDS: dict[str, Told] = {
+    "v1-child-record": _child_record,
+    "v1-empty": _empty,
+    "v1-flavors": _flavors,
+    "v1-join": _join,
+    "v1-weights": _weights,
     "v1-account": _account,
     "v1-config": _config,
     "v1-database": _database,

@@ -41,8 +41,8 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     v1_prepare.link(facts, draft)
     v1_prepare.state(facts, draft)
     _switch(facts, draft)
-    _child_api(facts, draft)
-    _retire(facts, draft)
+    child_api(facts, draft)
+    retire(facts, draft)
     _conclude(facts, draft)
     return Plan(
         format=1,
@@ -137,7 +137,7 @@ def _serves_metadata(service: NovaService) -> bool:
     return "metadata" in named.replace(" ", "").split(",")
 
 
-def _child_api(facts: V1Facts, draft: Draft) -> None:
+def child_api(facts: V1Facts, draft: Draft, kind: str = "v1-child-api") -> None:
     """nova-api of the child: for guests' metadata, and for Neutron where the layout says so."""
     for s in facts.apis:
         if facts.own.neutron == "wait" and not _serves_metadata(s):
@@ -149,7 +149,7 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
         address = facts.deployment.host(s.host).address.host
         draft.add(
             f"{s.host}/undo-{s.unit}",
-            "v1-child-api",
+            kind,
             s.host,
             f"restart {s.unit} (on undo, after its file is put back)",
             undone="(acts on undo only)",
@@ -164,7 +164,7 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
         v1_prepare.read_childs(facts, draft, s, path, argv)
         draft.add(
             f"{s.host}/{s.unit}",
-            "v1-child-api",
+            kind,
             s.host,
             f"restart {s.unit}, which serves {what} for {facts.child} from now on",
             undone="(restarted when its file is put back)",
@@ -178,7 +178,7 @@ def _child_api(facts: V1Facts, draft: Draft) -> None:
         )
 
 
-def _retire(facts: V1Facts, draft: Draft) -> None:
+def retire(facts: V1Facts, draft: Draft) -> None:
     kept = {(s.host, s.unit) for s in facts.apis if facts.own.neutron == "child" or _serves_metadata(s)}
     for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles):
         if (s.host, s.unit) in kept:
@@ -246,6 +246,9 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         "Failed builds (of cell0) are copied, so that the API cell answers for them."
         if facts.release.shares_api_database
         else "Failed builds are among the child's instances.",
+        "nova-cells may turn two updates of an instance round on their way up: the API cell then shows a task"
+        " that has ended, and its users get 409. The last steps mend what they can prove; afterwards recell"
+        " verify (until finish) and recell audit find such, and recell audit --heal mends it.",
         "nova-cells of each side publishes on the other's RabbitMQ: both must be reachable from both.",
         "Undo recounts quota_usages, which nobody kept meanwhile. It stays open until: recell finish.",
         "Puppet, Ansible or kolla must learn the new files and units before their next run.",

@@ -127,7 +127,12 @@ def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
     if deployment.generation == "v1":
         raise Unsupported(
             "this deployment runs cells v1 already",
-            "recell doctor says what ails it; a second child is not planned by this layout",
+            "recell doctor says what ails it; another child under cells: in the layout is added to it",
+        )
+    if len(layout.cells) != 1:
+        raise BadInput(
+            f"the layout names {len(layout.cells)} cells, and a standard Nova becomes one",
+            "Leave out all but today's; the next child is added once this conversion is finished",
         )
     active = tuple(s for s in deployment.services if s.active)
     controllers = tuple(s for s in active if s.role != "compute")
@@ -154,9 +159,9 @@ def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
         release=release,
         child=next(iter(layout.cells)),
         old=old,
-        old_vhost=url.path or "/",
+        old_vhost=url.vhost,
         new=new,
-        new_vhost=layout.api.broker.vhost.removeprefix("/") or url.path or "/",
+        new_vhost=layout.api.broker.vhost or url.vhost,
         account=url.endpoints[0].user,
         api_hosts=tuple(deployment.host(name) for name in layout.api.hosts),
         conductors=by_role["conductor"],

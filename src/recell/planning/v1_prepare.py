@@ -54,10 +54,18 @@ def account(facts: V1Facts, draft: Draft) -> None:
     )
 
 
-def _waits_for_neutron(service: NovaService, timeout: int) -> bool:
+def waits_for_neutron(service: NovaService, timeout: int) -> bool:
     fatal = service.options.get("DEFAULT/vif_plugging_is_fatal", "true").strip().lower()
     longest = service.options.get("DEFAULT/vif_plugging_timeout", "300").strip()
     return fatal not in ("false", "0", "no", "off") or not longest.isdigit() or int(longest) > timeout
+
+
+def without_neutron(timeout: int) -> list[Change]:
+    """A compute goes on without Neutron's word."""
+    return [
+        {"section": "DEFAULT", "option": "vif_plugging_is_fatal", "op": "set", "value": "false"},
+        {"section": "DEFAULT", "option": "vif_plugging_timeout", "op": "set", "value": str(timeout)},
+    ]
 
 
 def computes(facts: V1Facts, draft: Draft) -> None:
@@ -65,18 +73,14 @@ def computes(facts: V1Facts, draft: Draft) -> None:
     if facts.own.neutron == "child":
         return
     wanted = facts.own.vif_plugging_timeout
-    changes: list[Change] = [
-        {"section": "DEFAULT", "option": "vif_plugging_is_fatal", "op": "set", "value": "false"},
-        {"section": "DEFAULT", "option": "vif_plugging_timeout", "op": "set", "value": str(wanted)},
-    ]
     for s in facts.computes:
-        if not _waits_for_neutron(s, wanted):
+        if not waits_for_neutron(s, wanted):
             continue
         change_compute(
             draft,
             s,
             "vif-conf",
-            changes,
+            without_neutron(wanted),
             facts.cell,
             {"broker": facts.old.name, "vhost": facts.old_vhost},
             "requests for its instances wait until it is back",
@@ -104,10 +108,14 @@ def _cells_options(facts: V1Facts, name: str, kind: str, host: str) -> list[Chan
 def child(facts: V1Facts, draft: Draft) -> None:
     """The child's configuration and its units, none of them started."""
     section, option = facts.release.quota
+    told: list[Change] = []
+    if facts.own.capabilities:
+        told = [{"section": "cells", "option": "capabilities", "op": "set",
+                 "value": ",".join(facts.own.capabilities)}]  # fmt: skip
     by_host = {s.host: s for s in reversed((*facts.conductors, *facts.schedulers, *facts.apis))}
     for host in facts.controllers:
         path = main_file(by_host[host])
-        changes = _cells_options(facts, facts.child, "compute", host)
+        changes = [*_cells_options(facts, facts.child, "compute", host), *told]
         changes.append({"section": section, "option": option, "op": "set", "value": NOOP_QUOTA})
         if facts.own.neutron == "wait" and any(s.host == host for s in facts.apis):
             changes.append({"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "metadata"})
@@ -145,12 +153,23 @@ def child(facts: V1Facts, draft: Draft) -> None:
         read_childs(facts, draft, s, path, argv)
 
 
-def _record(facts: V1Facts, draft: Draft, side: str, hosts: tuple[str, ...]) -> None:
-    """Each side's record of its neighbour: every broker node in the URL, ``deleted`` 0, never NULL."""
+def boot_options(facts: V1Facts) -> list[Change]:
+    return [
+        {"section": "cells", "option": option, "op": "set", "value": value}
+        for option, value in facts.layout.boots.options().items()
+    ]
+
+
+def record(
+    facts: V1Facts, draft: Draft, side: str, hosts: tuple[str, ...], source: NovaService,
+    kind: str = "v1-record", **more: Any,
+) -> None:  # fmt: skip
+    """Each side's record of its neighbour: every broker node in the URL, ``deleted`` 0, never NULL.
+    ``source``: whose configuration has the account on the neighbour's broker."""
     child = side == "child"
     neighbour = facts.layout.api.name if child else facts.child
     broker = facts.new if child else facts.old
-    source = facts.conductors[0]
+    own = facts.own
     shared: dict[str, Any] = {
         "undone": "the record is removed",
         "conversion": facts.conversion().to_json(),
@@ -158,16 +177,17 @@ def _record(facts: V1Facts, draft: Draft, side: str, hosts: tuple[str, ...]) -> 
         "into": facts.own.records,
         "name": neighbour,
         "is_parent": child,
-        "weight_offset": 1.0,
-        "weight_scale": 1.0,
+        "weight_offset": 1.0 if child or own.weight_offset is None else own.weight_offset,
+        "weight_scale": 1.0 if child or own.weight_scale is None else own.weight_scale,
         "nodes": [list(n) for n in facts.conversion().nodes("new" if child else "old")],
         "vhost": facts.new_vhost if child else facts.old_vhost,
         "account": [source.host, main_file(source)],
+        **more,
     }
     if facts.own.records == "table":
         draft.add(
             f"{side}/record",
-            "v1-record",
+            kind,
             hosts[0],
             f"write {neighbour} into its cells table, with all nodes of {broker.name} in its URL",
             **shared,
@@ -178,7 +198,7 @@ def _record(facts: V1Facts, draft: Draft, side: str, hosts: tuple[str, ...]) -> 
         path = records_file(facts, host, "compute" if child else "api")
         draft.add_file(
             f"{host}/{side}-record",
-            "v1-record",
+            kind,
             host,
             f"write {neighbour} into {path} ([cells] cells_config), with all nodes of {broker.name} in its"
             " URL",
@@ -195,7 +215,7 @@ def api_cell(facts: V1Facts, draft: Draft) -> None:
     source = facts.apis[0]
     old = facts.deployment.host(source.host)
     for host in facts.layout.api.hosts:
-        changes = _cells_options(facts, facts.layout.api.name, "api", host)
+        changes = [*_cells_options(facts, facts.layout.api.name, "api", host), *boot_options(facts)]
         changes.append(
             {"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "osapi_compute"}
         )
@@ -241,8 +261,9 @@ def api_cell(facts: V1Facts, draft: Draft) -> None:
             *facts.release.sync,
         ],
     )
-    _record(facts, draft, "child", facts.controllers)
-    _record(facts, draft, "api", facts.layout.api.hosts)
+    first_child = facts.conductors[0]
+    record(facts, draft, "child", facts.controllers, first_child)
+    record(facts, draft, "api", facts.layout.api.hosts, first_child)
     for host in facts.layout.api.hosts:
         for role in api_roles(facts, host):
             _api_unit_files(facts, draft, host, role)
@@ -269,9 +290,8 @@ def _api_unit_files(facts: V1Facts, draft: Draft, host: str, role: str) -> None:
     )
 
 
-def link(facts: V1Facts, draft: Draft) -> None:
-    """Both sides' nova-cells run once together, which declares the queues that casts would be lost
-    without; then the API cell's stops, since it heals while rows are imported."""
+def start_cells(facts: V1Facts, draft: Draft, topics: tuple[str, ...] = ()) -> None:
+    """nova-cells of the child. ``topics``: those that it has to serve before the next step."""
     for s in facts.cells:
         if s.host in {c.host for c in facts.conductors}:
             draft.add(
@@ -282,13 +302,19 @@ def link(facts: V1Facts, draft: Draft) -> None:
                 undone="stopped and disabled",
                 estimate=15,
                 unit=s.unit,
-                topics=[],
+                topics=list(topics),
                 nova_host=s.nova_host,
                 reads=[child_config(facts, main_file(facts.conductors[0]))],
                 broker=facts.old.name,
                 vhost=facts.old_vhost,
                 hangs=True,
             )
+
+
+def link(facts: V1Facts, draft: Draft) -> None:
+    """Both sides' nova-cells run once together, which declares the queues that casts would be lost
+    without; then the API cell's stops, since it heals while rows are imported."""
+    start_cells(facts, draft)
     draft.add(
         "link",
         "v1-link",

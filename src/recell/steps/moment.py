@@ -31,6 +31,11 @@ class Moment:
                 self._parts.append({"what": what, "at_s": round(began, 3),
                                     "seconds": round(self.seconds - began, 3)})
 
+    def note(self, what: str) -> None:
+        """Something that took no time of its own, and explains what did."""
+        with self.part(what):
+            pass
+
     def parts(self) -> list[dict[str, Any]]:
         """``what``, ``at_s`` after the beginning, ``seconds``."""
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from recell.adapters.conf import database_url_of, parse_config, transport_url_of
 from recell.adapters.v1_port import V1Port
@@ -233,6 +233,12 @@ class V1Database(V1Step):
         return f"{said}; {seeded} seeded rows cleared" if toward == "forward" and seeded else said
 
 
+def with_entry(before: bytes, name: str, entry: dict[str, Any]) -> bytes:
+    """The file of [cells] cells_config with this neighbour beside those that it has."""
+    known = json.loads(before) if before.strip() else {}
+    return (json.dumps({**known, name: entry}, indent=4, sort_keys=True) + "\n").encode()
+
+
 class V1Record(FileStep, V1Step):
     """One side's record of its neighbour, into its table ``cells``, or the JSON file that [cells]
     cells_config names (``path``; owner and group of ``config`` beside it)."""
@@ -279,8 +285,7 @@ class V1Record(FileStep, V1Step):
             "weight_scale": one.weight_scale,
             "is_parent": one.is_parent,
         }
-        text = json.dumps({one.name: entry}, indent=4, sort_keys=True) + "\n"
-        return text.encode(), _MODE, stat.owner, stat.group
+        return with_entry(before, one.name, entry), _MODE, stat.owner, stat.group
 
     def look(self, toward: Direction) -> Finding:
         if not self._in_table:

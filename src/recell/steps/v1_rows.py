@@ -12,10 +12,13 @@ from recell.model.step import Direction, Finding
 from recell.model.v1 import Agreement
 from recell.steps.units import POLL_S, at_rest
 from recell.steps.v1 import SIDES, V1Step
+from recell.steps.v1_mend import MENDED, Mender, told
 
 ANSWER_S = 60.0
 """What a message down and one up may take: nova-cells itself gives up after 60 s."""
 LOOK_S = 2.0
+PROOF_S = 30.0
+"""How long a proof waits for what may be on its way."""
 TOPIC = "cells"
 _NAMED = 5
 
@@ -148,8 +151,8 @@ class V1Follow(V1Step):
 
 
 class V1Sync(V1Step):
-    """Forward: the child sends every instance once, and both sides agree. Backward: nothing would be lost
-    that only the API cell has."""
+    """Forward: the child sends every instance once, what its updates left wrong is mended where that can be
+    proven, and both sides agree. Backward: nothing would be lost that only the API cell has."""
 
     kind: ClassVar[str] = "v1-sync"
 
@@ -177,10 +180,15 @@ class V1Sync(V1Step):
                 )
             return
         projects = port.ask_for_instances()
-        found = agreed(self)
+        found = agreed(self, Mender(self))
         # What the child's conductors committed since they count no quota is in nobody's usage.
         port.recount("new")
-        self.remember("agreed", f"{projects} projects asked; {found.rows} instances on both sides agree")
+        mended = told(self.recall(MENDED, []))
+        self.remember(
+            "agreed",
+            f"{projects} projects asked; {found.rows} instances on both sides agree"
+            + (f"; {mended}" if mended else ""),
+        )
 
     def prove(self, toward: Direction) -> str:
         if toward == "backward":
@@ -188,12 +196,14 @@ class V1Sync(V1Step):
         return str(self.recall("agreed"))
 
 
-def agreed(step: V1Step) -> Agreement:
-    """Two looks with nothing wrong in both: what is on its way stands in one of them only.
+def agreed(step: V1Step, mender: Mender | None = None, limit_s: float | None = None) -> Agreement:
+    """Two looks with nothing wrong in both: what is on its way stands in one of them only. With a mender,
+    what can be proven is mended meanwhile.
 
     :raises VerifyFailed: something stays wrong.
     """
     port, began = step.port(), step.world.clock()
+    limit_s = step.limit("quiet_s") if limit_s is None else limit_s
     before = port.agreement()
     while True:
         if not before.wrong:
@@ -203,12 +213,15 @@ def agreed(step: V1Step) -> Agreement:
         stays = sorted(set(before.wrong) & set(now.wrong))
         if not stays:
             return now
-        if step.world.clock() - began > step.limit("quiet_s"):
+        if step.world.clock() - began > limit_s:
             raise VerifyFailed(
                 f"both sides differ: {'; '.join(stays[:_NAMED])}"
                 + (f" and {len(stays) - _NAMED} more" if len(stays) > _NAMED else ""),
-                "recell audit says more and heals what it can prove; then: recell resume",
+                "recell audit says more, and with --heal mends what it can prove; a run that stopped here"
+                " goes on with: recell resume",
             )
+        if mender is not None:
+            mender.look()
         before = now
 
 
@@ -242,6 +255,8 @@ class V1Prove(V1Step):
 
     def act(self, toward: Direction) -> None:
         if not self._remembers:
+            # Users have gone on since the step before.
+            agreed(self, Mender(self))
             return
         if toward == "forward":
             self.remember("picture", self._picture())
@@ -268,7 +283,7 @@ class V1Prove(V1Step):
 
     def _proven(self) -> str:
         port, conversion = self.port(), self.conversion
-        found = agreed(self)
+        found = agreed(self, limit_s=PROOF_S)
         wrong = []
         if port.importing().phase != "live":
             wrong.append("rows are still copied, so Nova does not keep both sides yet")
@@ -294,6 +309,7 @@ class V1Prove(V1Step):
         return (
             f"{found.rows} instances on both sides with {conversion.path}, {len(found.alone)} failed builds"
             f" in {conversion.new.name} alone; {conversion.path} answers and has {room} MiB free"
+            + (f"; {mended}" if (mended := told(self.recall(MENDED, []))) else "")
         )
 
 

@@ -320,6 +320,9 @@ class V1Switch(V1Step):
                 finally:
                     # Also of an attempt that was given up: users waited, and one wants to know for what.
                     held = moment.seconds
+                    for broker, vhost in sorted(self._asked(goal)):
+                        if why := self.world.broker(broker).slow_because(vhost):
+                            moment.note(f"{broker} was asked through rabbitmqctl: {why}")
                     self.held(toward, held)
                     self.remember(f"hold-{toward}", {"seconds": round(held, 3), "parts": moment.parts()})
         waited = sum(state.waited for gate in gates if (state := gate.glance()) is not None)

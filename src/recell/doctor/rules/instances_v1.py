@@ -119,7 +119,8 @@ def apart(facts: Facts) -> Iterator[Diagnosis]:
             key,
             f"{len(told)} instances have another state in the API cell than in {key}"
             f" ({', '.join(names)}): {some(told)}",
-            "Users see what was: the cell's update was lost",
+            "Users see what was, and get 409 where it is a task: the cell's update was lost, or nova-cells"
+            " turned two round on their way up, which no setting prevents",
             "recell audit --heal writes the child's values into the API cell's rows. Juno's nova-cells does"
             " so when asked (sync_instances); Stein's carries cell_name alone",
         )

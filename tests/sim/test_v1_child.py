@@ -1,0 +1,281 @@
+"""A further child is added to a tree of cells v1, simulated: there, back, killed everywhere, refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recell.errors import StepFailed, VerifyFailed
+from recell.journal import Journal
+from recell.model.plan import dump_plan
+from recell.model.step import Truth
+from recell.planning import runbook
+from recell.planning.ini import get
+from recell.preflight.check import check
+from recell.steps import Context, bind
+from tests.sim.test_split import LIMITS
+from tests.sim.test_split import desks as desks
+from tests.sim.test_trust import rehearsed
+from tests.sim.v1_child_world import MINE, SEEDED, ChildWorld, Inst, fresh, layout_text, plan, scan
+from tests.sim.world import Killed
+from tests.unit.stein_cloud import CONF, layout_v1
+
+RECORDS = "/etc/nova/cells.json"
+
+
+def well(world: ChildWorld) -> bool:
+    for _ in range(12):
+        world.wait(1)
+    assert world.complaints == []
+    assert world.lost() == set()
+    return True
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_there_and_back_and_there_again(desks: Any, files: bool) -> None:
+    world = fresh(files=files)
+    assert well(world)
+    before = world.picture()
+    desk = desks(world, plan(world, files=files))
+    desk.go("forward")
+    assert well(world) and world.reached() and world.second_flavors == MINE
+    after = world.picture()
+    changes = list(world.changes)
+    desk.go("forward")
+    assert world.changes == changes, "applied twice it changes nothing"
+    desk.go("backward")
+    assert well(world) and not world.reached()
+    for key, value in world.picture().items():
+        assert value == before[key], key
+    desk.go("forward")
+    assert well(world)
+    assert world.picture() == after
+
+
+def test_each_side_has_the_neighbours_account_and_weighs_as_the_layout_says(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    known = world.api.neighbours
+    assert known["cell2"].url == "rabbit://nova2:s3cret2@mq7:5672//" and not known["cell2"].is_parent
+    assert (known["cell2"].weight_offset, known["cell2"].weight_scale) == (1, 2)
+    assert (known["cell1"].weight_offset, known["cell1"].weight_scale) == (-3, 1), "what is not said stays"
+    parent = world.second.neighbours["api"]
+    assert parent.is_parent and parent.url.startswith("rabbit://nova:s3cret@mq4:5672,nova:s3cret@mq5:5672,")
+    text = world.hosts["ctl4"].files["/etc/nova/nova-cell2.conf"].content.decode()
+    assert get(text, "cells", "capabilities") == "hypervisor=kvm;xen,os=linux"
+    assert (get(text, "cells", "name"), get(text, "cells", "cell_type")) == ("cell2", "compute")
+    assert get(text, "quota", "driver") == "nova.quota.NoopQuotaDriver"
+    for host in ("api1", "api2"):
+        text = world.hosts[host].files[CONF].content.decode()
+        assert get(text, "cells", "ram_weight_multiplier") == "5"
+        assert get(text, "cells", "mute_weight_multiplier") is None, "left alone"
+    text = world.hosts["cmp3"].files[CONF].content.decode()
+    assert get(text, "DEFAULT", "vif_plugging_is_fatal") == "false"
+    for secret in (b"s3cret", b"dbpw"):
+        assert secret not in dump_plan(desk.plan) and secret not in desk.path.read_bytes()
+
+
+def test_a_file_of_records_keeps_those_that_it_has(desks: Any) -> None:
+    world = fresh(files=True)
+    desk = desks(world, plan(world, files=True))
+    desk.go("forward")
+    for host in ("api1", "api2"):
+        file = world.hosts[host].files[RECORDS]
+        found = json.loads(file.content)
+        assert set(found) == {"cell1", "cell2"} and file.mode == 0o640
+        assert (found["cell1"]["weight_offset"], found["cell2"]["weight_scale"]) == (-3, 2)
+    assert set(json.loads(world.hosts["ctl3"].files[RECORDS].content)) == {"api"}
+
+
+def test_without_words_about_boots_nova_cells_of_the_api_cell_is_not_restarted(desks: Any) -> None:
+    world = fresh()
+    text = layout_text()
+    words = text[text.index("boots:\n  ram") : text.index("hold:\n")]
+    desk = desks(world, plan(world, text.replace(words, "").replace("    weight_offset: -3\n", "")))
+    begun = [world.hosts[h].units_["nova-cells"].pid for h in ("api1", "api2")]
+    desk.go("forward")
+    assert well(world) and world.reached()
+    assert begun == [world.hosts[h].units_["nova-cells"].pid for h in ("api1", "api2")]
+    assert world.api.neighbours["cell1"].weight_offset == 1
+    assert not [c for c in world.changes if c.startswith(("api1", "api2", "cmp1", "cmp2", "ctl1", "ctl2"))]
+
+
+def test_a_child_with_instances_is_not_added(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.second.rows["old-guest"] = Inst()
+    with pytest.raises(StepFailed, match="cell2 has 1 instances: old-guest"):
+        desk.go("forward")
+    assert world.second_flavors == SEEDED and "cell2" not in world.api.neighbours
+    del world.second.rows["old-guest"]
+    desk.go("forward")
+    assert well(world)
+
+
+def test_a_child_that_gets_an_instance_while_it_is_made_ready_gets_no_record(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    world.after["api recorded on old"] = lambda: world.second.rows.update(late=Inst())
+    with pytest.raises(StepFailed, match="late"):
+        desk.go("forward")
+    assert "cell2" not in world.api.neighbours
+    world.second.rows.clear()
+    desk.go("forward")
+    assert well(world) and world.reached()
+
+
+def test_undo_is_refused_before_anything_is_taken_away_while_somebody_has_an_instance(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    changes = list(world.changes)
+    world.second.rows["guest"] = Inst(1, "api!cell2")
+    with pytest.raises(StepFailed, match="cell2 has 1 instances: guest"):
+        desk.go("backward")
+    assert world.changes == changes and well(world)
+    world.second.rows.clear()
+    desk.go("backward")
+    assert well(world) and not world.reached()
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_a_build_that_comes_while_the_record_goes_brings_it_back(desks: Any, files: bool) -> None:
+    world = fresh(files=files)
+    desk = desks(world, plan(world, files=files))
+    desk.go("forward")
+    wait = ChildWorld.wait
+
+    def built(self: ChildWorld, seconds: float) -> None:
+        wait(self, seconds)
+        if not self.recorded() and self.reached():
+            self.second.rows["late"] = Inst(1, "api!cell2")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ChildWorld, "wait", built)
+        with pytest.raises(StepFailed, match="cell2 has 1 instances: late"):
+            desk.go("backward")
+    assert world.recorded() and world.reached(), "its owner reaches it"
+    if files:
+        assert all(b"cell2" in world.hosts[h].files[RECORDS].content for h in ("api1", "api2"))
+    assert well(world)
+    world.second.rows.clear()
+    desk.go("backward")
+    assert well(world) and not world.reached()
+
+
+def test_a_child_that_does_not_answer_is_named_and_can_be_undone(desks: Any) -> None:
+    world = fresh()
+    before = world.picture()
+    world.mute = True
+    desk = desks(world, plan(world))
+    with pytest.raises(VerifyFailed, match="api!cell2 does not answer"):
+        desk.go("forward")
+    world.mute = False
+    desk.go("forward")
+    assert well(world)
+    desk.go("backward")
+    assert well(world)
+    for key, value in world.picture().items():
+        assert value == before[key], key
+
+
+def test_finished_it_leaves_no_account(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    world.reborn()
+    journal = Journal.open(desk.path)
+    with journal.writing("finish", "forward"):
+        for step in reversed(bind(desk.plan, Context(world, journal, desk.plan.id, (), LIMITS))):
+            step.finish()
+    journal.close()
+    assert world.second.known == {"nova2"} and world.api.known == {"nova"}
+
+
+def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
+    for files in (False, True):
+        world = fresh(files=files)
+        made = plan(world, files=files)
+        for hand in (*runbook.back(made, lambda s, k: None), *runbook.forth(made, lambda s, k: None)):
+            for command in hand.commands:
+                ended = subprocess.run(
+                    ["sh", "-n"], input=command, text=True, capture_output=True, check=False
+                )
+                assert ended.returncode == 0, (command, ended.stderr)
+    world = fresh()
+    before, changes = world.picture(), list(world.changes)
+    seen, pretended = rehearsed(world, plan(world), tmp_path)
+    assert world.picture() == before and world.changes == changes
+    assert not [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]
+    would = [what for _, what in pretended.record.changes]
+    assert {"write the record of api", "write the record of cell2"} <= set(would)
+
+
+def test_check_finds_nothing_in_the_way_and_names_what_is() -> None:
+    world = fresh()
+    made, found = plan(world), scan(world)
+    layout = layout_v1(layout_text())
+    assert [v.id for v in check(found, layout, world, made) if v.severity == "stop"] == []
+    world.hosts["ctl3"].files["/etc/nova/nova-cell2.conf"] = world.hosts["ctl3"].files[CONF]
+    world.second.rows["guest"] = Inst()
+    stops = {v.id for v in check(found, layout, world, made) if v.severity == "stop"}
+    assert stops == {"in-the-way:ctl3:/etc/nova/nova-cell2.conf", "v1-child:instances:guest"}
+
+
+def _matrix(desks: Any, first: list[str], then: str, files: bool, start: int, every: int) -> None:
+    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as undisturbed,
+    and no boot led to where nobody waits for it."""
+    world = fresh(files=files)
+    calm = desks(world, plan(world, files=files))
+    calm.go("forward")
+    if then == "backward":
+        calm.go("backward")
+    assert well(world)
+    want = world.picture()
+    world = fresh(files=files)
+    desk = desks(world, plan(world, files=files))
+    for direction in first[:-1]:
+        desk.go(direction)
+    before = world.points
+    desk.go(first[-1])
+    points = world.points - before
+    assert points > 100
+    for point in range(1 + start, points + 1, every):
+        one = fresh(files=files)
+        desk = desks(one, plan(one, files=files))
+        for direction in first[:-1]:
+            desk.go(direction)
+        one.kill_at = one.points + point
+        with pytest.raises(Killed) as killed:
+            desk.go(first[-1])
+        one.wait(1)
+        desk.go(then)
+        where = f"killed at {point}: {killed.value}"
+        assert well(one), where
+        assert one.picture() == want, where
+
+
+WAYS = [
+    (["forward"], "forward"),
+    (["forward"], "backward"),
+    (["forward", "backward"], "backward"),
+    (["forward", "backward"], "forward"),
+]
+
+
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
+    _matrix(desks, first, then, False, 2, 31)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize("files", [False, True])
+@pytest.mark.parametrize("start", range(5))
+def test_killed_anywhere(desks: Any, first: list[str], then: str, files: bool, start: int) -> None:
+    _matrix(desks, first, then, files, start, 5)
