@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from recell.adapters.mysql.session import Session
 from recell.errors import StepFailed, Unsupported
 from recell.model.scope import Rule
 from recell.mover import Move, Options, copy, verify
 from recell.mover.feed import ForeignWriter
+from recell.mover.journal import Journal, State
 from recell.mover.members import Interest
 from tests.mover import schema
 from tests.mover.writers import HOSTS, Load, Writer, fill
@@ -220,3 +223,46 @@ def test_a_number_that_both_have_handed_out(clouds: Pair) -> None:
         assert schema.differing(source, target, scope) == []
     finally:
         move.close()
+
+
+def test_what_two_threads_tell_the_journal_at_once_stays_both(
+    clouds: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The applier tells how far it is, while a comparison ends well: neither takes back the other's word."""
+    source, target = clouds
+    fill(source, 1)
+    scope = schema.scope(schema.read(source), schema.WHOLE, ())
+    move = Move(source.endpoint(), target.endpoint(), scope, Options(patience_s=20))
+    move.prepare()
+    move.copy()
+    begun = _journal(target)
+    change, compared = Journal.change, threading.Event()
+
+    def meanwhile(self: Journal, session: Session | None = None, **changes: object) -> None:
+        if session is not None and not compared.is_set():
+            compared.set()
+            # Just before the applier writes: from here on its knowledge of the state is too old.
+            move._write(verified=True)
+        change(self, session, **changes)
+
+    monkeypatch.setattr(Journal, "change", meanwhile)
+    with Load(source, 1):
+        move.follow()
+        move.catch_up(120, lag_s=5)
+        assert compared.wait(60)
+    move.catch_up(120, lag_s=0.5)
+    now = _journal(target)
+    assert now.verified and now.position != begun.position and now.phase == "following"
+    monkeypatch.undo()
+    assert move.drain(120), "also what is known of it in memory"
+    move.finish()
+
+
+def _journal(server: PrivateServer) -> State:
+    journal = Journal(server.endpoint())
+    try:
+        state = journal.state()
+        assert state is not None
+        return state
+    finally:
+        journal.close()

@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -184,17 +184,23 @@ class Journal:
             raise Locked(f"another run of recell has taken over the move into {self.endpoint.where}",
                          "Let that one go on, or stop it and start again")
 
-    def write(self, state: State, session: Session | None = None) -> None:
-        """In the transaction of ``session``, or in one of its own."""
-        text = json.dumps(asdict(state), sort_keys=True)
+    def change(self, session: Session | None = None, **changes: object) -> None:
+        """Fields of the state, in the transaction of ``session`` or in one of its own.
 
+        Two threads do so, each with fields of its own: what the other one has written stays.
+        """
         def act(writer: Session) -> None:
-            writer.execute(f"REPLACE INTO {PREFIX}state VALUES (1, %s, %s)", (self.epoch, text))
+            rows = writer.query(f"SELECT state FROM {PREFIX}state WHERE id = 1 FOR UPDATE")
+            self._put(writer, {**json.loads(rows[0][0]), **changes})
 
         if session is None:
             self._run(act)
         else:
             act(session)
+
+    def _put(self, session: Session, state: Mapping[str, object]) -> None:
+        session.execute(f"REPLACE INTO {PREFIX}state VALUES (1, %s, %s)",
+                        (self.epoch, json.dumps(state, sort_keys=True)))
 
     def begin(self, state: State, members: dict[Link, set[KeyPart]]) -> None:
         """A direction begins: what an earlier one left is forgotten."""
@@ -203,7 +209,7 @@ class Journal:
                 session.execute(f"DELETE FROM {PREFIX}{table}")
             for link, values in members.items():
                 write_members(session, link, values, present=True)
-            self.write(state, session)
+            self._put(session, asdict(state))
 
         self._run(act)
 

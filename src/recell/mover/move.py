@@ -89,6 +89,7 @@ class Move:
         self.members = Members(scope)
         self.throttle = Throttle(limits=self.options.limits)
         self._state: State | None = None
+        self._changing = threading.Lock()
         self._journal: Journal | None = None
         self._feed: Feed | None = None
         self._sentry: Sentry | None = None
@@ -321,7 +322,7 @@ class Move:
             # What left the scope meanwhile is the source's own again, not ours to delete there.
             self.members.ever = {link: set(values) for link, values in self.members.present.items()}
             back.begin(after, self.members.present)
-        old.write(replace(before, phase="reversed"))
+        old.change(phase="reversed")
         old.close()
         self._journal, self._state = back, after
         self._start(start, watched)
@@ -478,9 +479,7 @@ class Move:
 
     def _note(self, session: Session, position: Position, proven: Position, gtid: str) -> None:
         watched = str(self._sentry.position) if self._sentry else self._known.watched
-        self._state = replace(self._known, position=str(position), proven=str(proven), gtid=gtid,
-                              watched=watched)
-        self._kept.write(self._state, session)
+        self._change(session, position=str(position), proven=str(proven), gtid=gtid, watched=watched)
 
     def _stop_threads(self) -> None:
         if self._follower is not None:
@@ -546,9 +545,13 @@ class Move:
                 time.sleep(0.3)
 
     def _write(self, **changes: object) -> None:
-        state = replace(self._known, **changes)  # type: ignore[arg-type]
-        self._kept.write(state)
-        self._state = state
+        self._change(None, **changes)
+
+    def _change(self, session: Session | None, **changes: object) -> None:
+        """In the transaction of ``session``, or in one of its own."""
+        self._kept.change(session, **changes)
+        with self._changing:
+            self._state = replace(self._known, **changes)  # type: ignore[arg-type]
 
 
 def _state_of(endpoint: Endpoint) -> State | None:
