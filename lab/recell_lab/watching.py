@@ -150,8 +150,14 @@ def longest_silence(answers: Iterable[Answer], host: str, start: float, end: flo
 
 
 def like_restarts(host: str, waves: Iterable[str], restarts: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Silences (seconds) of plain restarts to compare a host with: of as many hosts at once as moved with it.
+    """Silences (seconds) of plain restarts to compare a host with: its own, with as many hosts at once as
+    moved with it, or else those of others; only if there are none, such as lost a question.
 
     waves: those that moved at once, "cmp4,cmp5"; a host of none of them moved alone."""
     together = next((w.count(",") + 1 for w in waves if host in w.split(",")), 1)
-    return [float(one["silence_s"]) for one in restarts if one["together"] == together]
+    alike = [one for one in restarts if one["together"] == together]
+    # A driver that guests are real to takes longer to start than one that plays them. A question that a
+    # restart loses blocks its asker for a minute: that tells nothing of the host.
+    whole = [one for one in alike if not one["lost"]]
+    mine = [one for one in whole if one["host"] == host]
+    return [float(one["silence_s"]) for one in mine or whole or alike]

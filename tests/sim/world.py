@@ -388,8 +388,11 @@ class SimHost:
         return tuple(self.units_)
 
     def processes(self) -> tuple[ProcessInfo, ...]:
+        # nova-scheduler 33 writes over its command line.
+        titles = {"nova-scheduler": ("nova-scheduler: ServiceWrapper worker(0)",)}
         return tuple(
-            ProcessInfo(u.pid, 1, u.loaded, "nova", u.started_at, 0, f"/system.slice/{u.name}.service")
+            ProcessInfo(u.pid, 1, titles.get(u.name, u.loaded), "nova", u.started_at, 0,
+                        f"/system.slice/{u.name}.service")
             for u in self.units_.values()
             if u.active
         )
@@ -509,6 +512,7 @@ class SimBroker:
         self.name = name
         self.vhost_set = {"/"}
         self.depth = 0  # of each queue
+        self.slow = ""  # why rabbitmqctl is asked
         self.spares: set[tuple[str, str]] = set()
         self.user_map: dict[str, str] = {}
         self.permits: dict[tuple[str, str], tuple[str, str, str]] = {}
@@ -536,6 +540,9 @@ class SimBroker:
 
     def at_hand(self, vhost: str, idle_s: float) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def slow_because(self, vhost: str) -> str:
+        return self.slow
 
     def bindings(self, vhost: str) -> tuple[tuple[str, str], ...]:
         live = {("scheduler_fanout", c.client_name) for c in self.consumers(vhost) if c.queue == "scheduler"}

@@ -157,6 +157,24 @@ def test_mappings(nova: NovaDatabases) -> None:
     assert nova.mappings() == (cell0, new)
 
 
+def test_before_rocky_no_column_says_that_a_cell_is_disabled(nova: NovaDatabases, server: Path) -> None:
+    _sql(server, "ALTER TABLE nova_api.cell_mappings DROP COLUMN disabled")
+    cell1 = nova.mappings()[1]
+    assert (cell1.name, cell1.disabled) == ("cell1", False)
+    new = replace(cell1, transport_url="rabbit://a/")
+    nova.set_mapping(cell1, new)
+    second = RawMapping("22222222-2222-2222-2222-222222222222", "cell2", "rabbit://c/", "mysql://d/e", False)
+    nova.add_mapping(second)
+    assert nova.mappings()[1:] == (new, second)
+
+
+def test_a_cell_without_a_name_keeps_none(nova: NovaDatabases, server: Path) -> None:
+    _sql(server, f"UPDATE nova_api.cell_mappings SET name = NULL WHERE uuid = '{_CELL1}'")
+    cell1 = nova.mappings()[1]
+    nova.set_mapping(cell1, replace(cell1, transport_url="rabbit://a/"))
+    assert _sql(server, f"SELECT name FROM nova_api.cell_mappings WHERE uuid = '{_CELL1}'") == [(None,)]
+
+
 def test_a_changed_mapping_leads_elsewhere(nova: NovaDatabases) -> None:
     assert nova.query(_CELL1, "SELECT DATABASE() AS d") == ({"d": "nova"},)
     cell1 = nova.mappings()[1]

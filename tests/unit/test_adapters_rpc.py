@@ -23,7 +23,7 @@ from recell.adapters.ports import (
     SocketInfo,
     UnitState,
 )
-from recell.adapters.rpc import stop_rpc_server
+from recell.adapters.rpc import runs, stop_rpc_server
 from recell.errors import StepFailed, Unreachable, Unsupported
 
 _FANOUT = "conductor_fanout_9adb71bab75e4927a7039b38448940d0"
@@ -339,3 +339,16 @@ def test_an_alternative_server() -> None:
 def test_addresses_of_both_kinds() -> None:
     assert firewall.Flow("fd00::1", 5672, 1).version == 6
     assert firewall.Flow("10.0.0.1", 5672, 1).version == 4
+
+
+@pytest.mark.parametrize(("argv", "program", "is_it"), [
+    (("/usr/bin/python3", "/usr/bin/nova-scheduler"), "nova-scheduler", True),
+    (("nova-scheduler: ServiceWrapper worker(0)",), "nova-scheduler", True),
+    (("neutron-server: rpc worker (/usr/bin/python3 /usr/bin/neutron-server)",), "neutron-server", True),
+    (("/usr/bin/python3", "/usr/bin/nova-conductor"), "nova-scheduler", False),
+    (("nova-scheduler-of-ours: x",), "nova-scheduler", False),
+])  # fmt: skip
+def test_a_process_is_known_by_its_command_line_or_its_title(
+    argv: tuple[str, ...], program: str, is_it: bool
+) -> None:
+    assert runs(program, ProcessInfo(7, 1, argv, "nova", 0.0, 0, "/")) is is_it

@@ -13,7 +13,8 @@ import pytest
 from recell.adapters.ports import FileStat, Finished, HostPort, ProcessInfo, UnitState
 from recell.discovery.services import config_paths, find_services, role_of
 from recell.discovery.writers import find_writers, from_options
-from recell.errors import BadInput
+from recell.errors import BadInput, Unsupported
+from recell.planning.commands import with_config
 
 CONF = b"""[DEFAULT]
 transport_url = rabbit://nova:pw@mq1:5672/
@@ -35,6 +36,8 @@ class Paper:
     listening: bytes = b""
     name: str = "ctl1"
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    started: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What became of a unit's command line, where that is another one; (): nothing runs."""
 
     def read(self, path: str) -> bytes | None:
         return self.files.get(path)
@@ -70,8 +73,9 @@ class Paper:
 
     def processes(self) -> tuple[ProcessInfo, ...]:
         return tuple(
-            ProcessInfo(n, 1, argv, "nova", 100.0, 1, f"/system.slice/{name}.service")
+            ProcessInfo(n, 1, runs, "nova", 100.0, 1, f"/system.slice/{name}.service")
             for n, (name, argv) in enumerate(self.unit_argv.items(), 7)
+            if (runs := self.started.get(name, argv))
         )
 
     def query(self, argv: Any, **_: Any) -> Finished:
@@ -135,7 +139,60 @@ def test_default_files_and_directories() -> None:
 def test_named_files_replace_the_defaults() -> None:
     argv = ("/usr/bin/nova-compute", "--config-file=/a.conf", "--config-file", "/b.conf")
     host = Paper({"/etc/nova/nova.conf": CONF, "/a.conf": b"", "/b.conf": b""}, {"nova-compute": argv})
-    assert config_paths(host.unit("nova-compute"), as_host(host), "compute") == (("/b.conf", "/a.conf"), True)
+    assert config_paths(host.unit("nova-compute"), as_host(host), "compute") == (("/a.conf", "/b.conf"), True)
+
+
+def test_the_distributions_own_file_is_read_first_where_there_is_one() -> None:
+    """RDO's: a cell's conductor that lost it would lose its lock_path."""
+    host = Paper({"/etc/nova/nova.conf": CONF, "/usr/share/nova/nova-dist.conf": b""},
+                 {"openstack-nova-conductor": ("/usr/bin/nova-conductor",)})  # fmt: skip
+    paths, _ = config_paths(host.unit("openstack-nova-conductor"), as_host(host), "conductor")
+    assert paths == ("/usr/share/nova/nova-dist.conf", "/etc/nova/nova.conf")
+    (service,) = find_services(as_host(host), "ctl1").services
+    assert with_config(service, {"/etc/nova/nova.conf": "/etc/nova/nova-cell1.conf"}) == [
+        "/usr/bin/nova-conductor",
+        *("--config-file", "/usr/share/nova/nova-dist.conf"),
+        *("--config-file", "/etc/nova/nova-cell1.conf"),
+    ]
+
+
+def test_an_init_script_is_seen_through() -> None:
+    """Debian's and Ubuntu's units: the script ignores what is added to its command line."""
+    host = Paper({"/etc/nova/nova.conf": CONF, "/etc/nova/own.conf": b""},
+                 {"nova-conductor": ("/etc/init.d/nova-conductor", "systemd-start")})  # fmt: skip
+    host.started["nova-conductor"] = (
+        "/usr/bin/python3", "/usr/bin/nova-conductor", "--config-file=/etc/nova/nova.conf",
+        "--config-file=/etc/nova/own.conf", "--log-file=/var/log/nova/nova-conductor.log",
+    )  # fmt: skip
+    (service,) = find_services(as_host(host), "ctl1").services
+    assert service.config_files == ("/etc/nova/nova.conf", "/etc/nova/own.conf")
+    assert service.explicit_config and service.role == "conductor"
+    assert with_config(service, {"/etc/nova/nova.conf": "/etc/nova/nova-cell1.conf"}) == [
+        "/usr/bin/nova-conductor", "--config-file=/etc/nova/nova-cell1.conf",
+        "--config-file=/etc/nova/own.conf", "--log-file=/var/log/nova/nova-conductor.log",
+    ]  # fmt: skip
+    host.started["nova-conductor"] = ("/usr/bin/some-wrapper",)
+    (wrapped,) = find_services(as_host(host), "ctl1").services
+    assert wrapped.role == "conductor" and wrapped.argv[0] == "/etc/init.d/nova-conductor"
+    host.started["nova-conductor"] = ()
+    (silent,) = find_services(as_host(host), "ctl1").services
+    assert with_config(silent, {}) == ["/etc/init.d/nova-conductor", "systemd-start"]
+    with pytest.raises(Unsupported, match=r"started by /etc/init\.d/nova-conductor and does not run"):
+        with_config(silent, {"/etc/nova/nova.conf": "/etc/nova/nova-cell1.conf"})
+
+
+@pytest.mark.parametrize(("unit", "start", "runs"), [
+    ("apache2", ("/usr/sbin/apachectl", "start"), ("(wsgi:nova-api)", "-k", "start")),
+    ("httpd", ("/usr/sbin/httpd", "-DFOREGROUND"), ("nova_metadata_wsgi", "-DFOREGROUND")),
+])  # fmt: skip
+def test_a_web_server_with_nova_api_inside_is_told_of(
+    unit: str, start: tuple[str, ...], runs: tuple[str, ...]
+) -> None:
+    host = Paper({"/etc/nova/nova.conf": CONF}, {unit: start}, started={unit: runs})
+    found = find_services(as_host(host), "ctl1")
+    assert found.services == () and found.remarks == (f"in-web-server|ctl1|{unit}|{start[0][10:]}",)
+    host.started[unit] = ("(wsgi:placement)",)
+    assert find_services(as_host(host), "ctl1").remarks == ()
 
 
 def test_a_wsgi_application_takes_its_files_from_the_environment() -> None:

@@ -147,6 +147,43 @@ def test_hosts_go_back_and_between_cells_that_are_there() -> None:
         )
 
 
+def _of_two(text: str, **changes: Any) -> Plan:
+    """cmp2 goes to a second cell that is there, whose mapping is changed."""
+    there = next(s for s in planned().steps if s.kind == "new-mapping").params["cell"]
+    found = deployment()
+    cell1 = next(m for m in found.mappings if m.name == "cell1")
+    cell2 = replace(
+        cell1,
+        uuid=there,
+        name="cell2",
+        transport_resolved="rabbit://nova:***@mq5:5671/?ssl=1",
+        database_resolved=cell1.database_resolved.replace("@db1/nova", "@db2/nova_cell2"),
+    )
+    mappings = (*found.mappings, replace(cell2, **changes))
+    return planned(text.replace("UUID", there), replace(found, mappings=mappings))
+
+
+TO_CELL2 = "generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {}, cell2: {hosts: [cmp2]}}"
+
+
+@pytest.mark.parametrize(("url", "nodes"), [
+    ("rabbit://nova:***@mq5:5671/?ssl=1", [["mq5", 5671]]),
+    ("rabbit://nova:***@mq5/?ssl=1", [["mq5", 5671]]),
+    ("rabbit://nova:***@mq5/", [["mq5", 5672]]),
+])  # fmt: skip
+def test_a_cell_that_is_there_tells_its_brokers_nodes(url: str, nodes: list[list[object]]) -> None:
+    conf = next(s for s in _of_two(TO_CELL2, transport_resolved=url).steps if s.kind == "edit-config")
+    assert conf.params["changes"][0]["nodes"] == nodes
+
+
+def test_cells_without_a_name_go_by_their_uuid() -> None:
+    plan = _of_two(TO_CELL2.replace("cell2:", "UUID:"), name="")
+    move = next(s for s in plan.steps if s.kind == "flip-hosts").params["move"]
+    assert move["new"]["name"] == move["new"]["cell"]
+    with pytest.raises(Unsupported, match="several cells are called cell1"):
+        _of_two(TO_CELL2, name="cell1")
+
+
 BAD: list[tuple[str, str, str, type[RecellError]]] = [
     ("[cmp2]", "[cmp9]", "cmp9 under cell2 is no compute host", BadInput),
     ("cell1: {}", "cell1: {hosts: [cmp2]}", "belongs to cell1 and to cell2", BadInput),

@@ -52,15 +52,20 @@ def test_how_long_a_host_did_not_answer(tmp_path: Path) -> None:
         watching.longest_silence(found, "cmp5", 0, 100)
 
 
-def test_a_wave_is_compared_with_restarts_of_as_many() -> None:
+def test_a_host_is_compared_with_its_own_restarts_or_else_those_of_as_many() -> None:
     restarts = [
-        {"host": "cmp1", "together": 1, "silence_s": 20.0},
-        {"host": "cmp1", "together": 2, "silence_s": 31.0},
-        {"host": "cmp2", "together": 2, "silence_s": 30.0},
+        {"host": "cmp1", "together": 1, "silence_s": 20.0, "lost": 0},
+        {"host": "cmp1", "together": 2, "silence_s": 31.0, "lost": 0},
+        {"host": "cmp2", "together": 2, "silence_s": 30.0, "lost": 0},
+        {"host": "cmp3", "together": 2, "silence_s": 62.0, "lost": 1},
+        {"host": "cmp3", "together": 3, "silence_s": 63.0, "lost": 1},
     ]
     assert watching.like_restarts("cmp5", ["cmp4,cmp5"], restarts) == [31.0, 30.0]
     assert watching.like_restarts("cmp3", ["cmp4,cmp5"], restarts) == [20.0]
-    assert watching.like_restarts("cmp3", ["cmp3,cmp4,cmp5"], restarts) == []
+    assert watching.like_restarts("cmp3", ["cmp3,cmp4"], restarts) == [31.0, 30.0]
+    assert watching.like_restarts("cmp3", ["cmp3,cmp4,cmp5"], restarts) == [63.0]
+    assert watching.like_restarts("cmp3", ["cmp3,cmp4,cmp5,cmp6"], restarts) == []
+    assert watching.like_restarts("cmp2", ["cmp1,cmp2"], restarts) == [30.0]
 
 
 def test_rows_in_a_cell_that_they_do_not_belong_to_are_named() -> None:

@@ -42,6 +42,18 @@ def record(**changes: Any) -> Plant:
     return lambda d: replace(d, records=(row,))
 
 
+def consoleauth(version: str, workaround: str = "") -> Plant:
+    """A nova-consoleauth beside the conductor of ctl1."""
+
+    def plant(d: Deployment) -> Deployment:
+        model = next(s for s in d.role("conductor") if s.host == "ctl1")
+        options = {"workarounds/enable_consoleauth": workaround} if workaround else {}
+        d = each("api", options=options)(replace(d, nova_version=version))
+        return replace(d, services=(*d.services, replace(model, unit="nova-consoleauth", role="consoleauth")))
+
+    return plant
+
+
 def without_proxy(d: Deployment) -> Deployment:
     return replace(d, proxies=())
 
@@ -83,6 +95,9 @@ TRAPS: list[tuple[Plant, str, set[str]]] = [
         LAYOUT,
         {"upcall:ctl1:nova-conductor", "upcall:ctl2:nova-conductor"},
     ),
+    (consoleauth("16.1.8"), LAYOUT, {"version:old", "consoleauth:ctl1", "consoleauth:ctl2"}),
+    (consoleauth("18.3.0", "True"), LAYOUT, {"version:old", "consoleauth:ctl1", "consoleauth:ctl2"}),
+    (consoleauth("19.3.2"), LAYOUT, {"version:old"}),
     (writer("cron", "/etc/cron.d/nova"), LAYOUT, {"cron:ctl1:/etc/cron.d/nova"}),
     (writer("timer", "nova-archive.timer"), LAYOUT, {"timer:ctl1:nova-archive.timer"}),
     (writer("manager", "puppet.service"), LAYOUT, {"manager:ctl1:puppet.service"}),
@@ -173,6 +188,12 @@ def test_a_wsgi_metadata_service_stays_with_the_api_level() -> None:
             "nova-conductor",
         ),
         (lambda d: replace(d, mappings=d.mappings[:1]), LAYOUT, Unsupported, "0 cells"),
+        (
+            lambda d: replace(d, remarks=("in-web-server|ctl1|apache2|apachectl",)),
+            LAYOUT,
+            Unsupported,
+            "on ctl1 runs inside apachectl",
+        ),
         (
             each("scheduler", transport_url="rabbit://nova:***@mq4:5672/"),
             LAYOUT,

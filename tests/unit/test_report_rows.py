@@ -329,3 +329,20 @@ def test_a_row_that_moves_to_another_cell_is_found_there_as_it_was(
     assert [d["how"] for d in figures.differences] == found
     elsewhere = there and found == ["gone"]
     assert figures.appeared == ({f"{there[0][0]}.instances": 1} if elsewhere else {})
+
+
+@pytest.mark.parametrize(("left", "found"), [
+    ([("cell1", "instances", "id=1", "x/1", 5)], []),
+    ([("cell2", "instances", "id=1", "y/1", 5)], []),  # it was the other one that was in the making
+    ([("cell1", "instances", "id=1", "z/1", 5)], [("cell1", "changed")]),
+    ([], [("cell1", "gone"), ("cell2", "gone")]),
+])
+def test_of_a_row_that_two_cells_have_while_it_moves_one_may_go(
+    tmp_path: Path, left: list[tuple[str, str, str, str, int]], found: list[tuple[str, str]],
+) -> None:
+    both = [("cell1", "instances", "id=1", "x/1", 5), ("cell2", "instances", "id=1", "y/1", 5)]
+    before, after = _snapshot(tmp_path / "a", both), _snapshot(tmp_path / "b", left)
+    expected = [ExpectedChange(cell, "instances", MOVES, "hosts move") for cell in ("cell1", "cell2")]
+    figures = rows.compare(before, after, expected=expected)
+    assert [(d["database"], d["how"]) for d in figures.differences] == found
+    assert figures.explained == ({"plan": 1} if left else {})

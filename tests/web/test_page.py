@@ -114,7 +114,7 @@ def test_users_who_get_no_answer_any_more_are_noticed(page: Page, desk: Desk) ->
     journal = desk.journal()
     with journal.writing("apply", "forward"), serving(desk.directory) as (url, _):
         page.goto(url)
-        expect(page.locator("#strip .late")).to_contain_text(re.compile(r"! (6|7)\d s ago"))
+        expect(page.locator("#strip .late")).to_contain_text(re.compile(r"! \d+ \w+ ago"))
         desk.users(0.2)
         expect(page.locator("#strip .late")).to_have_count(0)
 

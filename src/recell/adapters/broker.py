@@ -68,6 +68,7 @@ class RabbitCluster:
         self._answered_last = ""
         self._answered_at = 0.0
         self._doors: dict[str, QueueDoor] = {}
+        self._slow: dict[str, str] = {}
 
     # Questions
 
@@ -95,8 +96,9 @@ class RabbitCluster:
         if door := self._doors.get(vhost):
             try:
                 return door.queues()
-            except RecellError:
+            except RecellError as error:
                 self._doors.pop(vhost, None)  # rabbitmqctl tells as much, and takes longer
+                self._slow[vhost] = error.sentence
         columns = ["name", "messages_ready", "messages_unacknowledged", "consumers", "durable"]
         return tuple(
             # A queue whose node is down has no numbers.
@@ -106,6 +108,7 @@ class RabbitCluster:
 
     @contextmanager
     def at_hand(self, vhost: str, idle_s: float) -> Iterator[None]:
+        self._slow.pop(vhost, None)
         door = self._door(_safe(vhost), idle_s)
         if door is not None:
             self._doors[vhost] = door
@@ -117,10 +120,15 @@ class RabbitCluster:
                 with suppress(RecellError):
                     door.close()
 
+    def slow_because(self, vhost: str) -> str:
+        return self._slow.get(vhost, "")
+
     def _door(self, vhost: str, idle_s: float) -> QueueDoor | None:
         for host in list(self._hosts):
-            with suppress(RecellError):
+            try:
                 return QueueDoor.open(host, vhost, idle_s, _ACCOUNT)
+            except RecellError as error:
+                self._slow[vhost] = error.sentence
         return None
 
     def consumers(self, vhost: str) -> tuple[Consumer, ...]:

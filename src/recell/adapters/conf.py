@@ -6,7 +6,8 @@ The files are on other hosts; what oslo.config's own parser makes of their text 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from oslo_config import iniparser
@@ -15,6 +16,7 @@ from recell.errors import BadInput
 from recell.model.urls import Endpoint, Url
 
 _ENVIRONMENT = "OS_"
+_DEEPEST = 5
 _RABBIT = ("oslo_messaging_rabbit", "DEFAULT")
 
 
@@ -25,9 +27,15 @@ class Config:
     values: Mapping[str, Mapping[str, tuple[str, ...]]]
 
     def get(self, group: str, option: str, default: str = "") -> str:
-        """The value that counts: the last one."""
+        """The value that counts: the last one, with ``$option`` and ``${group.option}`` filled in. What no
+        file sets stays as it is written: its default is Nova's own."""
+        return self._get(group, option, default, _DEEPEST)
+
+    def _get(self, group: str, option: str, default: str, deep: int) -> str:
         found = self.all(group, option)
-        return found[-1] if found else default
+        if not found:
+            return default
+        return _Template(found[-1].replace(r"\$", "$$")).safe_substitute(_Options(self, group, deep))
 
     def all(self, group: str, option: str) -> tuple[str, ...]:
         return self.values.get(_group(group), {}).get(option, ())
@@ -38,6 +46,31 @@ class Config:
     @property
     def groups(self) -> tuple[str, ...]:
         return tuple(self.values)
+
+
+class _Template(string.Template):
+    idpattern = r"[_a-z][._a-z0-9]*"
+
+
+class _Options(Mapping[str, str]):
+    """Options as one of them names others: of its own group, else of DEFAULT, or with the group's name."""
+
+    def __init__(self, config: Config, group: str, deep: int) -> None:
+        self._config, self._group, self._deep = config, group, deep
+
+    def __getitem__(self, name: str) -> str:
+        first, dot, rest = name.partition(".")
+        places = [(first, rest)] if dot else [(self._group, name), ("DEFAULT", name)]
+        for group, option in places:
+            if self._deep and self._config.has(group, option):
+                return self._config._get(group, option, "", self._deep - 1)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 class _Parser(iniparser.BaseParser):  # type: ignore[misc]  # oslo.config ships no types

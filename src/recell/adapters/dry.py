@@ -237,6 +237,9 @@ class DryBroker:
     def at_hand(self, vhost: str, idle_s: float) -> AbstractContextManager[None]:
         return nullcontext()  # nobody waits for it
 
+    def slow_because(self, vhost: str) -> str:
+        return ""
+
     def consumers(self, vhost: str) -> tuple[Consumer, ...]:
         return () if self._made(vhost) else self._real.consumers(vhost)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,8 +26,8 @@ from recell.planning.templates import resolve_template
 
 __all__ = ["Database", "Gateway", "NovaDatabases"]
 
-_MAPPING = ("SELECT uuid, name, transport_url, database_connection, disabled"
-            " FROM cell_mappings ORDER BY id")
+_MAPPINGS = "SELECT * FROM cell_mappings"
+"""All columns: before Rocky there is none that says whether a cell is disabled."""
 
 
 class NovaDatabases:
@@ -53,7 +53,7 @@ class NovaDatabases:
         self._hold = MappingHold(via, parse_url(api))
 
     def mappings(self) -> tuple[RawMapping, ...]:
-        return tuple(_mapping(row) for row in self._api.read(_MAPPING))
+        return tuple(_mapping(row) for row in self._api.read(f"{_MAPPINGS} ORDER BY id"))
 
     def resolved(self, mapping: RawMapping) -> tuple[str, str]:
         """(transport URL, database URL) as the service sees them whose URLs are our own.
@@ -65,17 +65,18 @@ class NovaDatabases:
 
     def set_mapping(self, old: RawMapping, new: RawMapping) -> None:
         def act(cursor: DictCursor) -> None:
-            cursor.execute(_MAPPING.replace(" ORDER BY id", " WHERE uuid = %s FOR UPDATE"),
-                           (old.uuid,))
+            cursor.execute(f"{_MAPPINGS} WHERE uuid = %s FOR UPDATE", (old.uuid,))
             row = cursor.fetchone()
             if row is None or _mapping(row) != old:
                 raise StalePlan(f"the cell mapping {old.name} is not what the plan was made for",
                                 "Make the plan again: recell scan, recell plan")
-            cursor.execute(
-                "UPDATE cell_mappings SET name = %s, transport_url = %s, database_connection = %s,"
-                " disabled = %s, updated_at = UTC_TIMESTAMP() WHERE uuid = %s",
-                (new.name, new.transport_url, new.database_connection, new.disabled, old.uuid),
-            )
+            values = _columns(new, row)
+            # A cell without a name keeps NULL: Nova tells the two apart.
+            if not new.name and row["name"] is None:
+                del values["name"]
+            sets = ", ".join(f"{column} = %s" for column in values)
+            cursor.execute(f"UPDATE cell_mappings SET {sets}, updated_at = UTC_TIMESTAMP()"  # noqa: S608
+                           " WHERE uuid = %s", (*values.values(), old.uuid))
 
         self._permit()
         self._api.change(act)
@@ -86,11 +87,12 @@ class NovaDatabases:
 
     def add_mapping(self, new: RawMapping) -> None:
         def act(cursor: DictCursor) -> None:
+            cursor.execute(f"{_MAPPINGS} LIMIT 0")
+            values = _columns(new, [column[0] for column in cursor.description or ()])
             try:
                 cursor.execute(
-                    "INSERT INTO cell_mappings (created_at, uuid, name, transport_url, database_connection,"
-                    " disabled) VALUES (UTC_TIMESTAMP(), %s, %s, %s, %s, %s)",
-                    (new.uuid, new.name, new.transport_url, new.database_connection, new.disabled),
+                    f"INSERT INTO cell_mappings (created_at, uuid, {', '.join(values)})"  # noqa: S608 (ours)
+                    f" VALUES (UTC_TIMESTAMP(), %s{', %s' * len(values)})", (new.uuid, *values.values()),
                 )
             except pymysql.IntegrityError:
                 raise StalePlan(f"there is a cell mapping {new.uuid} already",
@@ -101,8 +103,7 @@ class NovaDatabases:
 
     def remove_mapping(self, old: RawMapping) -> None:
         def act(cursor: DictCursor) -> None:
-            cursor.execute(_MAPPING.replace("uuid, name", "id, uuid, name").replace(
-                " ORDER BY id", " WHERE uuid = %s FOR UPDATE"), (old.uuid,))
+            cursor.execute(f"{_MAPPINGS} WHERE uuid = %s FOR UPDATE", (old.uuid,))
             row = cursor.fetchone()
             if row is None or _mapping(row) != old:
                 raise StalePlan(f"the cell mapping {old.name} is not what it was",
@@ -246,7 +247,14 @@ class NovaDatabases:
 
 def _mapping(row: Mapping[str, Any]) -> RawMapping:
     return RawMapping(row["uuid"], row["name"] or "", row["transport_url"] or "",
-                      row["database_connection"] or "", bool(row["disabled"]))
+                      row["database_connection"] or "", bool(row.get("disabled")))
+
+
+def _columns(mapping: RawMapping, there: Container[str]) -> dict[str, object]:
+    """What a row of cell_mappings says, by column; ``there``: the columns that this release has."""
+    values = {"name": mapping.name, "transport_url": mapping.transport_url,
+              "database_connection": mapping.database_connection, "disabled": mapping.disabled}
+    return {column: value for column, value in values.items() if column in there}
 
 
 def _time(seconds: float) -> str:

@@ -156,8 +156,10 @@ def _listeners(
         ours = by_peer.get((consumer.peer_host, consumer.peer_port))
         if ours is not None:
             found[consumer.connection] = ours
-        elif _claimed_pid(consumer.client_name) in told and _program(consumer) in _programs(
-            processes, _claimed_pid(consumer.client_name)
+        elif any(
+            runs(_program(consumer), p)
+            for p in processes
+            if p.told_pid == _claimed_pid(consumer.client_name)
         ):
             behind.add(consumer)
     if behind and not found:
@@ -212,8 +214,10 @@ def _program(consumer: Consumer) -> str:
     return consumer.client_name.rsplit(":", 2)[0]
 
 
-def _programs(processes: Sequence[ProcessInfo], pid: int) -> set[str]:
-    return {word.rsplit("/", 1)[-1] for p in processes if p.told_pid == pid for word in p.argv}
+def runs(program: str, process: ProcessInfo) -> bool:
+    """Whether a process is of a program. A worker may have written over its command line, as oslo.service's
+    and Neutron's do: "nova-scheduler: ServiceWrapper worker(0)"."""
+    return any(w.rsplit("/", 1)[-1] == program or w.startswith(f"{program}:") for w in process.argv)
 
 
 def _wait_until_read(

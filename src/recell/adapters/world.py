@@ -274,7 +274,7 @@ class RealWorld:
             door = via.forward(node.host, node.port or (5671 if tls else 5672))
             where = f"{end.broker} ({node.host})"
             try:
-                return Amqp(door, node.user, node.password, url.path or "/", where, tls=tls)
+                return Amqp(door, node.user, node.password, url.vhost, where, tls=tls)
             except Unreachable as error:
                 silent = error
         raise silent or Unreachable(f"the URL of {end.name}'s broker names no host", "Correct its mapping")
@@ -290,9 +290,12 @@ class RealWorld:
     def _open_nova(self) -> NovaDatabases:
         """Where a release has no API database, Nova's only one answers for it."""
         trouble: RecellError | None = None
-        shared = any(s.api_database for s in self.deployment.services)
+        # In cells v1 what belongs to no cell is another Nova, with an API database of its own.
+        tree = {m for c in self.deployment.cells for m in c.members}
+        services = [s for s in self.deployment.services if not tree or (s.host, s.unit) in tree]
+        shared = any(s.api_database for s in services)
         for role in ("api", "conductor", "scheduler"):
-            for service in self.deployment.services:
+            for service in services:
                 if service.role != role or not (service.api_database if shared else service.database):
                     continue
                 host = self.host(service.host)

@@ -18,15 +18,21 @@ from typing import Any
 
 from recell.adapters.mysql.changes import write
 from recell.adapters.ssh import Fence
-from recell.cli.desk import Desk, world_of
+from recell.cli.desk import Desk, hosts_of, scan_again, standing, world_of
 from recell.discovery.cells_v1 import CellDatabases
 from recell.discovery.health_v1 import open_cells
 from recell.discovery.looking import Notes
 from recell.errors import BadInput, Locked, RecellError, StalePlan, StepFailed, Unsupported
 from recell.model.deployment import Deployment
+from recell.model.plan import Plan
 from recell.model.rowchange import RowChange, dumped, loaded, way_back
+from recell.planning.v1 import KIND as CELLS_V1
+from recell.planning.v1_child import KIND as ADDS_CHILD
 
 FORMAT = 1
+V1_KINDS = (CELLS_V1, ADDS_CHILD)
+OPEN = ("applying", "applied")
+"""Where a conversion that made cells v1 stands while its hosts are its own."""
 
 
 @dataclass
@@ -49,11 +55,14 @@ class Tree:
 
 @contextlib.contextmanager
 def tree_of(desk: Desk, login: tuple[str, str] | None = None) -> Iterator[Tree]:
-    """The cells that the last scan found, with their records of neighbours as they are now.
+    """The cells that the last scan found, with their records of neighbours as they are now. Where that scan
+    is from before a conversion that made them, they are looked for anew.
 
     :raises Unsupported: there are no cells v1.
     """
     deployment = desk.deployment()
+    if deployment.generation != "v1" and conversion_of(desk)[1] in (*OPEN, "finished"):
+        deployment = scan_again(deployment, time.time())
     if deployment.generation != "v1":
         raise Unsupported(
             f"{desk.deployment_path} tells of a Nova without cells v1",
@@ -68,6 +77,14 @@ def tree_of(desk: Desk, login: tuple[str, str] | None = None) -> Iterator[Tree]:
             yield tree
         finally:
             databases.close()
+
+
+def conversion_of(desk: Desk) -> tuple[Plan | None, str]:
+    """The plan of this directory, where it makes cells v1, and where it stands."""
+    if not desk.plan_path.exists() or not desk.journal_path.exists():
+        return None, ""
+    plan = desk.plan()
+    return (plan, standing(desk, plan)) if plan.kind in V1_KINDS else (None, "")
 
 
 def login_of(path: Path | None) -> tuple[str, str] | None:
@@ -145,10 +162,16 @@ def recorded(path: Path) -> tuple[dict[str, list[str]], tuple[RowChange, ...]]:
 @contextlib.contextmanager
 def only_writer(desk: Desk, tree: Tree, verb: str) -> Iterator[Callable[[], None]]:
     """The hosts that the databases are reached through are this run's alone; a conversion that is under way
-    has them otherwise. What is yielded is to be asked before every change.
+    has them otherwise. Those of this directory's own, which it keeps until finish, stay its. What is yielded
+    is to be asked before every change.
 
     :raises Locked: another recell has them.
     """
+    plan, where = conversion_of(desk)
+    if where in OPEN and plan is not None:
+        with _beside(desk, plan, tree, verb) as permit:
+            yield permit
+        return
     desk.directory.mkdir(parents=True, exist_ok=True)
     path = desk.directory / "care.json"
     with path.with_name("care.json.lock").open("a") as file:
@@ -172,6 +195,24 @@ def only_writer(desk: Desk, tree: Tree, verb: str) -> Iterator[Callable[[], None
             # Also of those that were claimed before one of them refused; another's stay its own.
             with contextlib.suppress(RecellError):
                 tree.world.release(*hosts)
+
+
+@contextlib.contextmanager
+def _beside(desk: Desk, plan: Plan, tree: Tree, verb: str) -> Iterator[Callable[[], None]]:
+    """As the conversion itself, in whose journal the run is noted."""
+    journal, hosts = desk.journal(), sorted({c.host for c in tree.deployment.cells})
+    try:
+        journal.belongs_to(plan.digest)
+        with journal.writing(verb.split()[0], "forward") as epoch:
+            tree.world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts)
+            try:
+                yield lambda: tree.world.host(hosts[0]).run(["true"])
+            finally:
+                if others := [h for h in hosts if h not in hosts_of(plan)]:
+                    with contextlib.suppress(RecellError):
+                        tree.world.release(*others)
+    finally:
+        journal.close()
 
 
 def carry_out(

@@ -21,6 +21,7 @@ from recell.planning.rabbit import KINDS as RABBIT
 from recell.report.figures import api_figures, in_window
 from recell.report.hosts import told_of_hosts
 from recell.report.measure import load_baseline, take_baseline, take_figures
+from recell.report.mended import told_of_mended
 from recell.steps.base import DELIVERIES_HELD, HELD
 
 
@@ -103,7 +104,7 @@ def measure(
             **({"nova": deployment.nova_version} if deployment.nova_version else {}),
             **{f"RabbitMQ on {b.name}": b.version for b in deployment.brokers},
         },
-        remarks=(*told_of_hosts(plan, journal), *plan.remarks),
+        remarks=(*told_of_hosts(plan, journal), *told_of_mended(plan, journal), *plan.remarks),
     )
 
 

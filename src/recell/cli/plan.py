@@ -18,6 +18,7 @@ from recell.planning.hosts import wanted
 from recell.planning.rabbit import plan_rabbit
 from recell.planning.split import make_plan
 from recell.planning.v1 import plan_v1
+from recell.planning.v1_child import plan_child
 from recell.planning.v1_v2 import plan_tree
 
 
@@ -63,7 +64,9 @@ def command(
     if isinstance(layout, BrokerLayout):
         plan = plan_rabbit(desk.deployment(), layout, time.time())
     elif isinstance(layout, CellsV1Layout):
-        plan = plan_v1(desk.deployment(), layout, time.time())
+        deployment = desk.deployment()
+        make = plan_child if deployment.generation == "v1" else plan_v1
+        plan = make(deployment, layout, time.time())
     elif isinstance(layout, TreeLayout):
         plan = plan_tree(desk.deployment(), layout, time.time())
     else:

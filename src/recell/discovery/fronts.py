@@ -23,7 +23,7 @@ from recell.model.deployment import (
 from recell.model.rabbit import WEB_SERVERS, RabbitClient
 from recell.model.urls import parse_url
 
-__all__ = ["NOVA_UNREAD", "FrontHost", "proxied", "told_of_nova", "with_doors"]
+__all__ = ["NOVA_UNREAD", "FrontHost", "proxied", "told_of_nova", "with_balancers", "with_doors"]
 _ANSWERS_S = 10
 
 
@@ -103,10 +103,27 @@ def told_of_nova(deployment: Deployment, nova: Deployment) -> Deployment:
         remarks=(*deployment.remarks, *nova.remarks),
     )
     clients = [_nova_client(c, known.get((c.host, c.unit))) for c in deployment.rabbit_clients]
+    merged = with_balancers(replace(merged, rabbit_clients=tuple(clients)))
     there = {(c.host, c.unit) for c in clients}
     silent = [s for s in nova.services if s.active and (s.host, s.unit) not in there]
     clients += [c for s in silent if (c := _unheard(merged, s)) is not None]
     return replace(merged, rabbit_clients=tuple(clients))
+
+
+def with_balancers(deployment: Deployment) -> Deployment:
+    """Each broker with addresses that are no node's and lead to it all the same: those by which a server that
+    takes from its queues says that it comes."""
+    found: dict[str, set[str]] = {}
+    for client in deployment.rabbit_clients:
+        # Who has further URLs may take from there.
+        if client.queues and client.shown and not client.fixed and deployment.broker_of(client.shown) is None:
+            for end in parse_url(client.shown).endpoints:
+                found.setdefault(end.place, set()).add(client.cluster)
+    brokers = tuple(
+        replace(b, doors=tuple(sorted(d for d, names in found.items() if names == {b.name})))
+        for b in deployment.brokers
+    )
+    return replace(deployment, brokers=brokers)
 
 
 def _both(host: HostFacts, nova: HostFacts) -> HostFacts:
@@ -125,7 +142,14 @@ def _nova_client(client: RabbitClient, service: NovaService | None) -> RabbitCli
         shown=service.transport_url,
         container=service.container is not None,
         role=service.role,
+        also=_also(service),
     )
+
+
+def _also(service: NovaService) -> tuple[tuple[str, str, str], ...]:
+    section = "oslo_messaging_notifications"
+    file = service.origins.get(f"{section}/transport_url", "")
+    return ((file, section, service.notification_url),) if file else ()
 
 
 def _unheard(deployment: Deployment, service: NovaService) -> RabbitClient | None:
@@ -135,7 +159,7 @@ def _unheard(deployment: Deployment, service: NovaService) -> RabbitClient | Non
         return None
     base = RabbitClient(
         cluster=broker.name,
-        vhost=parse_url(service.transport_url).path or "/",
+        vhost=parse_url(service.transport_url).vhost,
         program=service.unit,
         peer=deployment.host(service.host).address.host,
         host=service.host,

@@ -26,6 +26,11 @@ ENDED = ("completed", "confirmed", "reverted", "failed", "error", "cancelled")
 """Migration states in which a migration holds no allocation any more; a resize that is "finished" still
 waits for its owner's word, and holds the room on the host that it left."""
 _NOT_HIDDEN = " AND hidden = 0"
+_MAPPED = (
+    "SELECT m.instance_uuid, c.uuid AS cell FROM instance_mappings m"
+    " LEFT JOIN cell_mappings c ON c.id = m.cell_id"
+)
+_NOT_QUEUED = " WHERE COALESCE(m.queued_for_delete, 0) = 0"
 _VARIABLES = ("version", "log_bin", "binlog_format", "binlog_row_image", "read_only", "max_connections")
 _UNMIGRATED_API = {
     "populate_queued_for_delete": (
@@ -73,15 +78,16 @@ def read_homes(nova: NovaPort, trouble: Trouble | None = None) -> Homes:
             continue
         for row in found:
             rows.setdefault(str(row["uuid"]), set()).add(cell)
+    marked = _has(nova, "", "instance_mappings", "queued_for_delete")
     mapped = {
         str(row["instance_uuid"]): str(row["cell"] or "")
-        for row in nova.query(
-            "",
-            "SELECT m.instance_uuid, c.uuid AS cell FROM instance_mappings m"
-            " LEFT JOIN cell_mappings c ON c.id = m.cell_id"
-            " WHERE COALESCE(m.queued_for_delete, 0) = 0",
-        )
+        for row in nova.query("", _MAPPED + _NOT_QUEUED if marked else _MAPPED)
     }
+    if not marked:  # before Rocky: a deleted instance stays mapped, unmarked, until its row is archived
+        for _, found in _each(nova, "SELECT uuid FROM instances WHERE deleted <> 0", trouble, "instances"):
+            for row in found or ():
+                if str(row["uuid"]) not in rows:
+                    mapped.pop(str(row["uuid"]), None)
     building = frozenset(
         str(r["instance_uuid"]) for r in nova.query("", "SELECT instance_uuid FROM build_requests")
     )
@@ -110,9 +116,13 @@ def read_guests(nova: NovaPort, trouble: Trouble | None = None) -> tuple[Guest, 
 def read_moves(nova: NovaPort, trouble: Trouble | None = None) -> frozenset[str]:
     """Migrations that have not ended: they hold the allocations of the side that an instance left."""
     marks = ", ".join(["%s"] * len(ENDED))
-    sql = f"SELECT uuid FROM migrations WHERE deleted = 0 AND uuid IS NOT NULL AND status NOT IN ({marks})"  # noqa: S608
+    # Before Queens a migration has no uuid, and holds no allocation of its own.
+    sql = f"SELECT * FROM migrations WHERE deleted = 0 AND status NOT IN ({marks})"  # noqa: S608
     return frozenset(
-        str(r["uuid"]) for _, found in _each(nova, sql, trouble, "migrations", ENDED) for r in found or ()
+        str(r["uuid"])
+        for _, found in _each(nova, sql, trouble, "migrations", ENDED)
+        for r in found or ()
+        if r.get("uuid")
     )
 
 
@@ -201,14 +211,20 @@ _COLUMNS = {
 
 def _known(nova: NovaPort, cell: str, sql: str) -> str:
     """Without the condition on ``hidden``, where instances have no such column: before Train."""
-    if _NOT_HIDDEN not in sql:
+    if _NOT_HIDDEN not in sql or _has(nova, cell, "instances", "hidden"):
         return sql
-    there = nova.query(
-        cell,
-        "SELECT column_name AS name FROM information_schema.columns"
-        " WHERE table_schema = DATABASE() AND table_name = 'instances' AND column_name = 'hidden'",
+    return sql.replace(_NOT_HIDDEN, "")
+
+
+def _has(nova: NovaPort, cell: str, table: str, column: str) -> bool:
+    return bool(
+        nova.query(
+            cell,
+            "SELECT column_name AS name FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name = %s AND column_name = %s",
+            (table, column),
+        )
     )
-    return sql if there else sql.replace(_NOT_HIDDEN, "")
 
 
 def _each(

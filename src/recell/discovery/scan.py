@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import ParamSpec, TypeVar
 
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config
 from recell.adapters.containers import Inside, inside
 from recell.adapters.nova_db import NovaDatabases
-from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort, RawMapping
+from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort, ProxyServer, RawMapping
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
 from recell.adapters.world import Secrets, secrets_of
@@ -37,7 +37,7 @@ from recell.model.deployment import (
     ProxyBackendServer,
     ServiceRecord,
 )
-from recell.model.urls import is_template, parse_url
+from recell.model.urls import is_address, is_template, parse_url
 from recell.planning.templates import resolve_template
 
 P = ParamSpec("P")
@@ -57,6 +57,7 @@ class _Seen:
     nova_version: str
 
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Trouble = Callable[[str, RecellError], None]
 FIRST_WITH_CELLS_V2 = 15  # Ocata: every later release has an API database
 """(what could not be looked at, why)"""
@@ -170,15 +171,7 @@ def _which(host: HostPort, program: str) -> str:
 
 def _ips(host: HostPort) -> tuple[str, ...]:
     words = host.query(["hostname", "-I"]).stdout.decode(errors="replace").split()
-    return tuple(w for w in words if _is_ip(w))
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return tuple(w for w in words if is_address(w))
 
 
 def _os(host: HostPort) -> str:
@@ -236,7 +229,7 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
         generation=generation,
         made_at=at,
         nova_version=version,
-        hosts=tuple(one.facts for one in seen),
+        hosts=with_aliases([one.facts for one in seen], hosts, _urls(services, told.mappings)),
         services=services,
         brokers=brokers,
         clients=clients,
@@ -245,9 +238,37 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
         proxies=proxies,
         writers=tuple(w for one in seen for w in one.writers) + from_options(services),
         instances=told.instances,
-        remarks=_stale(hosts, services),
+        remarks=(*_stale(hosts, services), *(r for one in seen for r in one.found.remarks)),
         cells=told.cells,
     )
+
+
+def _urls(services: Sequence[NovaService], mappings: Sequence[CellMapping]) -> list[tuple[str, str]]:
+    """(who asks, shown URL)"""
+    found = [(s.host, url) for s in services for url in (s.transport_url, s.database) if url]
+    asker = services[0].host
+    found += [(asker, url) for m in mappings for url in (m.transport_resolved, m.database_resolved)
+              if url and not is_template(url)]  # fmt: skip
+    return found
+
+
+def with_aliases(
+    facts: Sequence[HostFacts], hosts: Mapping[str, HostPort], urls: Sequence[tuple[str, str]]
+) -> tuple[HostFacts, ...]:
+    """The same hosts with the names that URLs give them, as those resolve them that use the URLs."""
+    known = {n for f in facts for n in (f.name, f.hostname, f.address.host)}
+    names = {h: who for who, url in reversed(urls) for h in parse_url(url).hosts if h and not is_address(h)}
+    aliases: dict[str, list[str]] = {}
+    for name, who in sorted(names.items()):
+        if name in known or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            continue
+        lines = hosts[who].query(["getent", "ahosts", name], timeout=20).stdout.decode(errors="replace")
+        addresses = {line.split()[0] for line in lines.splitlines() if line.strip()}
+        for f in facts:
+            own = f.name == who and any(is_address(a) and ip_address(a).is_loopback for a in addresses)
+            if own or addresses & {*f.ips, f.address.host}:
+                aliases.setdefault(f.name, []).append(name)
+    return tuple(replace(f, aliases=tuple(aliases.get(f.name, ()))) for f in facts)
 
 
 def generation_of(services: Sequence[NovaService], version: str) -> str:
@@ -411,7 +432,7 @@ def _clusters(
     """One Broker per set of nodes that know each other."""
     out: list[tuple[Broker, RabbitCluster]] = []
     done: set[str] = set()
-    by_hostname = {one.facts.hostname: one.facts.name for one in seen}
+    by_hostname = hostnames(one.facts for one in seen)
     for one in seen:
         if not one.has_rabbit or one.facts.name in done:
             continue
@@ -422,6 +443,20 @@ def _clusters(
     return out
 
 
+def hostnames(facts: Iterable[HostFacts]) -> dict[str, str]:
+    """Inventory names by what RabbitMQ calls a node's host: in full; short where one host is called so."""
+    known: dict[str, str] = {}
+    short: dict[str, set[str]] = {}
+    for host in facts:
+        known[host.hostname] = host.name
+        short.setdefault(host.hostname.partition(".")[0], set()).add(host.name)
+    return {**{name: next(iter(hosts)) for name, hosts in short.items() if len(hosts) == 1}, **known}
+
+
+def _host_of_node(node: str) -> str:
+    return node.partition("@")[2]
+
+
 def _cluster(
     hosts: dict[str, SshHost], name: str, by_hostname: dict[str, str]
 ) -> tuple[Broker, RabbitCluster]:
@@ -429,8 +464,8 @@ def _cluster(
     cluster = RabbitCluster(name, (Inside(hosts[name], RABBIT_UNIT),))
     alarms = cluster.alarms()  # tells the version too
     nodes, version = cluster.running_nodes(), cluster.version()
-    short = [n.partition("@")[2].partition(".")[0] for n in nodes]
-    members = sorted({*(by_hostname[n] for n in short if n in by_hostname), name})
+    found_at = (by_hostname.get(n) or by_hostname.get(n.partition(".")[0]) for n in map(_host_of_node, nodes))
+    members = sorted({name, *(host for host in found_at if host)})
     port = RabbitCluster(members[0], tuple(Inside(hosts[m], RABBIT_UNIT) for m in members), version)
     found = Broker(members[0], tuple(members), nodes, version, port.vhosts(), alarms=alarms)
     return found, port
@@ -468,17 +503,25 @@ def _clients(ports: list[tuple[Broker, RabbitCluster]], seen: Sequence[_Seen]) -
 
 
 def _proxied(host: SshHost, seen: Sequence[_Seen]) -> list[ProxyBackendServer]:
-    out = []
-    for server in HaproxySocket(host).servers():
-        ip, _, port = server.address.rpartition(":")
-        entry = ProxyBackendServer(host.name, server.backend, server.server, server.address, server.state)
-        for one in seen:
-            names = {*one.facts.ips, one.facts.hostname, one.facts.name, one.facts.address.host}
-            for s in one.found.services:
-                if ip in names and port.isdigit() and s.port == int(port):
-                    entry = replace(entry, host=s.host, unit=s.unit)
-        out.append(entry)
-    return out
+    behind = [(one.facts, one.found.services) for one in seen]
+    return [led_to(host.name, server, behind) for server in HaproxySocket(host).servers()]
+
+
+def led_to(
+    proxy: str, server: ProxyServer, hosts: Sequence[tuple[HostFacts, Sequence[NovaService]]]
+) -> ProxyBackendServer:
+    """A server of HAProxy's, with the service that listens there."""
+    address, _, port = server.address.rpartition(":")
+    entry = ProxyBackendServer(proxy, server.backend, server.server, server.address, server.state)
+    ip = address.strip("[]")
+    for facts, services in hosts:
+        here = ip in LOOPBACK and facts.name == proxy
+        if not here and ip not in {*facts.ips, facts.hostname, facts.name, facts.address.host}:
+            continue
+        for s in services:
+            if port.isdigit() and int(port) in s.ports:
+                entry = replace(entry, host=s.host, unit=s.unit)
+    return entry
 
 
 def _stale(hosts: dict[str, SshHost], services: Sequence[NovaService]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,7 +13,16 @@ from recell.adapters import containers
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.ports import Contained, FileStat, HostPort, ProcessInfo, UnitState, processes_of
 from recell.errors import BadInput
-from recell.model.deployment import ConfigFile, Container, NovaService, Role
+from recell.model.deployment import (
+    ENVIRONMENT,
+    IN_WEB_SERVER,
+    INIT_SCRIPTS,
+    ConfigFile,
+    Container,
+    NovaService,
+    Role,
+    named_values,
+)
 from recell.model.urls import parse_url
 
 PROGRAMS: dict[str, Role] = {
@@ -61,6 +70,7 @@ OPTIONS = (
     ("quota", "driver"),
     ("scheduler", "discover_hosts_in_cells_interval"),
     ("workarounds", "disable_group_policy_check_upcall"),
+    ("workarounds", "enable_consoleauth"),
 )
 """Options that a plan or a check looks at and that never hold a secret."""
 URLS = (
@@ -71,6 +81,10 @@ URLS = (
 )
 _KOLLA: dict[str, Role] = {**PROGRAMS, "nova-metadata": "metadata"}
 """By a container's name, where its command (a web server's) does not name the service."""
+WEB_SERVERS = ("apache2", "apache2ctl", "apachectl", "httpd", "httpd-prefork")
+_PYTHON = re.compile(r"python[0-9.]*")
+_DISTRIBUTION = "/usr/share/nova/nova-dist.conf"
+"""What RDO's oslo.config reads before /etc/nova, unless files are named; nobody else has it."""
 _GRACE = re.compile(r"^ExecStop=.*\s(?:-t|--time|--timeout)[ =](\d+)", re.MULTILINE)
 
 
@@ -139,7 +153,7 @@ def find_services(host: HostPort, hostname: str) -> Found:
     files: dict[str, ConfigFile] = {}
     remarks: list[str] = []
     listening = listening_on(host)
-    units = [host.unit(name) for name in sorted(c for c in candidates if c)]
+    units = [_past_script(host, host.unit(name), processes) for name in sorted(c for c in candidates if c)]
     for unit in [*units, *_without_unit(host, units)]:
         name = unit.name
         seen: Files = _Inside(host, unit.container) if unit.container else host
@@ -147,6 +161,8 @@ def find_services(host: HostPort, hostname: str) -> Found:
         if unit.container and unit.container.id and role is None:
             role = _KOLLA.get(unit.container.name.replace("_", "-"))
         if role is None:
+            if (program := _web_server(unit, processes)) is not None:
+                remarks.append(f"{IN_WEB_SERVER}|{host.name}|{name}|{program}")
             continue
         inside, explicit = config_paths(unit, seen, role)
         container = unit.container
@@ -154,7 +170,8 @@ def find_services(host: HostPort, hostname: str) -> Found:
         below = _below(host, container.directory) if container else ()
         try:
             contents = [(p, host.read(p) or b"") for p in paths]
-            config = parse_config(contents, environment_of(unit, seen))
+            environment = environment_of(unit, seen)
+            config, given = parse_config(contents, environment), parse_config([], environment)
         except BadInput as error:
             raise BadInput(f"{host.name}: {error.sentence}", error.remedy) from None
         configs[name] = config
@@ -172,11 +189,32 @@ def find_services(host: HostPort, hostname: str) -> Found:
             explicit,
             contents,
             config,
+            given,
             hostname,
-            next((port for port, owners in sorted(listening.items()) if owners & pids), 0),
+            tuple(port for port, owners in sorted(listening.items()) if owners & pids),
         )
         services.append(replace(service, container=_container(host, unit, below)))
     return Found(tuple(services), tuple(files.values()), configs, tuple(remarks))
+
+
+def _web_server(unit: UnitState, processes: Sequence[ProcessInfo]) -> str | None:
+    """The web server that runs nova-api or metadata as a module of its own (mod_wsgi); None: none does."""
+    program = posixpath.basename(unit.exec_start[0]) if unit.exec_start else ""
+    if program not in WEB_SERVERS or not unit.running:
+        return None
+    words = " ".join(w for p in processes_of(unit, processes) for w in p.argv)
+    return program if re.search(r"nova[-_](?:api|metadata)", words) else None
+
+
+def _past_script(host: Files, unit: UnitState, processes: Sequence[ProcessInfo]) -> UnitState:
+    """Debian's and Ubuntu's units start an init script, which names files and then becomes the service: its
+    command line is the process's."""
+    main = next((p.argv for p in processes if unit.main_pid and p.pid == unit.main_pid), ())
+    if not main or not unit.exec_start or not unit.exec_start[0].startswith(INIT_SCRIPTS):
+        return unit
+    if _PYTHON.fullmatch(posixpath.basename(main[0])) and main[1:2] and main[1].startswith("/"):
+        main = main[1:]
+    return replace(unit, exec_start=main) if role_of(main, host) else unit
 
 
 def _without_unit(host: HostPort, units: list[UnitState]) -> list[UnitState]:
@@ -220,11 +258,15 @@ def _service(
     explicit: bool,
     contents: list[tuple[str, bytes]],
     config: Config,
+    given: Config,
     hostname: str,
-    port: int,
+    ports: tuple[int, ...],
 ) -> NovaService:
     origins = {}
     for group, option in (*URLS, *OPTIONS):
+        if given.has(group, option):
+            origins[f"{group}/{option}"] = ENVIRONMENT
+            continue
         for path, content in contents:
             if parse_config([(path, content)]).has(group, option):
                 origins[f"{group}/{option}"] = path
@@ -249,7 +291,8 @@ def _service(
         database=shown["database/connection"],
         api_database=shown["api_database/connection"],
         notification_url=shown["oslo_messaging_notifications/transport_url"],
-        port=port,
+        port=ports[0] if ports else 0,
+        ports=ports,
         fragment=unit.fragment,
         dropins=unit.dropins,
         origins=origins,
@@ -273,7 +316,7 @@ def config_paths(unit: UnitState, host: Files, role: Role) -> tuple[tuple[str, .
     configuration directories. A WSGI application takes its list from the environment.
     """
     argv = unit.exec_start
-    named = _option_values(argv, "--config-file")
+    named = named_values(argv, "--config-file")
     explicit = bool(named)
     program = next((posixpath.basename(w) for w in argv if posixpath.basename(w) in PROGRAMS), "nova")
     own = bool(argv) and posixpath.basename(argv[0]).startswith("nova")
@@ -284,9 +327,9 @@ def config_paths(unit: UnitState, host: Files, role: Role) -> tuple[tuple[str, .
         names = [n.strip() for n in listed if n.strip()] or ["api-paste.ini", "nova.conf"]
         named = [posixpath.join(top, n) for n in names]
     elif not named:
-        named = ["/etc/nova/nova.conf", f"/etc/nova/{program}.conf"]
+        named = [_DISTRIBUTION, "/etc/nova/nova.conf", f"/etc/nova/{program}.conf"]
     # Named files replace the default ones; directories have a default of their own, named files or not.
-    directories = _option_values(argv, "--config-dir") or [
+    directories = named_values(argv, "--config-dir") or [
         "/etc/nova/nova.conf.d",
         f"/etc/nova/{program}.conf.d",
     ]
@@ -295,11 +338,6 @@ def config_paths(unit: UnitState, host: Files, role: Role) -> tuple[tuple[str, .
         found += sorted(host.glob(posixpath.join(directory, "*.conf")))
     # api-paste.ini holds filters and applications, none of the options that matter here.
     return tuple(dict.fromkeys(p for p in found if not p.endswith("paste.ini"))), explicit
-
-
-def _option_values(argv: tuple[str, ...], option: str) -> list[str]:
-    out = [argv[i + 1] for i, w in enumerate(argv[:-1]) if w == option]
-    return out + [w.partition("=")[2] for w in argv if w.startswith(option + "=")]
 
 
 def environment_of(unit: UnitState, host: Files) -> dict[str, str]:

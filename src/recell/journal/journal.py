@@ -53,7 +53,7 @@ class Entry:
 
 OPERATOR = "operator"
 """What the facts about the operator's own words stand under."""
-BESIDE = ("finish", "rows")
+BESIDE = ("finish", "rows", "audit", "sync")
 """Verbs whose runs are no part of the way there or back."""
 
 

@@ -6,6 +6,7 @@ URLs are kept with passwords hidden; a file is known by its sha256. Times are se
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,8 +31,26 @@ Role = Literal[
     "network",
 ]
 CONSOLES: tuple[Role, ...] = ("novncproxy", "spicehtml5proxy", "serialproxy")
+INIT_SCRIPTS = "/etc/init.d/"
+"""A service's argv that begins so names no files of its own: the script does, when it runs."""
+ENVIRONMENT = "its environment"
+"""Where a service's option comes from when no file sets it: OS_<GROUP>__<OPTION>."""
 PROXY_UNREAD, NOVA_UNREAD = "proxy-unread", "nova-unread"
 """Remarks of a deployment that begin so say what could not be looked at: ``word|host|why``."""
+
+
+def named_values(argv: Sequence[str], option: str) -> list[str]:
+    """What a command line gives for an option, in either spelling, in its order: the last file wins."""
+    found = [
+        w.partition("=")[2] if w.startswith(f"{option}=") else following
+        for w, following in zip(argv, (*argv[1:], ""), strict=False)
+        if w == option or w.startswith(f"{option}=")
+    ]
+    return [value for value in found if value]
+
+
+IN_WEB_SERVER = "in-web-server"
+"""Such a remark names a web server that has nova-api or metadata inside: ``word|host|unit|program``."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +100,8 @@ class NovaService:
     ``explicit_config``: whether the command line names them (else they are the defaults).
     ``transport_url``, ``notification_url``, ``database``, ``api_database``: shown URLs, "" when unset.
     ``options``: "section/option" -> value, of those that matter and hold no secret; ``origins``:
-    "section/option" -> the file that sets it, secrets' included. ``port``: where a WSGI service listens.
+    "section/option" -> the file that sets it, secrets' included. ``port``: where a WSGI service listens; of
+    several, ``ports``, the first: nova-api may answer for metadata too.
     Of a service in a container ``argv`` is the one inside, and files are named as the host has them.
     """
 
@@ -107,11 +127,13 @@ class NovaService:
     options: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     container: Container | None = None
+    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Broker:
-    """A RabbitMQ cluster. ``name``: its first node's host; ``hosts``: inventory names of its nodes."""
+    """A RabbitMQ cluster. ``name``: its first node's host; ``hosts``: inventory names of its nodes.
+    ``doors``: ``host:port`` of load balancers, or of names that its hosts don't have, that lead to it."""
 
     name: str
     hosts: tuple[str, ...]
@@ -120,6 +142,7 @@ class Broker:
     vhosts: tuple[str, ...]
     port: int = 5672
     alarms: tuple[str, ...] = ()
+    doors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,6 +216,7 @@ class HostFacts:
     """A host and what was found on it that matters.
 
     ``nova_prefix``: the words before ``nova_manage`` that run it in a container; none: on the host.
+    ``aliases``: other names of it that URLs use.
     """
 
     name: str
@@ -205,6 +229,7 @@ class HostFacts:
     nova_manage: str = ""
     nova_prefix: tuple[str, ...] = ()
     clock_offset_s: float = 0.0
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,16 +268,30 @@ class Deployment:
     def role(self, *roles: Role) -> tuple[NovaService, ...]:
         return tuple(s for s in self.services if s.role in roles)
 
+    @property
+    def silent_after_s(self) -> float:
+        """A service that hasn't reported for so long doesn't run: 60 s, or the longest service_down_time."""
+        said = (s.options.get("DEFAULT/service_down_time", "") for s in self.services)
+        return float(max((60, *(int(word) for word in said if word.isdigit()))))
+
+    def servers_of(self, service: NovaService) -> tuple[ProxyBackendServer, ...]:
+        """Where HAProxy leads to a service; those of its first port come first."""
+        mine = [p for p in self.proxies if (p.host, p.unit) == (service.host, service.unit)]
+        return tuple(sorted(mine, key=lambda p: p.address.rpartition(":")[2] != str(service.port)))
+
     def broker_of(self, transport_url: str) -> Broker | None:
-        """The broker that a shown transport URL leads to: the one that has one of its hosts."""
+        """The broker that a shown transport URL leads to: the one that has one of its hosts or doors."""
         from recell.model.urls import parse_url
 
-        wanted = set(parse_url(transport_url).hosts) if transport_url else set()
+        url = parse_url(transport_url) if transport_url else None
+        wanted = set(url.hosts) if url else set()
         for broker in self.brokers:
+            if url and {e.place for e in url.endpoints} & set(broker.doors):
+                return broker
             names = set(broker.hosts)
             for name in broker.hosts:
                 facts = self.host(name)
-                names |= {facts.hostname, facts.address.host, *facts.ips}
+                names |= {facts.hostname, facts.address.host, *facts.ips, *facts.aliases}
             if wanted & names:
                 return broker
         return None

@@ -7,6 +7,7 @@ transport URL with one host.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
@@ -25,6 +26,11 @@ class Endpoint:
     port: int = 0
     user: str = ""
     password: str = ""
+
+    @property
+    def place(self) -> str:
+        """``host:port``, a broker's port where none is written."""
+        return f"{self.host}:{self.port or 5672}"
 
     def text(self) -> str:
         auth = ""
@@ -59,11 +65,29 @@ class Url:
     def hosts(self) -> tuple[str, ...]:
         return tuple(e.host for e in self.endpoints)
 
+    @property
+    def vhost(self) -> str:
+        """Of a transport URL, as RabbitMQ spells it: all behind one slash. ``//nova`` leads to ``/nova``."""
+        return unquote(self.path) or "/"
+
+    def with_vhost(self, vhost: str) -> Url:
+        """The same transport URL with another vhost; "" is ``/``."""
+        return replace(self, path="" if vhost == "/" else quote(vhost, safe="/"))
+
     def with_nodes(self, nodes: tuple[tuple[str, int], ...]) -> Url:
         """The same account, path and query on other nodes (the first endpoint's account)."""
         first = self.endpoints[0]
         port = first.port
         return replace(self, endpoints=tuple(replace(first, host=h, port=p or port) for h, p in nodes))
+
+
+def is_address(host: str) -> bool:
+    """Whether a URL's host is an IP address, of either family, and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_template(raw: str) -> bool:

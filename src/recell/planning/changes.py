@@ -75,16 +75,26 @@ def _value(before: str, change: Change, mapping_url: MappingUrl) -> str:
             section, option = change["source"]
             return _required(before, section, option)
         case "mapping":
-            return mapping_url(change["cell"])
+            return mapping_url(change["cell"]).replace("$", "$$")  # a file's $ begins an option's name
         case _:
-            url = parse_url(_required(before, change["section"], change["option"]))
+            url = parse_url(_literal(before, change["section"], change["option"]))
             nodes = tuple((str(host), int(port)) for host, port in change["nodes"])
             moved = url.with_nodes(nodes)
-            if "vhost" in change:
-                from dataclasses import replace
+            return (moved.with_vhost(change["vhost"]) if "vhost" in change else moved).text()
 
-                moved = replace(moved, path=change["vhost"].removeprefix("/"))
-            return moved.text()
+
+def _literal(text: str, section: str, option: str) -> str:
+    """As the service reads it.
+
+    :raises Unsupported: it names other options: their values may be in other files.
+    """
+    value = _required(text, section, option).replace(r"\$", "$$")
+    if "$" in value.replace("$$", ""):
+        raise Unsupported(
+            f"[{section}] {option} is written with the names of other options ($...)",
+            "Write it out in that file, restart the services that read it, and scan again",
+        )
+    return value.replace("$$", "$")
 
 
 def _required(text: str, section: str, option: str) -> str:

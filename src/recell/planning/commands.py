@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recell.model.deployment import Deployment, NovaService
+from recell.errors import Unsupported
+from recell.model.deployment import INIT_SCRIPTS, Deployment, NovaService
 from recell.planning import unitfile
+
+QUEENS = 17
 
 
 def with_config(service: NovaService, moved: Mapping[str, str]) -> list[str]:
@@ -14,10 +17,18 @@ def with_config(service: NovaService, moved: Mapping[str, str]) -> list[str]:
 
     Files that it reads by default must be named once one of them is (oslo.config reads its defaults
     only when none is named); configuration directories stay as they are.
+
+    :raises Unsupported: an init script starts it, and no process tells what becomes of that.
     """
     argv = list(service.argv)
     if not moved:
         return argv
+    if argv and argv[0].startswith(INIT_SCRIPTS):
+        raise Unsupported(
+            f"{service.unit} on {service.host} is started by {argv[0]} and does not run, so the command line"
+            " that it would get can't be read",
+            "Start it, then scan again; or remove the unit",
+        )
     if service.explicit_config:
         out = []
         for word in argv:
@@ -44,13 +55,27 @@ def dropin(argv: list[str], cell: str) -> str:
     return unitfile.dropin(argv, f"Made by recell: this service belongs to {cell}.")
 
 
+def reports(deployment: Deployment) -> dict[str, Any]:
+    """For a proof: ``up_s``, after which a service counts as silent; ``silent``, [cell, host, binary] of
+    those that were so before. A dead host, or a dead service's record, is no fault of a conversion."""
+    limit = deployment.silent_after_s
+    before = [[r.cell, r.host, r.binary] for r in deployment.records if r.seconds_since_report > limit]
+    return {"up_s": limit, "silent": before}
+
+
 def proofs(deployment: Deployment, host: str) -> list[dict[str, Any]]:
-    """nova-manage and nova-status where they are on ``host``; read-only, no secret in their argv."""
+    """nova-manage and nova-status where they are on ``host``; read-only, no secret in their argv.
+
+    What nova-status finds in an upgrade's way (2) was there before.
+    """
     facts = deployment.host(host)
     if not facts.nova_manage:
         return []
     status = facts.nova_manage.removesuffix("nova-manage") + "nova-status"
+    major = deployment.nova_version.partition(".")[0]
+    # Before Queens nova-manage can't list hosts.
+    listed = "list_cells" if major.isdigit() and int(major) < QUEENS else "list_hosts"
     return [
-        {"host": host, "argv": [*facts.nova_prefix, facts.nova_manage, "cell_v2", "list_hosts"], "fine": [0]},
-        {"host": host, "argv": [*facts.nova_prefix, status, "upgrade", "check"], "fine": [0, 1]},
+        {"host": host, "argv": [*facts.nova_prefix, facts.nova_manage, "cell_v2", listed], "fine": [0]},
+        {"host": host, "argv": [*facts.nova_prefix, status, "upgrade", "check"], "fine": [0, 1, 2]},
     ]

@@ -21,6 +21,7 @@ from recell.model.moving import End, Ends
 from recell.model.plan import Acts, ExpectedChange
 from recell.model.urls import Url, parse_url
 from recell.planning.draft import Draft
+from recell.planning.names import called_like
 
 MYSQL_PORT = 3306
 NOTICE = "writes to the cell wait, up to 1.5 s at a time"
@@ -57,6 +58,7 @@ class DatabaseMove:
     first: str
     members: tuple[Member, ...]
     proofs: list[dict[str, Any]] = field(default_factory=list)
+    reports: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -82,12 +84,11 @@ def find_ends(
         )
     if (old.name, wanted.relay_port) in ((new.name, wanted.port), (old.name, now.port or MYSQL_PORT)):
         raise BadInput(f"relay_port {wanted.relay_port} is a database server's own", "Choose a free port")
-    named = not now.host.replace(".", "").isdigit() and ":" not in now.host
     ends = Ends(
         End(old.name, now.host, now.port or MYSQL_PORT, addresses(old)),
         End(
             new.name,
-            wanted.address or (new.hostname if named else new.address.host),
+            wanted.address or called_like(deployment, now.host, new),
             wanted.port,
             addresses(new),
         ),
@@ -112,7 +113,7 @@ def refuse_what_cant_be_relayed(url: Url) -> None:
 
 
 def _names(host: HostFacts) -> set[str]:
-    return {host.name, host.hostname, host.address.host, *host.ips} - {""}
+    return {host.name, host.hostname, host.address.host, *host.ips, *host.aliases} - {""}
 
 
 def addresses(host: HostFacts) -> tuple[str, ...]:
@@ -417,4 +418,5 @@ def _prove(move: DatabaseMove, draft: Draft, id: str, acts: Acts) -> None:
         serving=[list(r) for r in sorted(rpc)],
         up={move.cell.uuid: ["nova-compute", "nova-conductor"]},
         commands=move.proofs,
+        **move.reports,
     )

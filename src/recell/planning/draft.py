@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass, field
 from typing import Any
 
 from recell.errors import Unsupported
-from recell.model.deployment import Broker, CellMapping, Deployment, NovaService
+from recell.model.deployment import (
+    ENVIRONMENT,
+    IN_WEB_SERVER,
+    Broker,
+    CellMapping,
+    Deployment,
+    NovaService,
+    named_values,
+)
 from recell.model.layout import Layout
 from recell.model.plan import Acts, Fingerprint, PlanStep
 
@@ -87,6 +96,12 @@ class Facts:
     super_hosts: tuple[str, ...]
 
     @property
+    def super_models(self) -> tuple[NovaService, ...]:
+        """What a super-conductor is modelled on: one nova-conductor of each host that gets one."""
+        models = {s.host: s for s in reversed(self.conductors) if s.host in self.super_hosts}
+        return tuple(s for s in self.conductors if models.get(s.host) is s)
+
+    @property
     def api_level(self) -> tuple[NovaService, ...]:
         api_metadata = self.metadata if self.layout.services.metadata == "api" else ()
         return (*self.apis, *self.schedulers, *api_metadata)
@@ -95,6 +110,19 @@ class Facts:
     def cell_level(self) -> tuple[NovaService, ...]:
         cell_metadata = self.metadata if self.layout.services.metadata == "cell" else ()
         return (*self.conductors, *self.consoles, *cell_metadata)
+
+
+def refuse_web_servers(deployment: Deployment) -> None:
+    """:raises Unsupported: nova-api or metadata is a module of a web server."""
+    for remark in deployment.remarks:
+        word, _, rest = remark.partition("|")
+        if word == IN_WEB_SERVER:
+            host, unit, program = rest.split("|")
+            raise Unsupported(
+                f"nova-api or metadata on {host} runs inside {program} ({unit}), whose restart would stop"
+                " whatever else is in there",
+                "Run it as a unit of its own (nova-api, or uwsgi with nova.wsgi.osapi_compute), scan again",
+            )
 
 
 def edited_file(service: NovaService, may_lack: str = "") -> str:
@@ -111,13 +139,28 @@ def edited_file(service: NovaService, may_lack: str = "") -> str:
             "Set both in one configuration file, restart the service, and scan again",
         )
     path = places.pop()
-    if path not in service.config_files:
+    if path == ENVIRONMENT:
         raise Unsupported(
-            f"{service.unit} on {service.host} takes its URLs from {path}, a configuration"
-            " directory that every service there reads",
+            f"{service.unit} on {service.host} takes its URLs from its environment, which wins over files",
+            "Move them into nova.conf, restart the service, and scan again",
+        )
+    if not is_its_own(service, path):
+        raise Unsupported(
+            f"{service.unit} on {service.host} takes its URLs from {path}, in a configuration directory that"
+            " every service there reads, whatever files it is given",
             "Move them into nova.conf, restart the service, and scan again",
         )
     return path
+
+
+def is_its_own(service: NovaService, path: str) -> bool:
+    """Whether a service reads this file because it is named, or as its nova.conf: another one can be named
+    instead. Files of a configuration directory are read in any case, and after those that are named."""
+    if path not in service.config_files:
+        return False
+    directories = named_values(service.argv, "--config-dir")
+    directory = posixpath.dirname(path)
+    return directory not in [d.rstrip("/") for d in directories] and not directory.endswith(".conf.d")
 
 
 def cell_path(facts: Facts, path: str) -> str:

@@ -125,11 +125,8 @@ def _value(change: Change, service: NovaService, deployment: Deployment, secrets
             url = parse_url(service.database if of_database else service.transport_url).with_nodes(
                 tuple((str(h), int(p)) for h, p in change["nodes"])
             )
-            text = url.shown()
-            if "vhost" in change:
-                text = text.rpartition("/")[0] + "/" + change["vhost"].removeprefix("/")
-                text += f"?{url.query}" if url.query else ""
-            return text.replace(HIDDEN, secrets.database if of_database else secrets.broker)
+            url = url.with_vhost(change["vhost"]) if "vhost" in change else url
+            return url.shown().replace(HIDDEN, secrets.database if of_database else secrets.broker)
 
 
 def _kolla(found: tuple[Setting, ...]) -> dict[str, str]:

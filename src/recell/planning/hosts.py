@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,12 @@ from recell.model.layout import Cell, CellBroker, CellConsoles, Layout
 from recell.model.urls import parse_url
 from recell.planning import commands, contained, database
 from recell.planning.database import Member
-from recell.planning.draft import CELL0
+from recell.planning.draft import CELL0, refuse_web_servers
 from recell.planning.moves import web_member
+from recell.planning.names import called_like, named_nodes
 
 KIND = "hosts"
+AMQP_PORT, AMQPS_PORT = 5672, 5671
 _SPACE = uuid.UUID("6f1c3b0a-6f0e-4c58-9d2c-7f6f9c1d52ce")
 
 
@@ -87,7 +89,8 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
             "this deployment runs cells v1, and its hosts can't move between cells yet",
             "Upgrade it to cells v2 first",
         )
-    mappings = {m.name: m for m in deployment.mappings if m.uuid != CELL0}
+    refuse_web_servers(deployment)
+    mappings = _by_name(deployment)
     apis = [s for s in deployment.role("api") if s.active]
     if not apis:
         raise Unsupported(
@@ -113,7 +116,7 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
             "every host is in the cell that the layout wants it in",
             "There is nothing to plan; recell verify looks whether all is well",
         )
-    computes = [(_compute(deployment, s, ends[name], layout.cells[name]), name) for s, name in moving]
+    computes = [(_compute(deployment, s, mappings.get(name), layout.cells[name]), name) for s, name in moving]
     contained.refuse_what_is_beyond_control(c.service for c, _ in computes)
     if made:
         contained.refuse_what_is_beyond_control(made[0].conductors)
@@ -135,6 +138,19 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
     )
 
 
+def _by_name(deployment: Deployment) -> dict[str, CellMapping]:
+    """Cells besides cell0; one without a name, which Nova allows, by its uuid."""
+    cells = [m for m in deployment.mappings if m.uuid != CELL0]
+    named = {m.name or m.uuid: m for m in cells}
+    if len(named) != len(cells):
+        names = [m.name for m in cells]
+        raise Unsupported(
+            f"several cells are called {next(n for n in names if n and names.count(n) > 1)}",
+            "Give each a name of its own (nova-manage cell_v2 update_cell, with both URLs), then scan again",
+        )
+    return named
+
+
 def _refuse_other_jobs(layout: Layout, mappings: dict[str, CellMapping]) -> None:
     for name, cell in layout.cells.items():
         if name == "cell0":
@@ -151,7 +167,7 @@ def _refuse_other_jobs(layout: Layout, mappings: dict[str, CellMapping]) -> None
 def _must_be_split(deployment: Deployment, apis: Sequence[NovaService], ends: dict[str, CellEnd]) -> None:
     for api in apis:
         broker = deployment.broker_of(api.transport_url)
-        vhost = _vhost(parse_url(api.transport_url).path)
+        vhost = parse_url(api.transport_url).vhost
         for end in ends.values():
             if broker is not None and (broker.name, vhost) == (end.broker, end.vhost):
                 raise Unsupported(
@@ -186,14 +202,9 @@ def _end(deployment: Deployment, mapping: CellMapping) -> CellEnd:
         url.path,
         broker.name,
         broker.hosts[0],
-        _vhost(parse_url(mapping.transport_resolved).path),
+        parse_url(mapping.transport_resolved).vhost,
         database.addresses(server),
     )
-
-
-def _vhost(path: str) -> str:
-    """As RabbitMQ spells it: ``rabbit://host/`` is vhost ``/``."""
-    return path.removeprefix("/") or "/"
 
 
 # -- which hosts -----------------------------------------------------------------------------------
@@ -258,7 +269,7 @@ def _home(homes: dict[str, list[str]], service: NovaService) -> str:
     return names[0]
 
 
-def _compute(deployment: Deployment, s: NovaService, new: CellEnd, cell: Cell) -> Compute:
+def _compute(deployment: Deployment, s: NovaService, there: CellMapping | None, cell: Cell) -> Compute:
     file = s.origins.get("DEFAULT/transport_url", "")
     if file not in s.config_files:
         raise Unsupported(
@@ -273,25 +284,21 @@ def _compute(deployment: Deployment, s: NovaService, new: CellEnd, cell: Cell) -
         )
     if s.options.get("DEFAULT/compute_driver", "").startswith("ironic"):
         raise Unsupported(f"{s.unit} on {s.host} serves ironic's nodes", "Leave the host out")
-    return Compute(s, file, _nodes(deployment, s, new, cell))
+    return Compute(s, file, _nodes(deployment, s, there, cell))
 
 
-def _nodes(deployment: Deployment, s: NovaService, new: CellEnd, cell: Cell) -> tuple[tuple[str, int], ...]:
-    """The new broker's nodes, as this service's URL names its own: by name or by address."""
-    if isinstance(cell.broker, CellBroker):
-        hosts, port = cell.broker.nodes, cell.broker.port
-    else:
-        broker = next(b for b in deployment.brokers if b.name == new.broker)
-        hosts, port = broker.hosts, broker.port
-    return named_nodes(deployment, s.transport_url, hosts, port)
-
-
-def named_nodes(
-    deployment: Deployment, like: str, hosts: Iterable[str], port: int
+def _nodes(
+    deployment: Deployment, s: NovaService, there: CellMapping | None, cell: Cell
 ) -> tuple[tuple[str, int], ...]:
-    by_name = not parse_url(like).hosts[0].replace(".", "").isdigit()
-    found = [deployment.host(h) for h in hosts]
-    return tuple((h.hostname if by_name else h.address.host, port) for h in found)
+    """The new broker's nodes: as the mapping of a cell that is ``there`` names them; else as this service's
+    URL names its own, by name or by address."""
+    if there is None:
+        if isinstance(cell.broker, str):
+            raise BadInput("a new cell has no broker", "Write broker: under it")
+        return named_nodes(deployment, s.transport_url, cell.broker.nodes, cell.broker.port)
+    url = parse_url(there.transport_resolved)
+    usual = AMQPS_PORT if "ssl=" in url.query else AMQP_PORT
+    return tuple((e.host, e.port or usual) for e in url.endpoints)
 
 
 def _waves(
@@ -336,18 +343,17 @@ def _new_cell(
         raise BadInput(f"{name} has no conductors", f"Name hosts of nova-conductor under {name}: conductors:")
     old_db, old_mq = parse_url(like.database_resolved), parse_url(like.transport_resolved)
     server = deployment.host(cell.database.host)
-    named = not old_db.hosts[0].replace(".", "").isdigit()
     broker = _broker(deployment, cell.broker)
     end = CellEnd(
         str(uuid.uuid5(_SPACE, f"{deployment.state_digest()} {name}")),
         name,
         server.name,
-        cell.database.address or (server.hostname if named else server.address.host),
+        cell.database.address or called_like(deployment, old_db.hosts[0], server),
         cell.database.port,
         cell.database.name or f"nova_{name}",
         broker.name,
         cell.broker.nodes[0],
-        _vhost(cell.broker.vhost or old_mq.path),
+        cell.broker.vhost or old_mq.vhost,
         database.addresses(server),
     )
     for other in others:
@@ -404,7 +410,7 @@ def _api_level(
     deployment: Deployment, apis: Sequence[NovaService], cells: set[CellMapping]
 ) -> tuple[Member, ...]:
     """Super-conductors, schedulers, and what answers requests: they read cell mappings at their start."""
-    names = {deployment.broker_of(s.transport_url) for s in apis}
+    homes = {(deployment.broker_of(s.transport_url), parse_url(s.transport_url).vhost) for s in apis}
     members: list[Member] = []
     for role in ("conductor", "scheduler", "api", "metadata"):
         for s in deployment.services:
@@ -416,7 +422,7 @@ def _api_level(
                     members.append(web_member(deployment, s, member))
                 continue
             broker = deployment.broker_of(s.transport_url)
-            if broker is not None and broker in names:
+            if broker is not None and (broker, parse_url(s.transport_url).vhost) in homes:
                 members.append(
                     Member(
                         s.host,
@@ -425,7 +431,7 @@ def _api_level(
                         s.nova_host,
                         s.config_files,
                         broker=broker.name,
-                        vhost=_vhost(parse_url(s.transport_url).path),
+                        vhost=parse_url(s.transport_url).vhost,
                         topics=(s.role,),
                     )
                 )

@@ -16,7 +16,7 @@ from recell.model.layout import Layout
 from recell.model.plan import MOVES, Acts, ExpectedChange, Plan
 from recell.model.scope import ByHost, ByParent, Shared
 from recell.model.window import Window
-from recell.planning import hosts, new_cell
+from recell.planning import commands, hosts, new_cell
 from recell.planning.changes import Change, describe, kept_notifications
 from recell.planning.database import roll_host
 from recell.planning.draft import Draft
@@ -64,6 +64,11 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
             ExpectedChange(cell, table, MOVES, "rows of hosts that move")
             for cell in sorted({end.name for w in facts.waves for end in (w.old, w.new)})
             for table in rows_of_hosts()
+        ),
+        *(
+            ExpectedChange(w.old.name, "services", f"host={c.service.nova_host}", "closed while it moves")
+            for w in facts.waves
+            for c in w.computes
         ),
     ]
     moved = {c.service.host: w.new for w in facts.waves for c in w.computes}
@@ -329,6 +334,7 @@ def _prove(facts: Facts, draft: Draft, id: str, acts: Acts) -> None:
         serving=[list(r) for r in sorted(rpc)],
         up={cell: ["nova-compute", "nova-conductor"] for cell in ends},
         commands=facts.proofs,
+        **commands.reports(facts.deployment),
     )
 
 

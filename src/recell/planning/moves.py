@@ -12,7 +12,15 @@ from recell.model.plan import Plan
 from recell.model.urls import parse_url
 from recell.planning import commands, contained, database, topology
 from recell.planning.database import DatabaseMove, Member
-from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
+from recell.planning.draft import (
+    CELL0,
+    Draft,
+    Facts,
+    cell_path,
+    edited_file,
+    is_its_own,
+    refuse_web_servers,
+)
 from recell.planning.phases import super_reads
 from recell.planning.safety import with_safe_points
 
@@ -23,13 +31,9 @@ def with_split(facts: Facts, wanted: CellDatabase) -> DatabaseMove:
     """As the processes will be when the split of the same plan is done."""
     split = {(s.host, edited_file(s)) for s in facts.api_level}
     members: list[Member] = []
-    for s in facts.conductors:
-        if s.host in facts.super_hosts:
-            unit = contained.super_unit(facts, s)
-            file = super_reads(facts, s.host)
-            members.append(
-                Member(s.host, unit, "super-conductor", s.nova_host, (file,), topics=("conductor",))
-            )
+    for s in facts.super_models:
+        unit, file = contained.super_unit(facts, s), super_reads(facts, s.host)
+        members.append(Member(s.host, unit, "super-conductor", s.nova_host, (file,), topics=("conductor",)))
     members += [
         Member(s.host, s.unit, s.role, s.nova_host, s.config_files, topics=("scheduler",))
         for s in facts.schedulers
@@ -59,7 +63,7 @@ def after_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
     :raises BadInput, Unsupported: as :func:`recell.planning.split.plan_split`.
     """
     name, wanted = next(iter(layout.cells)), next(iter(layout.cells.values())).database
-    cell = next((m for m in deployment.mappings if m.name == name and m.uuid != CELL0), None)
+    cell = next((m for m in deployment.mappings if (m.name or m.uuid) == name and m.uuid != CELL0), None)
     if cell is None:
         raise BadInput(
             f"the deployment has no cell called {name}", "Name one of nova-manage cell_v2 list_cells"
@@ -106,6 +110,7 @@ def _of_deployment(
     own: list[NovaService] = []
     members: list[Member] = []
     roles = ("conductor", "scheduler", *CONSOLES, "api", "metadata")
+    refuse_web_servers(deployment)
     services = [s for role in roles for s in deployment.services if s.role == role and s.active]
     contained.refuse_what_is_beyond_control(services)
     for s in services:
@@ -121,7 +126,7 @@ def _of_deployment(
                     f"no host of the broker of {s.unit} on {s.host} is in the inventory",
                     "Add the RabbitMQ hosts to the inventory and scan again",
                 )
-            vhost = parse_url(s.transport_url).path or "/"
+            vhost = parse_url(s.transport_url).vhost
             member = replace(member, broker=broker.name, vhost=vhost, topics=(s.role,))
         elif s.role in ("api", "metadata"):
             member = web_member(deployment, s, member)
@@ -148,7 +153,7 @@ def _move(
                 " mapping says",
                 "Let both be the same, restart the service, and scan again",
             )
-        if s.origins.get("database/connection", "") not in s.config_files:
+        if not is_its_own(s, s.origins.get("database/connection", "")):
             raise Unsupported(
                 f"{s.unit} on {s.host} takes [database] connection from"
                 f" {s.origins.get('database/connection') or 'nowhere'}, which other services read too",
@@ -157,12 +162,13 @@ def _move(
     ends, relay, addresses = database.find_ends(deployment, cell, wanted)
     first = next(m.host for m in members if m.role == "api")
     return DatabaseMove(
-        cell, ends, relay, addresses, first, tuple(members), commands.proofs(deployment, first)
+        cell, ends, relay, addresses, first, tuple(members), commands.proofs(deployment, first),
+        commands.reports(deployment),
     )
 
 
 def web_member(deployment: Deployment, s: NovaService, member: Member) -> Member:
-    mine = [p for p in deployment.proxies if (p.host, p.unit) == (s.host, s.unit)]
+    mine = deployment.servers_of(s)
     url = f"http://{mine[0].address if mine else f'127.0.0.1:{s.port}'}/"
     servers = tuple({"proxy": p.proxy, "backend": p.backend, "server": p.server} for p in mine)
     return replace(member, url=url, servers=servers)

@@ -7,17 +7,15 @@ from typing import Any
 from recell.errors import Unsupported
 from recell.model.deployment import NovaService
 from recell.model.plan import Acts
-from recell.model.urls import parse_url
 from recell.planning import commands, contained
 from recell.planning.changes import Change, describe, kept_notifications
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
+from recell.planning.names import named_nodes
 
 
 def _api_changes(facts: Facts, service: NovaService) -> list[Change]:
     port = facts.layout.api.broker.port
-    by_name = not parse_url(service.transport_url).hosts[0].replace(".", "").isdigit()
-    hosts = [facts.deployment.host(n) for n in facts.new_nodes]
-    nodes: list[list[Any]] = [[h.hostname if by_name else h.address.host, port] for h in hosts]
+    nodes = [list(n) for n in named_nodes(facts.deployment, service.transport_url, facts.new_nodes, port)]
     changes: list[Change] = [
         {
             "section": "DEFAULT",
@@ -118,9 +116,7 @@ def prepare(facts: Facts, draft: Draft) -> None:
 
 def _super_units(facts: Facts, draft: Draft) -> None:
     name = facts.layout.api.super_conductor_unit
-    for service in facts.conductors:
-        if service.host not in facts.super_hosts:
-            continue
+    for service in facts.super_models:
         if service.container:
             contained.super_conductor(facts, draft, service, service.container, _api_changes(facts, service))
             continue
@@ -179,6 +175,7 @@ def undo_epilogue(facts: Facts, draft: Draft) -> None:
         ],
         up={facts.cell.uuid: ["nova-compute", "nova-conductor", "nova-scheduler"]},
         commands=commands.proofs(facts.deployment, facts.apis[0].host),
+        **commands.reports(facts.deployment),
     )
     api_level = _api_records(facts)
     api_level += [[s.nova_host, "nova-conductor"] for s in facts.conductors if s.host in facts.super_hosts]
@@ -240,8 +237,7 @@ def _roll_host(
     servers = [
         {"proxy": p.proxy, "backend": p.backend, "server": p.server}
         for s in webs
-        for p in facts.deployment.proxies
-        if (p.host, p.unit) == (host, s.unit)
+        for p in facts.deployment.servers_of(s)
     ]
     old = {"broker": facts.old.name, "vhost": facts.old_vhost}
     new: dict[str, Any] = {"broker": facts.new_broker, "vhost": facts.new_vhost}
@@ -343,9 +339,7 @@ def _restart_web(
     servers: list[dict[str, str]],
 ) -> None:
     # Asked where the proxy asks it: it may listen on one address only.
-    addresses = [
-        p.address for p in facts.deployment.proxies if (p.host, p.unit) == (service.host, service.unit)
-    ]
+    addresses = [p.address for p in facts.deployment.servers_of(service)]
     url = f"http://{addresses[0] if addresses else f'127.0.0.1:{service.port}'}/"
     mark = "" if acts == "forward" else "undo-"
     draft.add(
@@ -419,12 +413,14 @@ def conclude(facts: Facts, draft: Draft) -> None:
         strangers=[
             {
                 "broker": facts.new_broker,
+                "vhost": facts.new_vhost,
                 "programs": ["nova-compute"],
                 "addresses": [a for a in addresses if not a.startswith("127.")],
             }
         ],
         up={facts.cell.uuid: ["nova-compute", "nova-conductor"], CELL0: ["nova-scheduler", "nova-conductor"]},
         commands=commands.proofs(facts.deployment, facts.apis[0].host),
+        **commands.reports(facts.deployment),
     )
 
 

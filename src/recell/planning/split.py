@@ -19,7 +19,7 @@ from recell.model.layout import Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.model.urls import parse_url
 from recell.planning import contained, database, hosts, hosts_phases, moves, phases, topology, upcalls
-from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
+from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file, refuse_web_servers
 from recell.planning.safety import with_safe_points
 
 KIND = "split-super-conductor"
@@ -69,7 +69,9 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
             for m in (facts.cell0, facts.cell)
             if m.templated
         ),
-        ExpectedChange(facts.cell_name, "services", "*", "the API level's services leave the cell"),
+        ExpectedChange(
+            facts.cell.name or facts.cell.uuid, "services", "*", "the API level's services leave the cell"
+        ),
         ExpectedChange("cell0", "services", "*", "the API level's services report there"),
         *moved,
     ]
@@ -89,15 +91,17 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
 
 
 def is_split(deployment: Deployment) -> bool:
-    """Whether nova-api and the conductors that serve computes are on different brokers already."""
-    apis = {_broker_name(deployment, s) for s in deployment.role("api") if s.active}
-    computes = {_broker_name(deployment, s) for s in deployment.role("compute") if s.active}
+    """Whether nova-api and the computes are on different brokers, or vhosts of one, already."""
+    apis = {_home(deployment, s) for s in deployment.role("api") if s.active}
+    computes = {_home(deployment, s) for s in deployment.role("compute") if s.active}
     return bool(apis and computes) and not apis & computes
 
 
-def _broker_name(deployment: Deployment, service: NovaService) -> str:
-    broker = deployment.broker_of(service.transport_url)
-    return broker.name if broker else service.transport_url
+def _home(deployment: Deployment, service: NovaService) -> tuple[str, str]:
+    """Broker and vhost."""
+    url = service.transport_url
+    broker = deployment.broker_of(url)
+    return broker.name if broker else url, parse_url(url).vhost if url else "/"
 
 
 def _decide(deployment: Deployment, layout: Layout) -> Facts:
@@ -132,9 +136,11 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
         )
     if is_split(deployment):
         raise Unsupported(
-            "nova-api and the computes are on different brokers: the API level is split off already",
+            "nova-api and the computes are on different brokers or vhosts: the API level is split off"
+            " already",
             "There is nothing to plan; recell verify looks whether all is well",
         )
+    refuse_web_servers(deployment)
     conductors, schedulers, apis = (
         tuple(s for s in deployment.role(role) if s.active) for role in ("conductor", "scheduler", "api")
     )
@@ -154,10 +160,11 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
             "Add the RabbitMQ hosts to the inventory and scan again",
         )
     for service in (*conductors, *schedulers, *apis, *deployment.role("compute")):
-        if deployment.broker_of(service.transport_url) != old:
+        if _home(deployment, service) != _home(deployment, conductors[0]):
             raise Unsupported(
-                f"{service.unit} on {service.host} is on another broker than the conductors",
-                "A collapsed deployment has one broker for all of Nova",
+                f"{service.unit} on {service.host} is on another broker or vhost than {conductors[0].unit} on"
+                f" {conductors[0].host}",
+                "A collapsed deployment has one broker and one vhost for all of Nova",
             )
     new_nodes = layout.api.broker.nodes
     for node in new_nodes:
@@ -179,8 +186,6 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
             "Join them first, or name the nodes of one cluster",
         )
     url = parse_url(conductors[0].transport_url)
-    vhost = "/" + url.path if url.path else "/"
-    new_vhost = layout.api.broker.vhost or vhost
     metadata = [s for s in deployment.role("metadata") if s.active]
     wsgi = [s for s in metadata if not s.argv[0].endswith("nova-api-metadata")]
     if layout.services.metadata == "cell" and wsgi:
@@ -203,10 +208,10 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
         cell_name=cell_name,
         cell0=mappings[CELL0],
         old=old,
-        old_vhost=_rabbit_vhost(vhost),
+        old_vhost=url.vhost,
         new_nodes=new_nodes,
         new_broker=new.name,
-        new_vhost=_rabbit_vhost(new_vhost),
+        new_vhost=layout.api.broker.vhost or url.vhost,
         account=url.endpoints[0].user,
         conductors=conductors,
         schedulers=schedulers,
@@ -215,11 +220,6 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
         consoles=tuple(s for s in deployment.role("novncproxy", "spicehtml5proxy", "serialproxy")),
         super_hosts=super_hosts,
     )
-
-
-def _rabbit_vhost(path: str) -> str:
-    """``rabbit://host/`` is vhost ``/``; ``rabbit://host/nova`` is vhost ``nova``."""
-    return path.removeprefix("/") or "/"
 
 
 def _remarks(facts: Facts) -> tuple[str, ...]:

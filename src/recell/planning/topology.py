@@ -94,9 +94,7 @@ def of_cells(
         if not service.active:
             continue
         broker = deployment.broker_of(service.transport_url)
-        vhost = (
-            parse_url(service.transport_url).path.removeprefix("/") or "/" if service.transport_url else "/"
-        )
+        vhost = parse_url(service.transport_url).vhost if service.transport_url else "/"
         end = names.get((broker.name if broker else "", vhost))
         if service.role == "compute":
             end = moved.get(service.host, end)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from recell.model.deployment import NovaService
+from recell.model.plan import Acts
 from recell.planning.changes import Change, describe
 from recell.planning.draft import Draft, Facts, cell_path, edited_file
 
@@ -79,39 +80,44 @@ def remove_api_database(facts: Facts, draft: Draft) -> None:
             " reboots, and ends a stop or start that it carries out with an error in the instance's history",
         )
     shared = {(s.host, edited_file(s)) for s in facts.api_level}
+    readers: dict[tuple[str, str], list[NovaService]] = {}
     for s in facts.conductors:
         path = edited_file(s)
         path = cell_path(facts, path) if (s.host, path) in shared else path
-        here = {"broker": facts.old.name, "vhost": facts.old_vhost}
-        restart: dict[str, Any] = {
-            "unit": s.unit, "topics": ["conductor"], "nova_host": s.nova_host,
-            "old": here, "new": here, "reads": [path]}
+        readers.setdefault((s.host, path), []).append(s)
+    for (host, path), mine in readers.items():
+        for s in mine:
+            _restart_conductor(facts, draft, s, path, "backward")
         draft.add(
-            f"{s.host}/undo-{s.unit}",
-            "restart-rpc",
-            s.host,
-            f"restart {s.unit} (on undo, after its file is put back), losing no message",
-            undone="(acts on undo only)",
-            acts="backward",
-            estimate=15,
-            **restart,
-        )
-        draft.add(
-            f"{s.host}/no-api-database",
+            f"{host}/no-api-database",
             "edit-config",
-            s.host,
+            host,
             f"{path}: {describe(UNSET)}",
             undone="the old file is put back",
             path=path,
             changes=[UNSET],
         )
-        draft.add(
-            f"{s.host}/{s.unit}",
-            "restart-rpc",
-            s.host,
-            f"restart {s.unit}, losing no message",
-            undone="restarted with its old file",
-            acts="forward",
-            estimate=15,
-            **restart,
-        )
+        for s in mine:
+            _restart_conductor(facts, draft, s, path, "forward")
+
+
+def _restart_conductor(facts: Facts, draft: Draft, s: NovaService, path: str, acts: Acts) -> None:
+    here = {"broker": facts.old.name, "vhost": facts.old_vhost}
+    forward = acts == "forward"
+    draft.add(
+        f"{s.host}/{s.unit}" if forward else f"{s.host}/undo-{s.unit}",
+        "restart-rpc",
+        s.host,
+        f"restart {s.unit}, losing no message"
+        if forward
+        else f"restart {s.unit} (on undo, after its file is put back), losing no message",
+        undone="restarted with its old file" if forward else "(acts on undo only)",
+        acts=acts,
+        estimate=15,
+        unit=s.unit,
+        topics=["conductor"],
+        nova_host=s.nova_host,
+        old=here,
+        new=here,
+        reads=[path],
+    )

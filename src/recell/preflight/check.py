@@ -20,7 +20,7 @@ from recell.model.violation import Violation
 from recell.planning.hosts import KIND as MOVES_HOSTS
 from recell.planning.moves import KIND as MOVES_DATABASE
 from recell.planning.split import make_plan
-from recell.preflight import cells_v1, cells_v1_v2, live, rabbit, rules
+from recell.preflight import cells_v1, cells_v1_child, cells_v1_v2, live, rabbit, rules
 
 Rule = Callable[[Deployment, Layout], Iterator[Violation]]
 RULES: tuple[Rule, ...] = (
@@ -32,6 +32,7 @@ RULES: tuple[Rule, ...] = (
     rules.proxies,
     rules.templates,
     rules.upcalls,
+    rules.console_tokens,
     rules.computes_with_api_database,
     rules.other_writers,
     rules.notifications,
@@ -54,6 +55,8 @@ def check(
     if isinstance(layout, BrokerLayout):
         return rabbit.check(deployment, layout, world, plan)
     if isinstance(layout, CellsV1Layout):
+        if deployment.generation == "v1":
+            return cells_v1_child.check(deployment, layout, world, plan)
         return cells_v1.check(deployment, layout, world, plan)
     if isinstance(layout, TreeLayout):
         return cells_v1_v2.check(deployment, layout, world, plan)

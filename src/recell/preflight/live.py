@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from recell.adapters.conf import parse_config, transport_url_of
 from recell.adapters.ports import World
-from recell.errors import RecellError
+from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Deployment
 from recell.model.hosts import HostsMove
 from recell.model.layout import Layout
@@ -14,7 +15,9 @@ from recell.model.moving import Ends, Login
 from recell.model.plan import Plan
 from recell.model.urls import parse_url
 from recell.model.violation import Violation
+from recell.planning.changes import apply_changes
 from recell.planning.ini import get
+from recell.preflight import doors
 
 ROOM_BYTES = 64 * 1024 * 1024
 WAY_BACK_S = 86400.0
@@ -24,6 +27,7 @@ WAY_BACK_S = 86400.0
 def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> Iterator[Violation]:
     for rule in (
         _files,
+        _edits,
         _room,
         _account,
         _new_files_are_new,
@@ -33,6 +37,7 @@ def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> I
         _guests,
         _replicas,
         _ports,
+        _doors,
     ):
         try:
             yield from rule(world, plan)
@@ -40,6 +45,10 @@ def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> I
             yield Violation(
                 f"{error.word}:{rule.__name__.strip('_')}", "stop", "live", error.sentence, error.remedy
             )
+
+
+def _doors(world: World, plan: Plan) -> Iterator[Violation]:
+    yield from doors.check(world, plan)
 
 
 def check_files(world: World, plan: Plan) -> Iterator[Violation]:
@@ -64,6 +73,23 @@ def _files(world: World, plan: Plan) -> Iterator[Violation]:
                 known.host,
                 f"{known.path} was changed since the scan",
                 "See who changed it; then scan and plan again",
+            )
+
+
+def _edits(world: World, plan: Plan) -> Iterator[Violation]:
+    """Every change that begins with a file of today can be made of it."""
+    for step in plan.steps:
+        if step.kind not in ("edit-config", "copy-config"):
+            continue
+        path = str(step.params.get("source") or step.params["path"])
+        content = world.host(step.where).read(path)
+        if content is None:
+            continue
+        try:
+            apply_changes(content.decode(), step.params["changes"], lambda cell: "")
+        except (Unsupported, BadInput) as error:
+            yield Violation(
+                f"edit:{step.where}:{path}", "stop", step.where, f"{path}: {error.sentence}", error.remedy
             )
 
 
@@ -115,7 +141,9 @@ def _account(world: World, plan: Plan) -> Iterator[Violation]:
         broker = world.broker(str(step.params["broker"]))
         user = str(step.params["user"])
         text = (world.host(str(step.params["host"])).read(str(step.params["config"])) or b"").decode()
-        account = parse_url(get(text, "DEFAULT", "transport_url") or "none:///").endpoints
+        where = f"{step.params['config']} on {step.params['host']}"
+        url = transport_url_of(parse_config([(where, text.encode())]))
+        account = parse_url(url or "none:///").endpoints
         if user in broker.users() and account and not broker.password_works(user, account[0].password):
             yield Violation(
                 f"password:{broker.name}:{user}",

@@ -12,14 +12,20 @@ from recell.model.deployment import Deployment
 from recell.model.layout import Layout
 from recell.model.urls import is_template
 from recell.model.violation import Violation
+from recell.planning.split import is_split
 
 OLDEST_SEEN = (33, 0, 2)
+FIRST_WITH_TOKENS_IN_CELLS = 18  # Rocky
 WSGI_RECORDS = ("nova-osapi_compute", "nova-metadata")
 """Written when the API starts, never again: their age says nothing."""
 
 
 def _false(text: str) -> bool:
     return text.strip().lower() in ("false", "0", "no", "off")
+
+
+def _true(text: str) -> bool:
+    return text.strip().lower() in ("true", "1", "yes", "on")
 
 
 def versions(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
@@ -112,7 +118,7 @@ def proxies(deployment: Deployment, layout: Layout | None = None) -> Iterator[Vi
     for s in deployment.role("api", "metadata"):
         if not s.active:
             continue
-        mine = [p for p in deployment.proxies if (p.host, p.unit) == (s.host, s.unit)]
+        mine = deployment.servers_of(s)
         if not mine:
             yield Violation(
                 f"no-proxy:{s.host}:{s.unit}",
@@ -195,6 +201,29 @@ def upcalls(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
                 f"{s.unit} has [cinder] cross_az_attach = false: attaching a volume asks the API database"
                 " through the cell's conductor",
                 "Keep api_database in the layout, or set it to true",
+            )
+
+
+def console_tokens(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+    """Before Rocky nova-api gives each console's token to nova-consoleauth, at the broker that both are on;
+    in Rocky and Stein a workaround has it do so still. The split leaves that service where it is."""
+    major = deployment.nova_version.partition(".")[0]
+    if is_split(deployment) or not any(s.active for s in deployment.role("consoleauth")):
+        return
+    for s in deployment.role("api"):
+        if s.active and (
+            (major.isdigit() and int(major) < FIRST_WITH_TOKENS_IN_CELLS)
+            or _true(s.options.get("workarounds/enable_consoleauth", "false"))
+        ):
+            yield Violation(
+                f"consoleauth:{s.host}",
+                "stop",
+                s.host,
+                f"{s.unit} gives tokens of consoles to nova-consoleauth, which stays with the cell: after the"
+                " split users get no console",
+                "Upgrade to Rocky or newer without [workarounds] enable_consoleauth; or acknowledge"
+                f" consoleauth:{s.host} and live without consoles",
+                may_accept=True,
             )
 
 
@@ -304,10 +333,11 @@ def clocks(deployment: Deployment, layout: Layout | None = None) -> Iterator[Vio
 
 
 def records(deployment: Deployment, layout: Layout | None = None) -> Iterator[Violation]:
+    limit = deployment.silent_after_s + 15
     for r in deployment.records:
         if r.binary in WSGI_RECORDS:
             continue
-        if r.seconds_since_report > 75 and not r.disabled:
+        if r.seconds_since_report > limit and not r.disabled:
             yield Violation(
                 f"record:{r.binary}:{r.host}",
                 "warning",
@@ -319,7 +349,7 @@ def records(deployment: Deployment, layout: Layout | None = None) -> Iterator[Vi
     for r in deployment.records:
         if (
             r.binary not in WSGI_RECORDS
-            and r.seconds_since_report < 75
+            and r.seconds_since_report < limit
             and (r.host, r.binary) not in running
             and r.binary.startswith("nova-")
         ):

@@ -13,6 +13,7 @@ A row of the first snapshot must be in the second with the same hash, unless
 * the plan names it.
 
 A row of a table that moves between cells is looked for in the others, and is then held against what it was.
+Where two cells had it, one was a copy in the making: that may go, and the other is compared.
 
 Tables in :data:`STEADY` describe the deployment itself. There no stamp explains a difference; only
 the plan does, and the columns that services rewrite all the time are left out of the hash.
@@ -235,6 +236,9 @@ def compare(
                 "ON a.db = b.db AND a.tbl = b.tbl AND a.key = b.key "
                 "WHERE a.hash IS NULL OR a.hash IS NOT b.hash ORDER BY b.db, b.tbl, b.key")
         for db, tbl, key, old_hash, core, stamp, owner, same, new_hash, new_stamp, new_owner in found:
+            if new_hash is None and named.was_copy(store, db, tbl, key, owner):
+                explained["plan"] += 1
+                continue
             there = named.moved_to(store, db, tbl, key) if new_hash is None else None
             if there is not None:
                 new_db, new_hash, new_stamp, new_owner, new_core = there
@@ -319,16 +323,29 @@ class _Expected:
         self, store: sqlite3.Connection, database: str, table: str, key: str
     ) -> tuple[str, str, int, str | None, str] | None:
         """(database, hash, stamp, owner, core) of a row that is gone, where it is now."""
-        among = self._moving.get(table, [])
-        for other in among if database in among else ():
-            if other == database:
-                continue
+        for other in self._others(database, table):
             row: tuple[str, str, int, str | None, str] | None = store.execute(
                 "SELECT db, hash, stamp, owner, core FROM later.rows WHERE db = ? AND tbl = ? AND key = ?",
                 (other, table, key)).fetchone()
             if row is not None:
                 return row
         return None
+
+    def was_copy(
+        self, store: sqlite3.Connection, database: str, table: str, key: str, owner: str | None
+    ) -> bool:
+        """Whether a row that is gone was in another cell as well, and is there still."""
+        sql = (
+            "SELECT 1 FROM main.rows b JOIN later.rows a ON a.db = b.db AND a.tbl = b.tbl AND a.key = b.key"
+            " WHERE b.db = ? AND b.tbl = ? AND b.key = ? AND b.owner IS ?"
+        )
+        others = self._others(database, table)
+        return any(store.execute(sql, (other, table, key, owner)).fetchone() for other in others)
+
+    def _others(self, database: str, table: str) -> list[str]:
+        """Databases between which and this one rows of a table move."""
+        among = self._moving.get(table, [])
+        return [other for other in among if other != database] if database in among else []
 
     def takes(self, database: str, table: str) -> bool:
         """Whether one row more of this table may be gone: the plan names one in other words than its primary

@@ -9,8 +9,8 @@ from recell.errors import StepFailed, Unsupported, VerifyFailed
 from recell.model.moving import Thing
 from recell.model.relay import Side
 from recell.model.step import Direction, Finding
-from recell.planning.ini import get
 from recell.steps.hosts import HostsStep
+from recell.steps.mapping import urls_in
 from recell.steps.units import POLL_S, UnitStep
 
 
@@ -106,9 +106,8 @@ class NewMapping(HostsStep):
         return next(found, None)
 
     def _wanted(self) -> RawMapping:
-        text = (self.host.read(str(self.param("config"))) or b"").decode()
-        transport, database = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
-        if transport is None or database is None:
+        transport, database = urls_in(self.host, str(self.param("config")))
+        if not transport or not database:
             raise Unsupported(
                 f"{self.param('config')} on {self.spec.where} lacks one of both URLs",
                 "recell undo takes back what was made; then look at the file it was copied from",

@@ -193,6 +193,9 @@ class SiblingUnit(_UnitFile):
             kept = self.host.keep(self.context.keep, b"\n".join(found))
             self.remember("model", kept)
         texts = self.host.kept(self.context.keep, kept).decode()
+        _, of_template, instance = str(self.param("model")).removesuffix(".service").partition("@")
+        if of_template:  # a unit of its own has no instance name
+            texts = texts.replace("%i", instance).replace("%I", instance)
         old_new = self.param("renamed")
         renamed = (str(old_new[0]), str(old_new[1])) if old_new else None
         text = sibling(texts, self.param("argv"), str(self.param("description")), renamed)

@@ -282,13 +282,18 @@ class HostsComputes(HostsStep):
 
     def _serving(self, computes: list[dict[str, Any]]) -> list[str]:
         """Hosts of those that take requests at this side's broker."""
-        there = [c for c in computes if self._fresh(c) and self._connected(c)]
+        # Side by side: a wave's guests wait for what each look takes.
+        asked = self.world.together([partial(self._is_up, c) for c in computes])
+        there = [c for c, is_up in zip(computes, asked, strict=True) if is_up]
         if not there:
             return []
         taken = self.port().served(self._side())
         return [c["host"] for c in there if c["nova_host"] in taken]
 
-    def _connected(self, compute: dict[str, Any]) -> bool:
+    def _is_up(self, compute: dict[str, Any]) -> bool:
+        """It runs with what is on disk now, and has connections."""
+        if not self._fresh(compute):
+            return False
         host, unit = self.world.host(compute["host"]), self._unit(compute)
         return bool(host.sockets(sorted(p.pid for p in processes_of(unit, host.processes()))))
 
@@ -347,7 +352,8 @@ class HostsComputes(HostsStep):
 
     def _enter(self) -> None:
         move, side, computes = self.move(), self._side(), self._computes()
-        port = self.port()
+        port, clock = self.port(), self.world.clock
+        entered, marks = clock(), {}
         away = self.belong(move) != side
         if away and not any(self._fresh(c) for c in computes):
             if port.waiting(side):
@@ -361,14 +367,13 @@ class HostsComputes(HostsStep):
             # Here users write tasks, and messages wait: what Nova does at its start would lose them.
             self.remember("aside", True)
             port.set_aside(side)
-        for compute in computes:
-            if not self._fresh(compute):
-                verb = "restart" if self._unit(compute).running else "start"
-                self.world.host(compute["host"]).systemctl(verb, compute["unit"])  # type: ignore[arg-type]
-        began = self.world.clock()
+        # Side by side: where a unit is of type notify, systemctl waits until it is up.
+        marks["rows brought"] = clock()
+        self.world.together([partial(self._start, c) for c in computes])
+        began = marks["started"] = clock()
         while missing := {c["host"] for c in computes} - set(self._serving(computes)):
             failed = [c for c in computes if self._unit(c).active == "failed"]
-            if failed or self.world.clock() - began > self.limit("start_s"):
+            if failed or clock() - began > self.limit("start_s"):
                 name = failed[0]["host"] if failed else min(missing)
                 raise StepFailed(
                     f"nova-compute on {name} does not serve in {move.at(side).name}",
@@ -377,9 +382,16 @@ class HostsComputes(HostsStep):
                 )
             port.alive(other(side) if away else side)
             self.world.wait(POLL_S)
+        marks["serving"] = clock()
+        self.remember("parts", {what: round(at - entered, 3) for what, at in marks.items()})
         if self.recall("aside"):
             self.remember("put-back", port.put_back(side))
             self.remember("aside", False)
+
+    def _start(self, compute: dict[str, Any]) -> None:
+        if not self._fresh(compute):
+            host, unit = self.world.host(compute["host"]), compute["unit"]
+            host.systemctl("restart" if self._unit(compute).running else "start", unit)
 
 
 class FlipHosts(HostsStep):

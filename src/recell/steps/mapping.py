@@ -8,16 +8,22 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
-from recell.adapters.ports import RawMapping
+from recell.adapters.conf import parse_config
+from recell.adapters.ports import HostPort, RawMapping
 from recell.errors import Unknowable, Unsupported
 from recell.model.step import Direction, Finding
 from recell.model.urls import is_template, parse_url
 from recell.planning.changes import MappingUrl
-from recell.planning.ini import get
 from recell.planning.templates import resolve_template
 from recell.steps.base import BaseStep
 
-__all__ = ["LiteralMapping", "MappingUrl", "MoveMapping", "NodesMapping"]
+__all__ = ["LiteralMapping", "MappingUrl", "MoveMapping", "NodesMapping", "urls_in"]
+
+
+def urls_in(host: HostPort, path: str) -> tuple[str, str]:
+    """transport_url and [database] connection as a service reads them from one file; "" where it has none."""
+    config = parse_config([(f"{path} on {host.name}", host.read(path) or b"")])
+    return config.get("DEFAULT", "transport_url"), config.get("database", "connection")
 
 
 class _MappingStep(BaseStep):
@@ -95,10 +101,8 @@ class LiteralMapping(_MappingStep):
     kind: ClassVar[str] = "literal-mapping"
 
     def changed(self, now: RawMapping) -> RawMapping:
-        text = (self.host.read(str(self.param("config"))) or b"").decode()
-        transport = get(text, "DEFAULT", "transport_url")
-        database = get(text, "database", "connection")
-        if transport is None or database is None:
+        transport, database = urls_in(self.host, str(self.param("config")))
+        if not transport or not database:
             raise Unsupported(
                 f"{self.param('config')} on {self.spec.where} lacks a URL that a mapping uses",
                 "Write both URLs into the mapping by hand, then scan again",
@@ -119,8 +123,7 @@ class NodesMapping(_MappingStep):
     kind: ClassVar[str] = "nodes-mapping"
 
     def changed(self, now: RawMapping) -> RawMapping:
-        text = (self.host.read(str(self.param("config"))) or b"").decode()
-        url = resolve_template(now.transport_url, get(text, "DEFAULT", "transport_url") or "")
+        url = resolve_template(now.transport_url, urls_in(self.host, str(self.param("config")))[0])
         if is_template(url):
             raise Unsupported(
                 f"{now.name}'s mapping can't be filled from {self.param('config')} on {self.spec.where}",

@@ -12,9 +12,10 @@ from recell.steps.units import POLL_S
 
 class Prove(BaseStep):
     """Changes nothing. Checks, for the direction it acts in: ``commands`` (nova-manage and
-    nova-status on a controller) end with 0; ``strangers``: no connection to ``broker`` from a
-    program in that list; ``serving``: ``[broker, vhost, topic]`` has consumers; ``up``: in each
-    cell, every live record of ``binaries`` reported within ``up_s``."""
+    nova-status on a controller) end with 0; ``strangers``: no connection to ``vhost`` of ``broker`` from a
+    program in that list, or from one of ``addresses`` by a program that doesn't say what it is; ``serving``:
+    ``[broker, vhost, topic]`` has consumers; ``up``: in each cell, every live record of ``binaries`` reported
+    within ``up_s``, but for those that were ``silent`` before ([cell, host, binary])."""
 
     kind: ClassVar[str] = "prove"
 
@@ -33,11 +34,14 @@ class Prove(BaseStep):
 
     def _silent(self) -> list[str]:
         out = []
+        before = {tuple(known) for known in self.param("silent", [])}
         for cell, binaries in self.param("up", {}).items():
             out += [
                 f"{r.binary} on {r.host}"
                 for r in self.world.nova().services(cell)
-                if r.binary in binaries and r.seconds_since_report > float(self.param("up_s", 60))
+                if r.binary in binaries
+                and r.seconds_since_report > float(self.param("up_s", 60))
+                and (cell, r.host, r.binary) not in before
             ]
         return out
 
@@ -57,7 +61,8 @@ class Prove(BaseStep):
             found = [
                 c
                 for c in self.world.broker(entry["broker"]).connections()
-                if c.program in entry["programs"] or c.peer_host in entry["addresses"]
+                if c.vhost == entry.get("vhost", c.vhost)
+                and (c.program in entry["programs"] or (not c.program and c.peer_host in entry["addresses"]))
             ]
             wrong += [f"{c.program or 'a client'} at {c.peer_host} is on {entry['broker']}" for c in found]
             if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from recell.adapters.ports import ConnectionInfo, processes_of
+from recell.adapters.rpc import runs
 from recell.errors import StepFailed, Unreachable
 from recell.model.step import Direction, Finding, Truth
 from recell.steps.compute import ComputeMoments
@@ -39,8 +40,7 @@ class Repoint(Renewed, ComputeMoments):
         if not unit.running:
             return {}
         processes = processes_of(unit, self.host.processes())
-        pids = {p.told_pid for p in processes}
-        words = {w.rsplit("/", 1)[-1] for p in processes for w in p.argv}
+        by_pid = {p.told_pid: p for p in processes}
         found = {}
         for side in ("keep", "new"):
             asked = str(self.param("sides")[side][0][0])
@@ -53,7 +53,8 @@ class Repoint(Renewed, ComputeMoments):
             found[asked] = tuple(
                 c
                 for c in connections
-                if c.pid in pids and c.program in words and c.peer_host in self.param("addresses")
+                if c.pid in by_pid and runs(c.program, by_pid[c.pid])
+                if c.peer_host in self.param("addresses")
             )
         return found
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from recell.adapters.ports import UnitState, UnitVerb, processes_of
 from recell.errors import StepFailed
+from recell.model.deployment import INIT_SCRIPTS
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 
@@ -101,7 +102,7 @@ class UnitStep(BaseStep):
                 if (server.backend, server.server) == (
                     target["backend"],
                     target["server"],
-                ) and server.state.split()[0] == "UP":
+                ) and server.state.split()[0] in ("UP", "no"):
                     raise StepFailed(
                         f"{server.backend}/{server.server} on {target['proxy']} takes requests again",
                         "Somebody reloaded HAProxy or set it ready; then: recell resume drains it again",
@@ -121,6 +122,14 @@ def named_files(argv: Sequence[str]) -> list[str]:
     for word in argv:
         words += word.split("=", 1) if word.startswith("--config-file=") else [word]
     return [words[i + 1] for i, w in enumerate(words[:-1]) if w == "--config-file"]
+
+
+def begun_as_written(begun: Sequence[str], written: Sequence[str], reads: Sequence[str]) -> bool:
+    """Whether a process reads the files that its unit names. An init script names them only when it runs: it
+    has to be those that the step knows, ``reads``."""
+    if written and written[0].startswith(INIT_SCRIPTS):
+        return set(reads) <= set(named_files(begun))
+    return named_files(begun) == named_files(written)
 
 
 class StartUnit(UnitStep):
@@ -223,7 +232,7 @@ class RestartApi(UnitStep):
     def _begun_as_written(self) -> bool:
         unit = self.unit()
         begun = [p.argv for p in self.host.processes() if p.pid == unit.main_pid]
-        return not begun or named_files(begun[0]) == named_files(unit.exec_start)
+        return not begun or begun_as_written(begun[0], unit.exec_start, self.param("reads", []))
 
     def look(self, toward: Direction) -> Finding:
         unit = self.unit()

@@ -28,7 +28,7 @@ def vhost_of(deployment: Deployment, url: str) -> tuple[str, str] | None:
     except RecellError:
         return None
     broker = deployment.broker_of(url)
-    return (broker.name if broker else ",".join(sorted(parsed.hosts)), parsed.path or "/")
+    return (broker.name if broker else ",".join(sorted(parsed.hosts)), parsed.vhost)
 
 
 def api_level(facts: Facts) -> tuple[NovaService, ...]:
