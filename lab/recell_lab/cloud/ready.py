@@ -80,6 +80,16 @@ def look(admin: Session) -> Proof:
     )
 
 
+def _lacking(admin: Session, cloud: Cloud) -> list[str]:
+    """What is missing; Nova's answer itself, when it takes too long.
+
+    nova-compute has its record before its queue: a question sent in between waits for Nova's own time-out."""
+    try:
+        return look(admin).missing(cloud)
+    except TimeoutError:
+        return ["nova-api's answer about the hypervisors"]
+
+
 def prove(cloud: Cloud, passwords: Passwords, timeout: float) -> str:
     """Wait until the whole cloud works. Returns a line that says what was seen.
 
@@ -88,7 +98,7 @@ def prove(cloud: Cloud, passwords: Passwords, timeout: float) -> str:
     deadline = time.monotonic() + timeout
     admin = Session("admin", passwords.user_admin, "admin")
     while True:
-        missing = silent(cloud) or look(admin).missing(cloud)
+        missing = silent(cloud) or _lacking(admin, cloud)
         if not missing:
             break
         if time.monotonic() > deadline:
