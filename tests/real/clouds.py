@@ -177,5 +177,16 @@ def report(directory: Path) -> dict[str, Any]:
     return content
 
 
+def failures(found: dict[str, Any]) -> str:
+    """What a report says of failed requests, one a line, and what the load balancer said meanwhile."""
+    told = [
+        f"{f['t0']:.3f} +{f['dur_s']:.3f} {f['kind']} {f['status']} {f['why']}"
+        for f in found["api"]["failures"]
+    ]
+    # "Server nova-api/ctl2 is DOWN, reason: ...", and the requests that it answered with 5xx itself
+    words = ["journalctl", "-o", "short-unix", "--no-pager", "-t", "haproxy", "-n", "40"]
+    return "\n".join([*told, on("lb1", *words, "-g", r" is (UP|DOWN)| nova-api/\S+ \S+ 50[0-9] ")])
+
+
 def is_root() -> bool:
     return os.geteuid() == 0

@@ -23,6 +23,7 @@ from tests.real.clouds import (
     STATE,
     TOP,
     Api,
+    failures,
     lab,
     on,
     recell,
@@ -81,7 +82,7 @@ def picture(without: Collection[str] = ()) -> dict[str, Any]:
 
 def unharmed(found: dict[str, Any], outcome: str) -> None:
     assert found["outcome"] == outcome
-    assert found["api"]["failed"] == 0, found["api"]["failures"]
+    assert found["api"]["failed"] == 0, failures(found)
     assert found["operations"]["lost"] == 0, found["operations"]["lost_ids"]
     assert found["operations"]["duplicated"] == 0, found["operations"]["duplicated_ids"]
     assert found["guests"]["restarted"] == found["guests"]["missing"] == 0, found["guests"]

@@ -199,6 +199,8 @@ processes = {processes}
 threads = {threads}
 enable-threads = true
 thunder-lock = true
+# A machine that stands still for half a minute lets requests wait, it does not refuse them.
+listen = 1024
 # Each process loads the application itself: Nova's threads and connections don't survive a fork.
 lazy-apps = true
 need-app = true
@@ -301,13 +303,13 @@ defaults
     # No connection to a server is used twice: nothing to lose when a server closes it.
     option http-server-close
     http-reuse never
-    timeout connect 10s
+    timeout connect 30s
     timeout client 120s
     timeout server 120s
     timeout queue 60s
     timeout http-request 60s
     # A check shares the application's threads: a busy server is not a dead one.
-    timeout check 10s
+    timeout check 30s
     default-server inter 2s fall 4 rise 1
 """
     checked = "    option httpchk GET /\n    http-check expect rstatus ^[23]\n"
