@@ -285,6 +285,8 @@ def test_the_schema_changes(copied: Move, clouds: Pair) -> None:
     ("nova", "TRUNCATE TABLE s3_images", True), ("nova", "DROP TABLE `tags`", True),
     ("nova", "CREATE INDEX more ON instances (deleted)", True), ("nova", "RENAME TABLE tags TO others", True),
     ("nova", "UPDATE instances SET progress = 7", True), ("other", "DROP TABLE nova.tags", True),
+    ("nova", "SET STATEMENT lock_wait_timeout=5 FOR TRUNCATE TABLE tags", True),
+    ("nova", "ANALYZE DELETE FROM tags", True), ("nova", "SET PASSWORD FOR somebody = 'x'", False),
     ("NOVA", "DROP TABLE tags", True), ("nova", "/* why */ ALTER TABLE tags ENGINE=InnoDB", True),
     ("other", "DROP TABLE tags", False), ("other", "DROP TABLE innova.tags", False),
     ("nova", "CREATE TABLE recell_mover_state (id INT)", False), ("nova", "ANALYZE TABLE tags", False),
@@ -307,6 +309,17 @@ def test_which_statements_stop_a_move(database: str, text: str, stops: bool) -> 
 def test_a_write_that_was_logged_as_text(copied: Move, clouds: Pair) -> None:
     clouds[0].sql("SET SESSION binlog_format = STATEMENT", "UPDATE instances SET progress = 7")
     _fails(copied, SchemaChanged, "UPDATE instances SET progress = 7")
+
+
+def test_what_was_prepared_before_the_move_begins(clouds: Pair, moves: Callable[..., Move]) -> None:
+    source, target = clouds
+    source.sql("XA START 'a'", "INSERT INTO s3_images (uuid) VALUES ('x')", "XA END 'a'", "XA PREPARE 'a'")
+    try:
+        with pytest.raises(Unsupported, match=r"db1:3306 has 1 transactions in two phases"):
+            moves(source, target).prepare()
+    finally:
+        source.sql("XA ROLLBACK 'a'")
+    moves(source, target).prepare()
 
 
 def test_statements_that_change_no_row(copied: Move, clouds: Pair) -> None:

@@ -30,7 +30,7 @@ __all__ = ["Feed", "ForeignWriter", "Sentry", "Start"]
 
 # Statements that leave every row as it is and every column where it is.
 _HARMLESS = re.compile(
-    r"\s*(/\*.*?\*/\s*)*(GRANT|REVOKE|FLUSH|ANALYZE|OPTIMIZE|CHECK|SET|"
+    r"\s*(/\*.*?\*/\s*)*(GRANT|REVOKE|FLUSH|ANALYZE\s+TABLE|OPTIMIZE|CHECK|SET(?!\s+STATEMENT\b)|"
     r"ALTER\s+TABLE\s+\S+\s+AUTO_INCREMENT\s*=\s*\d+(?=\s*$)|"
     r"(CREATE|DROP|ALTER|RENAME)(\s+OR\s+REPLACE)?(\s+DEFINER\s*=\s*\S+)?\s+"
     r"(USER|ROLE|TRIGGER|(SQL\s+SECURITY\s+\w+\s+)?VIEW|PROCEDURE|FUNCTION|EVENT|TEMPORARY|SERVER))\b",

@@ -7,7 +7,7 @@ from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Session
 from recell.errors import Unknowable, Unsupported
 
-__all__ = ["ServerReplaced", "check_server", "continues", "identity"]
+__all__ = ["ServerReplaced", "check_server", "continues", "identity", "none_prepared"]
 
 _ANEW = "Start the move anew: recell can't know which changes it has missed"
 
@@ -33,6 +33,15 @@ def check_server(session: Session) -> None:
             raise Unsupported(f"{variable} of {session.endpoint.where} is {found or 'not known there'}",
                               f"Set {variable}={wanted} there; log_bin needs a restart of the server")
     session.commit()
+
+
+def none_prepared(session: Session) -> None:
+    """:raises Unsupported: a transaction was prepared (XA) before the session's snapshot. What commits it
+    later doesn't tell which rows it changed."""
+    if session.mariadb and (found := session.query("XA RECOVER")):
+        raise Unsupported(
+            f"{session.endpoint.where} has {len(found)} transactions in two phases (XA) that are prepared and"
+            " not ended", "Wait for their end, or end them by hand: XA RECOVER shows them")
 
 
 def continues(session: Session, known: dict[str, str], position: Position, gtid: str) -> None:

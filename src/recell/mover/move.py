@@ -17,7 +17,7 @@ from recell.model.scope import Scope
 from recell.mover.copy import Copier
 from recell.mover.feed import Feed, ForeignWriter, Sentry, Start
 from recell.mover.follow import Follower
-from recell.mover.identity import check_server, continues, identity
+from recell.mover.identity import check_server, continues, identity, none_prepared
 from recell.mover.journal import Journal, Phase, State, fingerprint, positions, same_scope, set_pace
 from recell.mover.members import Members, Work, select_members
 from recell.mover.throttle import Limits, Throttle
@@ -405,6 +405,7 @@ class Move:
         session = Session(source)
         try:
             start = _start_of(session)
+            none_prepared(session)
             self.members.present = select_members(session, self.members)
         finally:
             session.close()

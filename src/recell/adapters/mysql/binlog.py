@@ -34,7 +34,7 @@ _INSERTS, _UPDATES = frozenset({23, 30, 166, 169}), frozenset({24, 31, 167, 170}
 _DELETES = frozenset({25, 32, 168, 171})
 _ROWS = _INSERTS | _UPDATES | _DELETES
 _ROWS_V2 = frozenset({30, 31, 32, 169, 170, 171})
-_QUERY_COMPRESSED, _MARIADB_GTID, _XA_PREPARE = 165, 162, 38
+_QUERY_COMPRESSED, _MARIADB_GTID, _XA_PREPARE, _LOAD = 165, 162, 38, 18
 _REFUSED = {
     20: "row events of MySQL 5.1", 21: "row events of MySQL 5.1", 22: "row events of MySQL 5.1",
     39: "partial JSON updates (binlog_row_value_options)",
@@ -43,7 +43,8 @@ _REFUSED = {
 _DUMP, _REGISTER = 0x12, 0x15
 _ERROR_READING, _SAME_ID = 1236, 4052
 _TORN = "truncated in the middle of event"
-_BOUNDARY = re.compile(rb"\s*(BEGIN|START TRANSACTION|COMMIT|ROLLBACK|SAVEPOINT|XA\b)", re.IGNORECASE)
+_BOUNDARY = re.compile(
+    rb"\s*(BEGIN|START TRANSACTION|COMMIT|ROLLBACK|SAVEPOINT|XA START|XA END|XA\b)", re.IGNORECASE)
 
 
 class BinlogLost(Unknowable):
@@ -134,7 +135,7 @@ class BinlogReader:
         self._decoders: dict[int, tuple[str, RowDecoder] | None] = {}
         self._signatures: dict[str, tuple[bytes, bytes]] = {}
         self._open = False  # within a transaction, where no position may be told
-        self._written = self._skipping = False
+        self._written = self._skipping = self._told = False
         self.events = self.bytes = 0
         """What has been read, for statistics."""
         # A server that is alive sends a heartbeat at least that often.
@@ -243,19 +244,27 @@ class BinlogReader:
         elif kind in _ROWS:
             rows = self._rows(packet, kind, end)
             if rows is not None:
+                self._told = True
                 yield rows
-        elif kind in (_XID, _XA_PREPARE):
+        elif kind == _XID:
+            yield self._committed(following, at)
+        elif kind == _XA_PREPARE:
+            if self._told and not packet[20]:
+                # What commits it later doesn't tell which rows were in it.
+                raise Unsupported(
+                    f"a transaction in two phases (XA) changed rows of {self._endpoint.where}, seen after"
+                    f" {self.position}", "Stop what uses XA there, and start the move anew")
             yield self._committed(following, at)
         elif kind == _MARIADB_GTID:
             number, domain = struct.unpack_from("<QI", packet, 20)
             server = struct.unpack_from("<I", packet, 6)[0]
             self._gtid = f"{domain}-{server}-{number}"
-            self._open, self._written, self._skipping = True, False, False
+            self._begun()
         elif kind == 33:  # MySQL's GTID
             number = struct.unpack_from("<Q", packet, 20 + 17)[0]
             self._gtid = f"{packet[21:37].hex()}:{number}"
-            self._open, self._written, self._skipping = True, False, False
-        elif kind in (_QUERY, _QUERY_COMPRESSED):
+            self._begun()
+        elif kind in (_QUERY, _QUERY_COMPRESSED, _LOAD):
             yield from self._statement(packet, kind, end, following, at)
         elif kind == _ROTATE:
             self._offset = struct.unpack_from("<Q", packet, 20)[0]
@@ -276,24 +285,29 @@ class BinlogReader:
             raise Unsupported(f"{self._endpoint.where} writes {_REFUSED[kind]} to its binlog",
                               "Switch that off at the server and start the move anew")
 
+    def _begun(self) -> None:
+        self._open, self._written, self._skipping, self._told = True, False, False, False
+
     def _committed(self, following: int, at: int) -> Commit:
         if following:
             self._offset = following
-        self._open = self._written = self._skipping = False
+        self._open = self._written = self._skipping = self._told = False
         return Commit(self.position, self._gtid, at)
 
     def _statement(self, packet: bytes, kind: int, end: int, following: int, at: int) -> Iterator[Event]:
         length = packet[28]
         status = struct.unpack_from("<H", packet, 31)[0]
-        start = 33 + status
+        # LOAD DATA that is logged as text tells four things more of its file.
+        start = 33 + status + (13 if kind == _LOAD else 0)
         database, text = packet[start:start + length], packet[start + length + 1:end]
         if kind == _QUERY_COMPRESSED:
             text = _inflated(text, 0, len(text))
         boundary = _BOUNDARY.match(text)
         word = boundary.group(1).upper() if boundary else b""
         if word in (b"BEGIN", b"START TRANSACTION"):
-            self._open, self._written, self._skipping = True, False, False
-        elif word == b"SAVEPOINT" or (word == b"ROLLBACK" and b" TO " in text.upper()):
+            self._begun()
+        elif word in (b"SAVEPOINT", b"XA START", b"XA END") or (
+                word == b"ROLLBACK" and b" TO " in text.upper()):
             return
         elif word:
             yield self._committed(following, at)
