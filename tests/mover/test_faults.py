@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from recell.adapters.mysql.binlog import BinlogLost, SchemaChanged, Statement
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
+from recell.adapters.mysql.session import changed
 from recell.errors import (
     Denied,
     Locked,
@@ -274,6 +276,54 @@ def test_another_server_answers(own: Callable[..., PrivateServer], moves: Callab
     source.restart()
     with pytest.raises(ServerReplaced, match="server_id was 29, is 30"):
         moves(source, target).prepare()
+
+
+def test_another_server_answers_new_sessions_while_the_binlog_comes_from_the_first(
+        clouds: Pair, own: Callable[..., PrivateServer], moves: Callable[..., Move], tmp_path: Path) -> None:
+    # As behind a proxy that has gone over to a replica: connections that are there stay where they were.
+    source, target = clouds
+    standby = own(36)
+    fill(source, _SEED, 5)
+    # Its binlog's files have the same names, and are ahead.
+    while _sequence(standby) <= _sequence(source):
+        standby.sql("FLUSH BINARY LOGS")
+    address = tmp_path / "s"
+    address.symlink_to(source.socket)
+    scope = schema.scope(schema.read(source), schema.WHOLE)
+    move = Move(replace(source.endpoint(), unix_socket=str(address)), target.endpoint(), scope)
+    try:
+        move.prepare()
+        move.copy()
+        move.follow()
+        move.catch_up(60, lag_s=10)
+        rows = target.sql("SELECT COUNT(*) FROM instances")
+        address.unlink()
+        address.symlink_to(standby.socket)
+        for number, command in source.sql("SELECT id, command FROM information_schema.processlist"
+                                          " WHERE user = 'root' AND id <> CONNECTION_ID()"):
+            if command != "Binlog Dump":
+                source.sql(f"KILL {number}")
+        source.sql("UPDATE instances SET progress = 77")
+        _fails(move, ServerReplaced, "server_id was 1, is 36")
+        assert target.sql("SELECT COUNT(*) FROM instances") == rows
+        address.unlink()
+        address.symlink_to(source.socket)
+        move.prepare()
+        move.follow()
+        _proven(move, source, target)
+    finally:
+        move.close()
+
+
+def test_a_newer_release_of_the_same_server_may_tell_more_of_itself() -> None:
+    known = {"server_id": "1"}
+    assert changed(known, {"server_id": "1", "server_uid": "abc"}) == ""
+    assert changed({"server_id": "1", "server_uid": "abc"}, known) == ""
+    assert changed(known, {"server_id": "2", "server_uid": "abc"}) == "server_id was 1, is 2"
+
+
+def _sequence(server: PrivateServer) -> int:
+    return len(server.sql("SHOW BINARY LOGS"))
 
 
 def test_the_schema_changes(copied: Move, clouds: Pair) -> None:

@@ -102,8 +102,11 @@ class CellMove:
         host, end = self._hosts[side], self.ends.at(side)
         door = self._door(side, end.where, lambda: host.forward(end.address, end.port))
         login = login or self.ours
+        move = self._move
+        known = () if move is None else (move.source if side == "old" else move.target).server
         return Endpoint(end.address, login.user, login.password,
-                        self.ends.database if database is None else database, end.port, unix_socket=str(door))
+                        self.ends.database if database is None else database, end.port, unix_socket=str(door),
+                        server=known)
 
     def _door(self, side: Side, name: str, make: Callable[[], Path]) -> Path:
         door = self._doors.get((side, name))

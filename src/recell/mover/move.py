@@ -108,11 +108,11 @@ class Move:
     @property
     def source(self) -> Endpoint:
         """Where rows came from at first."""
-        return self._ends[0]
+        return self._pinned()[0]
 
     @property
     def target(self) -> Endpoint:
-        return self._ends[1]
+        return self._pinned()[1]
 
     @property
     def backward(self) -> bool:
@@ -383,8 +383,19 @@ class Move:
 
     def _direction(self) -> tuple[Endpoint, Endpoint]:
         """Where rows come from now, and where they go."""
-        source, target = self._ends
+        source, target = self._pinned()
         return (target, source) if self._state is not None and self.backward else (source, target)
+
+    def _pinned(self) -> tuple[Endpoint, Endpoint]:
+        """Both ends; once they are known, no session of theirs is with another server."""
+        source, target = self._ends
+        if self._state is None:
+            return source, target
+        mine, theirs = self._state.source, self._state.target or {}
+        if self.backward:
+            mine, theirs = theirs, mine
+        return (replace(source, server=tuple(sorted(mine.items()))),
+                replace(target, server=tuple(sorted(theirs.items()))))
 
     @property
     def _kept(self) -> Journal:
@@ -414,6 +425,7 @@ class Move:
         self._state = State(move, 0, "copying", fingerprint(self.scope), replica, start.identity,
                             str(start.position), str(start.position), start.gtid, watched.identity,
                             str(watched.position))
+        journal.endpoint = self.target
         journal.begin(self._state, self.members.present)
 
     def _resume(self, state: State) -> None:

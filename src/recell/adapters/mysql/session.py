@@ -16,10 +16,10 @@ from pymysql.protocol import OKPacketWrapper
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
-from recell.errors import Denied, RecellError, StepFailed, Unreachable, Unsupported
+from recell.errors import Denied, RecellError, StepFailed, Unknowable, Unreachable, Unsupported
 
-__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "NoLoads", "Session", "Sessions", "packets",
-           "result", "status_statement", "translated"]
+__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "NoLoads", "ServerReplaced", "Session",
+           "Sessions", "changed", "packets", "result", "status_statement", "translated"]
 
 # Non-strict modes turn 4-byte characters into "?" and cut long values; NO_ZERO_DATE, which oslo sets,
 # refuses dates that old rows have; without NO_AUTO_VALUE_ON_ZERO the id 0 becomes another.
@@ -65,6 +65,12 @@ class NoLoads(Exception):
     """The server, or what stands before it, takes no rows by LOAD DATA LOCAL."""
 
 
+class ServerReplaced(Unknowable):
+    """Another server, or another history, answers at the address."""
+
+    word = "server-replaced"
+
+
 class Session:
     """One connection. Not for two threads at once.
 
@@ -99,6 +105,8 @@ class Session:
         self.execute(_SESSION)
         # By statement: the variable has another name in every other version.
         self.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        if endpoint.server:
+            self._prove_server(dict(endpoint.server))
 
     @property
     def connection(self) -> Any:
@@ -256,9 +264,35 @@ class Session:
         rows = self.query("SHOW GLOBAL VARIABLES LIKE %s", (variable.replace("_", "\\_"),))
         return str(rows[0][1]) if rows else ""
 
+    def identity(self) -> dict[str, str]:
+        """What tells this server from any other."""
+        rows = self.query("SHOW GLOBAL VARIABLES WHERE Variable_name IN"
+                          " ('server_id', 'server_uuid', 'server_uid')")
+        self.commit()
+        return {str(name).lower(): str(value) for name, value in rows if str(value)}
+
+    def _prove_server(self, known: dict[str, str]) -> None:
+        try:
+            words = changed(known, self.identity())
+            if words:
+                raise ServerReplaced(
+                    f"{self.endpoint.where} is another server than before ({words})",
+                    "When a virtual address or a proxy has moved, lead it back to the first server and go on;"
+                    " otherwise start the move anew: recell can't know which changes it has missed")
+        except BaseException:
+            self.close()
+            raise
+
     def fail(self, error: Exception) -> NoReturn:
         """Raises Lost, Busy, or what to tell the operator."""
         raise translated(error, self.endpoint) from None
+
+
+def changed(known: dict[str, str], now: dict[str, str]) -> str:
+    """How a server's identity differs from the one that was known, in words; empty when it doesn't. A newer
+    release may tell more of itself."""
+    return ", ".join(f"{k} was {known[k]}, is {now[k]}" for k in sorted(known.keys() & now.keys())
+                     if known[k] != now[k])
 
 
 def status_statement(version: str) -> str:
