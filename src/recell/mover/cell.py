@@ -27,6 +27,7 @@ from recell.model.scope import Schema
 from recell.model.violation import Violation
 from recell.mover import servers
 from recell.mover.fence import Hold
+from recell.mover.gap import carry_counters
 from recell.mover.identity import identity
 from recell.mover.journal import PREFIX, Journal, State, set_pace
 from recell.mover.move import Move, Status
@@ -350,7 +351,14 @@ class CellMove:
     def catch_up(self, limit_s: float) -> float:
         with self._moving() as move:
             move.follow()
+            self._carry_numbers(move.backward)
             return move.catch_up(limit_s)
+
+    def _carry_numbers(self, backward: bool) -> None:
+        self._permit()
+        here, there = reversed(SIDES) if backward else SIDES
+        with self.entered(here) as source, self.entered(there) as target:
+            carry_counters(source, target, self._schema(source))
 
     def turn(self) -> None:
         with self._moving() as move:
