@@ -17,7 +17,7 @@ import pytest
 from recell.adapters.mysql.binlog import BinlogLost, SchemaChanged, Statement
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import changed
+from recell.adapters.mysql.session import Busy, Session, changed
 from recell.errors import (
     Denied,
     Locked,
@@ -172,6 +172,46 @@ def test_connections_are_cut(clouds: Pair, moves: Callable[..., Move]) -> None:
         _cut(clouds, 5)
         move.catch_up(120, lag_s=10)
     _proven(move, source, target)
+
+
+def test_a_server_that_ends_what_takes_long(clouds: Pair, moves: Callable[..., Move]) -> None:
+    source, target = clouds
+    source.sql("INSERT INTO s3_images (uuid) SELECT UUID() FROM seq_1_to_30000")
+    for server in clouds:
+        server.sql("SET GLOBAL max_statement_time = 0.005")
+    try:
+        move = moves(source, target)
+        move.prepare()
+        move.copy()
+        move.follow()
+        assert move.verify().equal
+    finally:
+        for server in clouds:
+            server.sql("SET GLOBAL max_statement_time = 0")
+
+
+def test_a_statement_that_was_killed_is_tried_again(clouds: Pair) -> None:
+    server = clouds[0]
+    server.sql("INSERT INTO s3_images (uuid) VALUES ('x')")
+    busy = server.connect(autocommit=False)
+    busy.cursor().execute("UPDATE s3_images SET uuid = 'y'")
+    session = Session(server.endpoint())
+    (number,) = session.query("SELECT CONNECTION_ID()")[0]
+
+    def kill() -> None:
+        while not server.sql(f"SELECT 1 FROM information_schema.processlist WHERE id = {number}"
+                             " AND info LIKE 'UPDATE%'"):
+            time.sleep(0.01)
+        server.sql(f"KILL QUERY {number}")
+
+    killing = _later(0, kill)
+    try:
+        with pytest.raises(Busy):
+            session.execute("UPDATE s3_images SET uuid = 'z'")
+        killing()
+    finally:
+        session.close()
+        busy.close()
 
 
 def test_a_server_stays_away(own: Callable[..., PrivateServer], moves: Callable[..., Move],

@@ -36,7 +36,8 @@ _LOST = frozenset({
     2055, ER.SERVER_SHUTDOWN, ER.NEW_ABORTING_CONNECTION, ER.ABORTING_CONNECTION, 1927, 1077,
     ER.CON_COUNT_ERROR,
 })
-_BUSY = frozenset({ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, 1180, 1020})  # 1180: Galera's certification
+# 1180: Galera's certification. 1317: somebody ended this statement (KILL QUERY).
+_BUSY = frozenset({ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, 1180, 1020, 1317})
 _FULL = frozenset({1114, 1021, 1026, 3, 1030, 28})
 _NO_LOADS = frozenset({ER.NOT_ALLOWED_COMMAND, 3948, 4166})
 _CONNECT_TIMEOUT = 10
@@ -102,7 +103,8 @@ class Session:
         # What MariaDB says first, for the sake of old replicas.
         self.version = version.removeprefix("5.5.5-")
         self.mariadb = "mariadb" in self.version.lower()
-        self.execute(_SESSION)
+        # A server may end whatever takes long; comparing a table does.
+        self.execute(_SESSION + (", max_statement_time = 0" if self.mariadb else ""))
         # By statement: the variable has another name in every other version.
         self.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         if endpoint.server:
