@@ -95,7 +95,8 @@ class CellHosts(CellMaking):
         with self._root("old", inside=True) as old:
             schema = self._schema(old, "old")
             if not made:
-                return tuple(troubles(old, None, self.move, schema))
+                with self._root("new") as bare:
+                    return tuple(troubles(old, None, self.move, schema, bare))
             with self._root("new", inside=True) as new:
                 found = list(troubles(old, new, self.move, schema))
                 if any(v.severity == "stop" for v in found):
