@@ -190,6 +190,39 @@ def test_a_server_that_ends_what_takes_long(clouds: Pair, moves: Callable[..., M
             server.sql("SET GLOBAL max_statement_time = 0")
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_server_that_died_may_have_kept_what_its_binlog_has_lost(
+        own: Callable[..., PrivateServer], moves: Callable[..., Move], clouds: Pair, lost: bool) -> None:
+    source, target = own(37, "sync-binlog=0"), clouds[1]
+    fill(source, _SEED, 5)
+    move = moves(source, target)
+    move.prepare()
+    move.copy()
+    move.follow()
+    assert move.verify().equal and move.sure
+    move.close()
+    end = source.sql("SHOW MASTER STATUS")[0]
+    source.sql("UPDATE instances SET progress = 55",
+               "INSERT INTO s3_images (uuid) VALUES ('x')")
+    source.halt(signal.SIGKILL)
+    if lost:
+        # As after a power cut: the file's end was not on the disk yet, InnoDB's log was.
+        with (source.directory / "data" / end[0]).open("r+b") as file:
+            file.truncate(end[1])
+    source.start()
+    again = moves(source, target)
+    again.prepare()
+    again.follow()
+    again.catch_up(60, lag_s=10)
+    with pytest.raises(VerifyFailed, match="since the server that rows come from died"):
+        again.drain(60)
+    if lost:
+        assert "instances" in {d.table for d in again.verify().differences}
+        assert not again.sure
+    else:
+        _proven(again, source, target)
+
+
 def test_a_statement_that_was_killed_is_tried_again(clouds: Pair) -> None:
     server = clouds[0]
     server.sql("INSERT INTO s3_images (uuid) VALUES ('x')")

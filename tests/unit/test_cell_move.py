@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -267,6 +268,19 @@ def test_numbers_of_rows_that_are_gone_are_not_given_again(
     move.catch_up(60)
     move.drain(30)
     assert next_of(old) == 201
+
+
+def test_after_the_old_server_died_all_rows_are_compared_again(
+    moves: Any, servers: dict[Side, PrivateServer]
+) -> None:
+    move = moves()
+    prepare(move)
+    move.follow(lambda figures: None)
+    servers["old"].restart(signal.SIGKILL)
+    write(servers["old"], 4)
+    move.catch_up(60)
+    assert "proven equal" in move.drain(60)
+    assert ids(servers["new"]) == [1, 2, 3, 4]
 
 
 def test_a_stranger_after_the_proof_stops_the_turn(moves: Any, servers: dict[Side, PrivateServer]) -> None:

@@ -352,7 +352,11 @@ class CellMove:
         with self._moving() as move:
             move.follow()
             self._carry_numbers(move.backward)
-            return move.catch_up(limit_s)
+            lag = move.catch_up(limit_s)
+            if not move.sure:
+                found_equal(move.verify(), "keep it out, and mend these rows before going on")
+                lag = move.catch_up(limit_s)
+            return lag
 
     def _carry_numbers(self, backward: bool) -> None:
         self._permit()

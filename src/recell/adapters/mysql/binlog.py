@@ -21,12 +21,12 @@ from recell.adapters.mysql.rowimage import Image, RowDecoder, length_encoded
 from recell.adapters.mysql.session import Lost, Session, packets, translated
 from recell.errors import Locked, RecellError, Unknowable, Unsupported
 
-__all__ = ["BinlogLost", "BinlogReader", "Commit", "Event", "Idle", "Rows", "SchemaChanged", "Statement",
-           "Torn", "Wanted"]
+__all__ = ["BinlogLost", "BinlogReader", "Commit", "Died", "Event", "Idle", "Rows", "SchemaChanged",
+           "Statement", "Torn", "Wanted"]
 
 Operation = Literal["insert", "update", "delete"]
 
-_QUERY, _ROTATE, _FORMAT, _XID, _TABLE_MAP, _INCIDENT = 2, 4, 15, 16, 19, 26
+_QUERY, _STOP, _ROTATE, _FORMAT, _XID, _TABLE_MAP, _INCIDENT = 2, 3, 4, 15, 16, 19, 26
 _HEARTBEATS = frozenset({27, 41})
 _BETWEEN = frozenset({_FORMAT, 35, 161, 163})
 """What a file begins with: its format, lists of GTIDs, MariaDB's checkpoints."""
@@ -111,7 +111,13 @@ class Torn:
     position: Position
 
 
-Event = Rows | Commit | Statement | Idle | Torn
+@dataclass(frozen=True)
+class Died:
+    """The server has died here, and doesn't write each commit to disk: it may have kept transactions that its
+    binlog has lost with the machine."""
+
+
+Event = Rows | Commit | Statement | Idle | Torn | Died
 
 
 class BinlogReader:
@@ -134,6 +140,7 @@ class BinlogReader:
         self._gtid = ""
         self._decoders: dict[int, tuple[str, RowDecoder] | None] = {}
         self._signatures: dict[str, tuple[bytes, bytes]] = {}
+        self._closed = False  # the file's end was written: it is no dead server's
         self._open = False  # within a transaction, where no position may be told
         self._written = self._skipping = self._told = False
         self.events = self.bytes = 0
@@ -223,16 +230,23 @@ class BinlogReader:
 
     def _after_torn(self) -> Position | None:
         """Where a server that died while it wrote goes on. None: it doesn't, or has no proof that every
-        transaction that it kept is in the binlog: one that is written to disk with each commit."""
+        transaction that it kept is in the binlog."""
         session = Session(self._endpoint)
         try:
-            kept = [session.variable(v) for v in ("sync_binlog", "innodb_flush_log_at_trx_commit")]
             torn = Position(self._file, 0)
             later = sorted(p for p in (Position(f, 4) for f in session.binlogs())
                            if p.sequence > torn.sequence)
         finally:
             session.close()
-        return later[0] if kept == ["1", "1"] and later else None
+        return later[0] if later and self._durable() else None
+
+    def _durable(self) -> bool:
+        """Whether each commit is written to disk, in the binlog too."""
+        session = Session(self._endpoint)
+        try:
+            return all(session.variable(v) == "1" for v in ("sync_binlog", "innodb_flush_log_at_trx_commit"))
+        finally:
+            session.close()
 
     def _event(self, packet: bytes) -> Iterator[Event]:
         at, kind, _, size, following, flags = struct.unpack_from("<IBIIIH", packet, 1)
@@ -267,10 +281,16 @@ class BinlogReader:
         elif kind in (_QUERY, _QUERY_COMPRESSED, _LOAD):
             yield from self._statement(packet, kind, end, following, at)
         elif kind == _ROTATE:
+            file = packet[28:end].decode()
+            artificial = bool(flags & 0x20)
+            if artificial and file != self._file and not self._closed and not self._durable():
+                yield Died()
             self._offset = struct.unpack_from("<Q", packet, 20)[0]
-            self._file = packet[28:end].decode()
-            if not flags & 0x20:  # an artificial one repeats where we are; table ids stay
+            self._file, self._closed = file, not artificial
+            if not artificial:  # an artificial one repeats where we are; table ids stay
                 self._decoders.clear()
+        elif kind == _STOP:
+            self._closed = True
         elif kind in _HEARTBEATS or kind in _BETWEEN:
             if kind == _FORMAT:
                 self._crc = 4 if packet[-5] == 1 else 0
