@@ -156,6 +156,33 @@ def test_transactions_and_statements(clouds: Pair) -> None:
     assert [type(e).__name__ for e in again] == ["Rows", "Commit", "Statement", "Commit"]
 
 
+def test_a_transaction_in_two_phases(clouds: Pair) -> None:
+    server = clouds[0]
+    server.sql("CREATE TABLE marks (id INT PRIMARY KEY)")
+    start = _end(server)
+    server.sql("XA START 'a'", "INSERT INTO marks VALUES (1)", "XA END 'a'", "XA PREPARE 'a'",
+               "XA COMMIT 'a'", "XA START 'b'", "INSERT INTO s3_images (uuid) VALUES ('x')", "XA END 'b'",
+               "XA COMMIT 'b' ONE PHASE")
+    events = [e for e in _read(server, start) if not isinstance(e, Idle)]
+    assert [type(e).__name__ for e in events] == ["Commit", "Commit", "Rows", "Commit"]
+    server.sql("XA START 'c'", "INSERT INTO s3_images (uuid) VALUES ('y')", "XA END 'c'", "XA PREPARE 'c'",
+               "XA COMMIT 'c'")
+    with pytest.raises(Unsupported, match="in two phases"):
+        _read(server, start)
+
+
+def test_rows_that_were_logged_as_the_text_of_a_load(clouds: Pair) -> None:
+    server = clouds[0]
+    file = server.directory / "rows.txt"
+    file.write_text("loaded\n")
+    file.chmod(0o644)
+    start = _end(server)
+    server.sql("SET SESSION binlog_format = STATEMENT",
+               f"LOAD DATA INFILE '{file}' INTO TABLE s3_images (uuid)")
+    (statement,) = (e for e in _read(server, start) if isinstance(e, Statement))
+    assert statement.database == "nova" and statement.text.startswith("LOAD DATA INFILE")
+
+
 def test_a_table_that_was_altered(clouds: Pair) -> None:
     server = clouds[0]
     members = Members(schema.scope(schema.read(server), schema.WHOLE))

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from recell.adapters.mysql.binlog import BinlogLost, SchemaChanged, Statement
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
+from recell.adapters.mysql.session import Busy, Session, changed
 from recell.errors import (
     Denied,
     Locked,
@@ -172,6 +174,79 @@ def test_connections_are_cut(clouds: Pair, moves: Callable[..., Move]) -> None:
     _proven(move, source, target)
 
 
+def test_a_server_that_ends_what_takes_long(clouds: Pair, moves: Callable[..., Move]) -> None:
+    source, target = clouds
+    source.sql("INSERT INTO s3_images (uuid) SELECT UUID() FROM seq_1_to_30000")
+    for server in clouds:
+        server.sql("SET GLOBAL max_statement_time = 0.005")
+    try:
+        move = moves(source, target)
+        move.prepare()
+        move.copy()
+        move.follow()
+        assert move.verify().equal
+    finally:
+        for server in clouds:
+            server.sql("SET GLOBAL max_statement_time = 0")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_server_that_died_may_have_kept_what_its_binlog_has_lost(
+        own: Callable[..., PrivateServer], moves: Callable[..., Move], clouds: Pair, lost: bool) -> None:
+    source, target = own(37, "sync-binlog=0"), clouds[1]
+    fill(source, _SEED, 5)
+    move = moves(source, target)
+    move.prepare()
+    move.copy()
+    move.follow()
+    assert move.verify().equal and move.sure
+    move.close()
+    end = source.sql("SHOW MASTER STATUS")[0]
+    source.sql("UPDATE instances SET progress = 55",
+               "INSERT INTO s3_images (uuid) VALUES ('x')")
+    source.halt(signal.SIGKILL)
+    if lost:
+        # As after a power cut: the file's end was not on the disk yet, InnoDB's log was.
+        with (source.directory / "data" / end[0]).open("r+b") as file:
+            file.truncate(end[1])
+    source.start()
+    again = moves(source, target)
+    again.prepare()
+    again.follow()
+    again.catch_up(60, lag_s=10)
+    with pytest.raises(VerifyFailed, match="since the server that rows come from died"):
+        again.drain(60)
+    if lost:
+        assert "instances" in {d.table for d in again.verify().differences}
+        assert not again.sure
+    else:
+        _proven(again, source, target)
+
+
+def test_a_statement_that_was_killed_is_tried_again(clouds: Pair) -> None:
+    server = clouds[0]
+    server.sql("INSERT INTO s3_images (uuid) VALUES ('x')")
+    busy = server.connect(autocommit=False)
+    busy.cursor().execute("UPDATE s3_images SET uuid = 'y'")
+    session = Session(server.endpoint())
+    (number,) = session.query("SELECT CONNECTION_ID()")[0]
+
+    def kill() -> None:
+        while not server.sql(f"SELECT 1 FROM information_schema.processlist WHERE id = {number}"
+                             " AND info LIKE 'UPDATE%'"):
+            time.sleep(0.01)
+        server.sql(f"KILL QUERY {number}")
+
+    killing = _later(0, kill)
+    try:
+        with pytest.raises(Busy):
+            session.execute("UPDATE s3_images SET uuid = 'z'")
+        killing()
+    finally:
+        session.close()
+        busy.close()
+
+
 def test_a_server_stays_away(own: Callable[..., PrivateServer], moves: Callable[..., Move],
                              clouds: Pair) -> None:
     source, target = clouds[0], own(23)
@@ -276,6 +351,54 @@ def test_another_server_answers(own: Callable[..., PrivateServer], moves: Callab
         moves(source, target).prepare()
 
 
+def test_another_server_answers_new_sessions_while_the_binlog_comes_from_the_first(
+        clouds: Pair, own: Callable[..., PrivateServer], moves: Callable[..., Move], tmp_path: Path) -> None:
+    # As behind a proxy that has gone over to a replica: connections that are there stay where they were.
+    source, target = clouds
+    standby = own(36)
+    fill(source, _SEED, 5)
+    # Its binlog's files have the same names, and are ahead.
+    while _sequence(standby) <= _sequence(source):
+        standby.sql("FLUSH BINARY LOGS")
+    address = tmp_path / "s"
+    address.symlink_to(source.socket)
+    scope = schema.scope(schema.read(source), schema.WHOLE)
+    move = Move(replace(source.endpoint(), unix_socket=str(address)), target.endpoint(), scope)
+    try:
+        move.prepare()
+        move.copy()
+        move.follow()
+        move.catch_up(60, lag_s=10)
+        rows = target.sql("SELECT COUNT(*) FROM instances")
+        address.unlink()
+        address.symlink_to(standby.socket)
+        for number, command in source.sql("SELECT id, command FROM information_schema.processlist"
+                                          " WHERE user = 'root' AND id <> CONNECTION_ID()"):
+            if command != "Binlog Dump":
+                source.sql(f"KILL {number}")
+        source.sql("UPDATE instances SET progress = 77")
+        _fails(move, ServerReplaced, "server_id was 1, is 36")
+        assert target.sql("SELECT COUNT(*) FROM instances") == rows
+        address.unlink()
+        address.symlink_to(source.socket)
+        move.prepare()
+        move.follow()
+        _proven(move, source, target)
+    finally:
+        move.close()
+
+
+def test_a_newer_release_of_the_same_server_may_tell_more_of_itself() -> None:
+    known = {"server_id": "1"}
+    assert changed(known, {"server_id": "1", "server_uid": "abc"}) == ""
+    assert changed({"server_id": "1", "server_uid": "abc"}, known) == ""
+    assert changed(known, {"server_id": "2", "server_uid": "abc"}) == "server_id was 1, is 2"
+
+
+def _sequence(server: PrivateServer) -> int:
+    return len(server.sql("SHOW BINARY LOGS"))
+
+
 def test_the_schema_changes(copied: Move, clouds: Pair) -> None:
     clouds[0].sql("ALTER TABLE instances ADD COLUMN more INT")
     _fails(copied, SchemaChanged, "ALTER TABLE instances ADD COLUMN more INT")
@@ -285,6 +408,8 @@ def test_the_schema_changes(copied: Move, clouds: Pair) -> None:
     ("nova", "TRUNCATE TABLE s3_images", True), ("nova", "DROP TABLE `tags`", True),
     ("nova", "CREATE INDEX more ON instances (deleted)", True), ("nova", "RENAME TABLE tags TO others", True),
     ("nova", "UPDATE instances SET progress = 7", True), ("other", "DROP TABLE nova.tags", True),
+    ("nova", "SET STATEMENT lock_wait_timeout=5 FOR TRUNCATE TABLE tags", True),
+    ("nova", "ANALYZE DELETE FROM tags", True), ("nova", "SET PASSWORD FOR somebody = 'x'", False),
     ("NOVA", "DROP TABLE tags", True), ("nova", "/* why */ ALTER TABLE tags ENGINE=InnoDB", True),
     ("other", "DROP TABLE tags", False), ("other", "DROP TABLE innova.tags", False),
     ("nova", "CREATE TABLE recell_mover_state (id INT)", False), ("nova", "ANALYZE TABLE tags", False),
@@ -307,6 +432,17 @@ def test_which_statements_stop_a_move(database: str, text: str, stops: bool) -> 
 def test_a_write_that_was_logged_as_text(copied: Move, clouds: Pair) -> None:
     clouds[0].sql("SET SESSION binlog_format = STATEMENT", "UPDATE instances SET progress = 7")
     _fails(copied, SchemaChanged, "UPDATE instances SET progress = 7")
+
+
+def test_what_was_prepared_before_the_move_begins(clouds: Pair, moves: Callable[..., Move]) -> None:
+    source, target = clouds
+    source.sql("XA START 'a'", "INSERT INTO s3_images (uuid) VALUES ('x')", "XA END 'a'", "XA PREPARE 'a'")
+    try:
+        with pytest.raises(Unsupported, match=r"db1:3306 has 1 transactions in two phases"):
+            moves(source, target).prepare()
+    finally:
+        source.sql("XA ROLLBACK 'a'")
+    moves(source, target).prepare()
 
 
 def test_statements_that_change_no_row(copied: Move, clouds: Pair) -> None:

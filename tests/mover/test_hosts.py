@@ -348,6 +348,23 @@ def test_rows_in_the_way_are_named(cells: tuple[CellHosts, dict[Side, PrivateSer
     assert len(found) == 1 and "instances: row 20" in found[0].what
 
 
+def test_servers_are_looked_at_before_the_new_cell_has_a_database(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]],
+) -> None:
+    port, servers = cells
+    port._broker = lambda side: Broker()  # type: ignore[assignment, return-value]
+    servers["new"].sql("DROP DATABASE nova_cell2")
+    assert [v for v in port.troubles() if v.severity == "stop"] == []
+    for side, server in servers.items():
+        server.sql("SET GLOBAL binlog_row_image = MINIMAL")
+        try:
+            found = [v for v in port.troubles() if v.severity == "stop"]
+        finally:
+            server.sql("SET GLOBAL binlog_row_image = FULL")
+        assert [v.id.split(":")[1] for v in found] == ["binlog-image"]
+        assert found[0].where.endswith(f" on {MOVE.at(side).address}:3306")
+
+
 def test_a_broker_that_refuses_stops_it_early(cells: tuple[CellHosts, dict[Side, PrivateServer]]) -> None:
     port, _ = cells
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pymysql
 import pytest
 
+from recell.adapters.mysql.session import Session as Connection
 from recell.errors import Denied, Locked, StepFailed, Unknowable, VerifyFailed
 from recell.model.moving import End, Ends, Login, Pace, Standing
 from recell.model.relay import Side
@@ -109,6 +112,56 @@ def test_what_is_made_is_there_and_dropped_again(moves: Any, servers: dict[Side,
     assert ids(servers["old"]) == [1, 2, 3]
 
 
+def test_what_would_fail_later_is_said_before(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    old, new = servers["old"], servers["new"]
+
+    def found() -> set[str]:
+        return {v.id.split(":")[1] for v in moves().troubles(3600) if v.severity == "stop"}
+
+    assert found() == set()
+    old.sql("ALTER USER nova@'%' REQUIRE SSL")
+    assert found() == {"tls-account"}
+    old.sql("ALTER USER nova@'%' REQUIRE NONE")
+    new.sql("SET GLOBAL require_secure_transport = ON")
+    try:
+        assert found() == {"tls"}
+    finally:
+        new.sql("SET GLOBAL require_secure_transport = OFF")
+    old.sql("CHANGE MASTER TO master_host = 'db9'")
+    try:
+        assert found() == {"replica"}
+    finally:
+        old.sql("RESET SLAVE ALL")
+
+
+def test_collations_that_the_new_server_does_not_know(
+    moves: Any, servers: dict[Side, PrivateServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Connection.query
+
+    def older(self: Connection, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if "COLLATE" in sql and "SCHEMA" not in sql:
+            sql = sql.replace("utf8mb3_general_ci", "utf8mb3_of_tomorrow_ci")
+        return asked(self, sql, args)
+
+    monkeypatch.setattr(Connection, "query", older)
+    found = [v for v in moves().troubles(3600) if v.severity == "stop"]
+    assert [v.what for v in found] == [
+        "it doesn't know the collation utf8mb3_general_ci, which nova has"
+    ]
+
+
+def test_a_database_that_the_server_spells_in_another_way() -> None:
+    server = PrivateServer("log-bin=binlog", "binlog-format=ROW", "lower-case-table-names=1")
+    try:
+        server.create("nova", ddl(load(TODAY)))
+        hosts: dict[Side, Any] = {side: DatabaseHost(f"db-{side}", server) for side in ("old", "new")}
+        found = CellMove(hosts, replace(ENDS, database="Nova"), OURS, NOVA).troubles(3600)
+        assert [v.what for v in found] == ["Nova's URL names Nova, and the server calls it nova"]
+    finally:
+        server.stop()
+
+
 def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     old, new = servers["old"], servers["new"]
     move = moves()
@@ -184,6 +237,50 @@ def test_there_and_back(moves: Any, servers: dict[Side, PrivateServer]) -> None:
     assert move.standing() == Standing("none")
     for server in servers.values():
         assert not server.sql("SHOW TABLES LIKE 'recell%'", database="nova")
+
+
+def test_numbers_of_rows_that_are_gone_are_not_given_again(
+    moves: Any, servers: dict[Side, PrivateServer]
+) -> None:
+    """Archived rows keep theirs in the shadow tables, where a second row of one number finds no place."""
+    old, new = servers["old"], servers["new"]
+
+    def born_and_gone(server: PrivateServer, number: int) -> None:
+        write(server, number)
+        server.sql(f"DELETE FROM instances WHERE id = {number}", database="nova")
+
+    def next_of(server: PrivateServer) -> int:
+        server.sql("INSERT INTO instances (uuid, host, deleted) VALUES (UUID(), 'c1', 0)", database="nova")
+        return max(ids(server))
+
+    move = moves()
+    prepare(move)
+    born_and_gone(old, 50)
+    move.follow(lambda figures: None)
+    move.catch_up(60)
+    move.drain(30)
+    assert next_of(new) == 51
+    move.turn()
+    move.shut("old", move.rights("old"))
+    move.close()
+    born_and_gone(new, 200)
+    move = moves()
+    move.catch_up(60)
+    move.drain(30)
+    assert next_of(old) == 201
+
+
+def test_after_the_old_server_died_all_rows_are_compared_again(
+    moves: Any, servers: dict[Side, PrivateServer]
+) -> None:
+    move = moves()
+    prepare(move)
+    move.follow(lambda figures: None)
+    servers["old"].restart(signal.SIGKILL)
+    write(servers["old"], 4)
+    move.catch_up(60)
+    assert "proven equal" in move.drain(60)
+    assert ids(servers["new"]) == [1, 2, 3, 4]
 
 
 def test_a_stranger_after_the_proof_stops_the_turn(moves: Any, servers: dict[Side, PrivateServer]) -> None:

@@ -76,7 +76,11 @@ def test_a_healthy_pair_has_no_findings() -> None:
     (lambda s: said(s, max_binlog_total_size="1000"), "warning binlog-size:db1"),
     (lambda s: replace(s, version="10.2.9-MariaDB"), "stop version:db1"),
     (lambda s: replace(s, version="10.1.48-MariaDB"), "warning counters:db1"),
+    (lambda s: replace(s, version="10.4.34-MariaDB"), "stop version:db1"),
     (lambda s: replace(s, version="8.0.36"), "stop untried:db1"),
+    (lambda s: said(s, require_secure_transport="ON"), "stop tls:db1"),
+    (lambda s: replace(s, replicates=("db9",)), "warning replica:db1"),
+    (lambda s: said(replace(s, replicates=("db9",)), log_slave_updates="OFF"), "stop replica:db1"),
     (lambda s: replace(s, other_engines=("instances (MyISAM)",)), "stop engine:db1"),
     (lambda s: replace(s, triggers=("t",)), "warning triggers:db1"),
     (lambda s: replace(s, events=("e",)), "warning events:db1"),
@@ -90,6 +94,7 @@ def test_traps_of_the_source(plant: Callable[[Server], Server], expected: str) -
 @pytest.mark.parametrize(("plant", "expected"), [
     (lambda s: said(s, log_bin="OFF"), "stop binlog-off:db2"),
     (lambda s: said(s, read_only="ON"), "stop read-only:db2"),
+    (lambda s: said(s, require_secure_transport="ON"), "stop tls:db2"),
     (lambda s: replace(s, clock_s=-3.0), "warning clocks:db2"),
     (lambda s: said(s, lower_case_table_names="1"), "stop case:db2"),
     (lambda s: replace(s, charset="utf8mb4"), "warning charset:db2"),
@@ -104,6 +109,14 @@ def test_traps_of_the_source(plant: Callable[[Server], Server], expected: str) -
 ])
 def test_traps_of_the_target(plant: Callable[[Server], Server], expected: str) -> None:
     assert ids(healthy(), plant(healthy("db2"))) == [expected]
+
+
+@pytest.mark.parametrize("version", ["8.0.36", "8.4.3-3", "5.7.44", "10.4.34-MariaDB", "10.5.1-MariaDB"])
+def test_servers_on_which_a_move_would_fail_halfway_can_not_be_acknowledged(version: str) -> None:
+    for pair in ((replace(healthy(), version=version), healthy("db2")),
+                 (healthy(), replace(healthy("db2"), version=version))):
+        stops = [v for v in find(*pair, CELL, 3600) if v.severity == "stop"]
+        assert len(stops) == 1 and not stops[0].may_accept and version in stops[0].what
 
 
 def test_room_for_a_whole_cell_stops() -> None:

@@ -27,6 +27,7 @@ from recell.model.scope import Schema
 from recell.model.violation import Violation
 from recell.mover import servers
 from recell.mover.fence import Hold
+from recell.mover.gap import carry_counters
 from recell.mover.identity import identity
 from recell.mover.journal import PREFIX, Journal, State, set_pace
 from recell.mover.move import Move, Status
@@ -102,8 +103,11 @@ class CellMove:
         host, end = self._hosts[side], self.ends.at(side)
         door = self._door(side, end.where, lambda: host.forward(end.address, end.port))
         login = login or self.ours
+        move = self._move
+        known = () if move is None else (move.source if side == "old" else move.target).server
         return Endpoint(end.address, login.user, login.password,
-                        self.ends.database if database is None else database, end.port, unix_socket=str(door))
+                        self.ends.database if database is None else database, end.port, unix_socket=str(door),
+                        server=known)
 
     def _door(self, side: Side, name: str, make: Callable[[], Path]) -> Path:
         door = self._doors.get((side, name))
@@ -347,7 +351,18 @@ class CellMove:
     def catch_up(self, limit_s: float) -> float:
         with self._moving() as move:
             move.follow()
-            return move.catch_up(limit_s)
+            self._carry_numbers(move.backward)
+            lag = move.catch_up(limit_s)
+            if not move.sure:
+                found_equal(move.verify(), "keep it out, and mend these rows before going on")
+                lag = move.catch_up(limit_s)
+            return lag
+
+    def _carry_numbers(self, backward: bool) -> None:
+        self._permit()
+        here, there = reversed(SIDES) if backward else SIDES
+        with self.entered(here) as source, self.entered(there) as target:
+            carry_counters(source, target, self._schema(source))
 
     def turn(self) -> None:
         with self._moving() as move:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from recell.adapters.mysql.binlog import (
     BinlogReader,
     Commit,
+    Died,
     Idle,
     Rows,
     SchemaChanged,
@@ -22,15 +23,15 @@ from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session
 from recell.errors import RecellError, Unknowable, Unreachable
-from recell.mover.identity import continues
+from recell.mover.identity import continues, identity
 from recell.mover.journal import MARK, PREFIX
 from recell.mover.members import Members
 
-__all__ = ["Feed", "ForeignWriter", "Sentry", "Start"]
+__all__ = ["Feed", "ForeignWriter", "Sentry", "Start", "known_at", "start_of"]
 
 # Statements that leave every row as it is and every column where it is.
 _HARMLESS = re.compile(
-    r"\s*(/\*.*?\*/\s*)*(GRANT|REVOKE|FLUSH|ANALYZE|OPTIMIZE|CHECK|SET|"
+    r"\s*(/\*.*?\*/\s*)*(GRANT|REVOKE|FLUSH|ANALYZE\s+TABLE|OPTIMIZE|CHECK|SET(?!\s+STATEMENT\b)|"
     r"ALTER\s+TABLE\s+\S+\s+AUTO_INCREMENT\s*=\s*\d+(?=\s*$)|"
     r"(CREATE|DROP|ALTER|RENAME)(\s+OR\s+REPLACE)?(\s+DEFINER\s*=\s*\S+)?\s+"
     r"(USER|ROLE|TRIGGER|(SQL\s+SECURITY\s+\w+\s+)?VIEW|PROCEDURE|FUNCTION|EVENT|TEMPORARY|SERVER))\b",
@@ -53,6 +54,29 @@ class Start:
     identity: dict[str, str]
 
 
+def known_at(endpoint: Endpoint, position: Position) -> Start:
+    """A position between two transactions, and what proves the binlog to be the same later."""
+    session = Session(endpoint)
+    try:
+        return Start(position, _gtid_at(session, position), identity(session))
+    finally:
+        session.close()
+
+
+def _gtid_at(session: Session, position: Position) -> str:
+    if not session.mariadb:
+        return ""
+    found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))
+    return str(found[0][0] or "").split(",")[0]
+
+
+def start_of(session: Session) -> Start:
+    """Begins a snapshot in ``session``; what proves the binlog to be the same later."""
+    known = identity(session)
+    position = session.snapshot()
+    return Start(position, _gtid_at(session, position), known)
+
+
 class _BinlogThread(ABC):
     """Reads one server's binlog from ``start`` on, through lost connections, until stopped."""
 
@@ -65,6 +89,8 @@ class _BinlogThread(ABC):
         self.failed: RecellError | None = None
         self.rows = 0
         """Row changes seen in the scope's tables."""
+        self.deaths = 0
+        """Of the server, after which its binlog may lack what it has kept."""
         self._start = start
         self._replica_id = replica_id
         self._patience_s = patience_s
@@ -165,6 +191,8 @@ class _BinlogThread(ABC):
                 pending = []
                 # A file's beginning has no transaction before it to be known by.
                 self._took([], event.position, "")
+            elif isinstance(event, Died):
+                self.deaths += 1
             elif isinstance(event, Rows):
                 pending.append(event)
                 self.rows += len(event.images)

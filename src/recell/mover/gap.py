@@ -1,4 +1,5 @@
-"""AUTO_INCREMENT of a new cell's tables, raised far above every other cell's before its first row.
+"""AUTO_INCREMENT: of a new cell's tables raised far above every other cell's before its first row; of a
+database that moves whole, carried along.
 
 From then on two cells hand out numbers at the same time, and rows that move between them keep theirs.
 Without a gap a row that comes along would meet a stranger under its number.
@@ -6,18 +7,21 @@ Without a gap a row that comes along would meet a stranger under its number.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 
-from recell.adapters.mysql.session import Session
+from recell.adapters.mysql.session import Busy, Session
 from recell.adapters.mysql.sql import name
 from recell.errors import StepFailed, Unsupported
 from recell.model.scope import Column, Schema, Table
 
-__all__ = ["GAP", "keeps_counters", "part_counters", "plan_gap", "raise_counters", "read_counters"]
+__all__ = ["GAP", "carry_counters", "keeps_counters", "part_counters", "plan_gap", "raise_counters",
+           "read_counters"]
 
 GAP = 100_000_000
 """Ids that the older cells may hand out until they meet the new one's."""
 
+_ATTEMPTS, _PAUSE_S = 10, 0.5
 _BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
 
 
@@ -93,7 +97,7 @@ def part_counters(old: Session, new: Session, schema: Schema, gap: int = GAP) ->
 
     A row that flows back has a number of the new cell's, and InnoDB goes on counting from the highest that
     it has seen: the old cell would hand out the very numbers that the new one hands out. Where a database
-    moves whole, only one of the two ever counts, and nothing has to be raised.
+    moves whole, only one of the two ever counts: :func:`carry_counters`.
 
     Takes an instant and a table's metadata lock, so not while the writers are held. What was raised, by
     table; none where it is done already.
@@ -114,6 +118,34 @@ def part_counters(old: Session, new: Session, schema: Schema, gap: int = GAP) ->
     old.execute("SET SESSION lock_wait_timeout = 1")
     for table_name, start in raised.items():
         old.execute(f"ALTER TABLE {name(table_name)} AUTO_INCREMENT = {int(start)}")
+    return raised
+
+
+def carry_counters(here: Session, there: Session, schema: Schema) -> dict[str, int]:
+    """Where the database moves whole: ``there`` goes on counting where ``here`` stands. What was raised.
+
+    A row that was born and archived before anybody looked at it has never been there, and its number would
+    be given again; in the shadow table that number is taken.
+
+    Not while the writers are held, as :func:`part_counters`.
+
+    :raises StepFailed: a table of ``there`` is never free.
+    """
+    mine, theirs = (read_counters(s, Schema(s.endpoint.database, schema.tables)) for s in (here, there))
+    raised = {table: number for table, number in mine.items() if number > theirs[table]}
+    if raised:
+        there.execute("SET SESSION lock_wait_timeout = 1")
+    for table, number in raised.items():
+        for attempt in range(_ATTEMPTS):
+            try:
+                there.execute(f"ALTER TABLE {name(table)} AUTO_INCREMENT = {int(number)}")
+                break
+            except Busy as busy:
+                if attempt == _ATTEMPTS - 1:
+                    raise StepFailed(
+                        f"the next number of {table} of {there.endpoint.where} could not be raised ({busy})",
+                        "See which transaction there doesn't end") from None
+                time.sleep(_PAUSE_S)
     return raised
 
 

@@ -95,7 +95,8 @@ class CellHosts(CellMaking):
         with self._root("old", inside=True) as old:
             schema = self._schema(old, "old")
             if not made:
-                return tuple(troubles(old, None, self.move, schema))
+                with self._root("new") as bare:
+                    return tuple(troubles(old, None, self.move, schema, bare))
             with self._root("new", inside=True) as new:
                 found = list(troubles(old, new, self.move, schema))
                 if any(v.severity == "stop" for v in found):
@@ -246,7 +247,11 @@ class CellHosts(CellMaking):
     def catch_up(self, toward: Side, limit_s: float) -> float:
         with self._moving(toward) as move:
             move.follow()
-            return move.catch_up(limit_s)
+            lag = move.catch_up(limit_s)
+            if not move.sure:
+                found_equal(move.verify(), "keep it out, and mend these rows before going on")
+                lag = move.catch_up(limit_s)
+            return lag
 
     def instances(self, side: Side) -> tuple[str, ...]:
         with self._entered(side) as session:

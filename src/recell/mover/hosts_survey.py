@@ -9,11 +9,11 @@ from recell.adapters.mysql.sql import name
 from recell.adapters.schema import compare_schemas, read_schema
 from recell.errors import RecellError
 from recell.model.hosts import HostsMove
-from recell.model.scope import Schema
+from recell.model.scope import Schema, Scope
 from recell.model.violation import Violation
 from recell.mover import preflight
 from recell.mover.journal import PREFIX
-from recell.mover.server import read_server
+from recell.mover.server import Server, read_server
 from recell.planning.tables import guests_scope, hosts_scope, stranded_children
 
 __all__ = ["busy", "troubles"]
@@ -52,9 +52,15 @@ def busy(session: Session, hosts: Sequence[str]) -> dict[str, str]:
     }
 
 
-def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema) -> Iterator[Violation]:
-    """:param old: with the cell's database open. new: without one, None when there is none yet.
-    schema: the old cell's."""
+_MADE_LATER = ("mover:schema-version:", "mover:charset:")
+"""Of a database that isn't there yet."""
+
+
+def troubles(
+    old: Session, new: Session | None, move: HostsMove, schema: Schema, bare: Session | None = None
+) -> Iterator[Violation]:
+    """:param old: with the cell's database open. new: with its own, None when there is none yet.
+    schema: the old cell's. bare: of the new server, when it has no database of the cell's yet."""
     try:
         whole = hosts_scope(schema, move.hosts)
         scope = guests_scope(whole)
@@ -98,6 +104,8 @@ def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema)
             "galera", move.old.where, "it is a node of a Galera cluster", "Hosts move between single servers"
         )
     if new is None:
+        if bare is not None and not source.galera:
+            yield from _bare(source, bare, move, scope, schema)
         return
     there = read_schema(new.connection, move.new.database)
     target_schema = Schema(there.database, tuple(t for t in there.tables if not t.name.startswith(PREFIX)))
@@ -105,7 +113,21 @@ def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema)
         yield _stop(
             "schemas", move.new.where, sentence, "Run nova-manage db sync of one release in both cells"
         )
-    target = read_server(new, target_schema)
+    yield from _servers(source, read_server(new, target_schema), move, scope, schema)
+
+
+def _bare(
+    source: Server, bare: Session, move: HostsMove, scope: Scope, schema: Schema
+) -> Iterator[Violation]:
+    target = read_server(bare, Schema(move.new.database, ()))
+    for found in _servers(source, target, move, scope, schema):
+        if not found.id.startswith(_MADE_LATER):
+            yield found
+
+
+def _servers(
+    source: Server, target: Server, move: HostsMove, scope: Scope, schema: Schema
+) -> Iterator[Violation]:
     if target.galera:
         yield _stop(
             "galera", move.new.where, "it is a node of a Galera cluster", "Hosts move between single servers"

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from recell.adapters.mysql.binlog import BinlogLost
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import Session
-from recell.errors import Unknowable, Unsupported
+from recell.adapters.mysql.session import ServerReplaced, Session, changed
+from recell.errors import Unsupported
 
-__all__ = ["ServerReplaced", "check_server", "continues", "identity"]
+__all__ = ["ServerReplaced", "check_server", "continues", "identity", "none_prepared"]
 
 _ANEW = "Start the move anew: recell can't know which changes it has missed"
 
 
-class ServerReplaced(Unknowable):
-    """Another server, or another history, answers at the address."""
-
-    word = "server-replaced"
-
-
 def identity(session: Session) -> dict[str, str]:
     """What tells this server from any other, and from itself after its data was replaced."""
-    named = {v: session.variable(v) for v in ("server_id", "server_uuid", "server_uid")}
-    session.commit()
-    return {k: v for k, v in named.items() if v}
+    return session.identity()
 
 
 def check_server(session: Session) -> None:
@@ -35,17 +27,23 @@ def check_server(session: Session) -> None:
     session.commit()
 
 
+def none_prepared(session: Session) -> None:
+    """:raises Unsupported: a transaction was prepared (XA) before the session's snapshot. What commits it
+    later doesn't tell which rows it changed."""
+    if session.mariadb and (found := session.query("XA RECOVER")):
+        raise Unsupported(
+            f"{session.endpoint.where} has {len(found)} transactions in two phases (XA) that are prepared and"
+            " not ended", "Wait for their end, or end them by hand: XA RECOVER shows them")
+
+
 def continues(session: Session, known: dict[str, str], position: Position, gtid: str) -> None:
     """Prove that the binlog at ``position`` is what it was.
 
     :param gtid: of the last transaction before ``position``; empty when not known.
     :raises ServerReplaced: another server or history. :raises BinlogLost: it was purged.
     """
-    now = identity(session)
-    if now != known:
-        changed = ", ".join(f"{k} was {known.get(k)}, is {now.get(k)}"
-                            for k in sorted(known | now) if known.get(k) != now.get(k))
-        raise ServerReplaced(f"{session.endpoint.where} is another server than before ({changed})", _ANEW)
+    if words := changed(known, identity(session)):
+        raise ServerReplaced(f"{session.endpoint.where} is another server than before ({words})", _ANEW)
     files = session.binlogs()
     if position.file not in files:
         raise BinlogLost(

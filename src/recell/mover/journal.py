@@ -27,7 +27,7 @@ from recell.model.scope import Scope
 from recell.mover.members import Link
 
 __all__ = ["MARK", "PREFIX", "Chunk", "Journal", "Laid", "Phase", "State", "fingerprint",
-           "set_pace"]
+           "set_pace", "state_of"]
 
 PREFIX = "recell_mover_"
 MARK = PREFIX + "mark"
@@ -299,6 +299,15 @@ class Journal:
                 session.execute(f"DROP TABLE IF EXISTS {table}")
 
         self._run(act, marked=False)
+
+
+def state_of(endpoint: Endpoint) -> State | None:
+    """What an earlier run left there."""
+    journal = Journal(endpoint)
+    try:
+        return journal.state()
+    finally:
+        journal.close()
 
 
 def write_members(session: Session, link: Link, values: Iterable[KeyPart], *, present: bool) -> None:

@@ -15,10 +15,10 @@ from recell.errors import RecellError, StepFailed, Unreachable, VerifyFailed
 from recell.model.moving import Pace
 from recell.model.scope import Scope
 from recell.mover.copy import Copier
-from recell.mover.feed import Feed, ForeignWriter, Sentry, Start
+from recell.mover.feed import Feed, ForeignWriter, Sentry, Start, known_at, start_of
 from recell.mover.follow import Follower
-from recell.mover.identity import check_server, continues, identity
-from recell.mover.journal import Journal, Phase, State, fingerprint, positions, same_scope, set_pace
+from recell.mover.identity import check_server, continues, none_prepared
+from recell.mover.journal import Journal, Phase, State, fingerprint, positions, same_scope, set_pace, state_of
 from recell.mover.members import Members, Work, select_members
 from recell.mover.throttle import Limits, Throttle
 from recell.mover.verify import Report, Verifier
@@ -98,6 +98,7 @@ class Move:
         self._asking = Sessions()
         self._rows = 0
         self._clock: list[tuple[float, int]] = []
+        self._compared = 0
 
     # -- phases ----------------------------------------------------------------------------------
 
@@ -108,11 +109,11 @@ class Move:
     @property
     def source(self) -> Endpoint:
         """Where rows came from at first."""
-        return self._ends[0]
+        return self._pinned()[0]
 
     @property
     def target(self) -> Endpoint:
-        return self._ends[1]
+        return self._pinned()[1]
 
     @property
     def backward(self) -> bool:
@@ -133,8 +134,8 @@ class Move:
         self.close()
         self.throttle, self._clock = Throttle(limits=self.options.limits), []
         source, target = self._ends
-        found = (self._patiently(lambda: _state_of(target), target),
-                 self._patiently(lambda: _state_of(source), source))
+        found = (self._patiently(lambda: state_of(target), target),
+                 self._patiently(lambda: state_of(source), source))
         live = [s for s in found if s is not None and s.phase != "reversed"]
         if not live:
             self._patiently(self._begin, target)
@@ -212,6 +213,7 @@ class Move:
         if self.phase == "copying":
             raise StepFailed("the copy is not done", "Call copy first")
         drained = self.phase == "drained"
+        deaths = self._deaths
 
         def barrier() -> Position | None:
             if drained:
@@ -228,8 +230,10 @@ class Move:
                               self.options.patience_s).run()
         finally:
             journal.close()
-        if report.equal and not self._known.verified:
-            self._write(verified=True)
+        if report.equal:
+            self._compared = deaths
+            if not self._known.verified and not self._doubt:
+                self._write(verified=True)
         return report
 
     def drain(self, limit_s: float = 30.0) -> Drained:
@@ -238,8 +242,7 @@ class Move:
         :raises StepFailed: somebody still writes, or it takes too long.
         :raises VerifyFailed: rows differ, or no full verification has ended well since the copy.
         """
-        if not self._known.verified:
-            raise VerifyFailed("no full verification has ended well since the copy", "Verify first")
+        self._be_sure()
         began = time.monotonic()
         end = self._source_end()
         if self._feed is None or not self._feed.reach(end, limit_s):
@@ -263,6 +266,7 @@ class Move:
         now = self._source_end()
         if not self._feed.reach(now, limit_s) or len(self.members.work):
             raise StepFailed("rows of the source still change", "Stop its writers before draining it")
+        self._be_sure()
         watched = self._known.watched if self._sentry is None else str(self._sentry.position)
         self._write(phase="drained", position=str(end), proven=str(end), gtid=follower.proven_gtid,
                     watched=watched)
@@ -312,8 +316,8 @@ class Move:
         back = Journal(here)
         back.create()
         back.take_over()
-        start = self._patiently(lambda: _known_at(there, Position.parse(before.watched)), there)
-        watched = self._patiently(lambda: _known_at(here, end), here)
+        start = self._patiently(lambda: known_at(there, Position.parse(before.watched)), there)
+        watched = self._patiently(lambda: known_at(here, end), here)
         after = replace(
             before, generation=before.generation + 1, phase="following", position=str(start.position),
             proven=str(start.position), gtid=start.gtid, source=start.identity, target=watched.identity,
@@ -383,8 +387,19 @@ class Move:
 
     def _direction(self) -> tuple[Endpoint, Endpoint]:
         """Where rows come from now, and where they go."""
-        source, target = self._ends
+        source, target = self._pinned()
         return (target, source) if self._state is not None and self.backward else (source, target)
+
+    def _pinned(self) -> tuple[Endpoint, Endpoint]:
+        """Both ends; once they are known, no session of theirs is with another server."""
+        source, target = self._ends
+        if self._state is None:
+            return source, target
+        mine, theirs = self._state.source, self._state.target or {}
+        if self.backward:
+            mine, theirs = theirs, mine
+        return (replace(source, server=tuple(sorted(mine.items()))),
+                replace(target, server=tuple(sorted(theirs.items()))))
 
     @property
     def _kept(self) -> Journal:
@@ -404,7 +419,8 @@ class Move:
         journal.take_over()
         session = Session(source)
         try:
-            start = _start_of(session)
+            start = start_of(session)
+            none_prepared(session)
             self.members.present = select_members(session, self.members)
         finally:
             session.close()
@@ -413,6 +429,7 @@ class Move:
         self._state = State(move, 0, "copying", fingerprint(self.scope), replica, start.identity,
                             str(start.position), str(start.position), start.gtid, watched.identity,
                             str(watched.position))
+        journal.endpoint = self.target
         journal.begin(self._state, self.members.present)
 
     def _resume(self, state: State) -> None:
@@ -423,7 +440,7 @@ class Move:
         session = Session(here)
         try:
             continues(session, state.source, positions(state)[1], state.gtid)
-            _start_of(session)
+            start_of(session)
             present = select_members(session, self.members)
         finally:
             session.close()
@@ -448,7 +465,7 @@ class Move:
         def ask() -> Start:
             session = Session(endpoint)
             try:
-                return _start_of(session)
+                return start_of(session)
             finally:
                 session.close()
 
@@ -461,7 +478,7 @@ class Move:
         watched = watched or Start(Position.parse(state.watched), "", state.target or {})
         with self.members.lock:
             self.members.work.position, self.members.work.gtid = start.position, start.gtid
-        patience = self.options.patience_s
+        patience, self._compared = self.options.patience_s, 0
         self._feed = Feed(here, start, self.members, state.replica_id, patience)
         if self.options.alone:
             self._sentry = Sentry(there, watched, self.members, state.replica_id + 1, patience,
@@ -479,7 +496,27 @@ class Move:
 
     def _note(self, session: Session, position: Position, proven: Position, gtid: str) -> None:
         watched = str(self._sentry.position) if self._sentry else self._known.watched
-        self._change(session, position=str(position), proven=str(proven), gtid=gtid, watched=watched)
+        unsure = {"verified": False} if self._doubt else {}
+        self._change(session, position=str(position), proven=str(proven), gtid=gtid, watched=watched,
+                     **unsure)
+
+    @property
+    def sure(self) -> bool:
+        """Whether all rows were compared since the copy, and since the server that they come from died."""
+        return self._known.verified and not self._doubt
+
+    @property
+    def _deaths(self) -> int:
+        return 0 if self._feed is None else self._feed.deaths
+
+    @property
+    def _doubt(self) -> bool:
+        return self._deaths > self._compared
+
+    def _be_sure(self) -> None:
+        if not self.sure:
+            raise VerifyFailed("no full verification has ended well since the copy, or since the server"
+                               " that rows come from died", "Verify first")
 
     def _stop_threads(self) -> None:
         if self._follower is not None:
@@ -552,34 +589,3 @@ class Move:
         self._kept.change(session, **changes)
         with self._changing:
             self._state = replace(self._known, **changes)  # type: ignore[arg-type]
-
-
-def _state_of(endpoint: Endpoint) -> State | None:
-    journal = Journal(endpoint)
-    try:
-        return journal.state()
-    finally:
-        journal.close()
-
-
-def _known_at(endpoint: Endpoint, position: Position) -> Start:
-    """A position between two transactions, and what proves the binlog to be the same later."""
-    session = Session(endpoint)
-    try:
-        return Start(position, _gtid_at(session, position), identity(session))
-    finally:
-        session.close()
-
-
-def _gtid_at(session: Session, position: Position) -> str:
-    if not session.mariadb:
-        return ""
-    found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))
-    return str(found[0][0] or "").split(",")[0]
-
-
-def _start_of(session: Session) -> Start:
-    """Begins a snapshot in ``session``; what proves the binlog to be the same later."""
-    known = identity(session)
-    position = session.snapshot()
-    return Start(position, _gtid_at(session, position), known)

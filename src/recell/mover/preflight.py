@@ -20,7 +20,8 @@ _SAFE = 2.0
 _CLOCKS_S = 2.0
 _GIB = 1 << 30
 _PACKET = 16 << 20
-_OLDEST = {True: (10, 3), False: (8, 0)}
+_OLDEST = (10, 5, 2)
+"""Of MariaDB: older ones don't know the rights that recell's account is given."""
 
 
 def find(source: Server, target: Server, scope: Scope, estimate_s: float, open_s: float = 0.0
@@ -31,6 +32,7 @@ def find(source: Server, target: Server, scope: Scope, estimate_s: float, open_s
         *_binlog(source, "source", estimate_s),
         *_binlog(target, "target", open_s),
         *_version(source), *_version(target),
+        *_upstream(source),
         *_together(source, target, scope),
         *_contents(source, target, scope),
     )
@@ -113,12 +115,16 @@ def _keep_longer(server: Server, needed_s: float) -> str:
 
 
 def _version(server: Server) -> Iterator[Violation]:
-    oldest = _OLDEST[server.mariadb]
-    if server.numbers < oldest:
+    if not server.mariadb:
+        yield _one(
+            "untried", server, "stop",
+            f"this is MySQL ({server.version}), and rows move between MariaDB servers only",
+            "Leave this database where it is (database: keep)",
+        )
+    elif server.numbers < _OLDEST:
         yield _one(
             "version", server, "stop",
-            f"the server is {server.version}, older than {'.'.join(map(str, oldest))}",
-            "Rehearse on a copy of it, then acknowledge this; or upgrade it", may_accept=True,
+            f"the server is {server.version}, older than {'.'.join(map(str, _OLDEST))}", "Upgrade it first",
         )
     if not keeps_counters(server.version):
         yield _one(
@@ -126,12 +132,29 @@ def _version(server: Server) -> Iterator[Violation]:
             f"{server.version} forgets raised numbers of tables without rows when it restarts",
             "Don't restart it until each table of a new cell has a row",
         )
-    if not server.mariadb:
+    if server.variables.get("require_secure_transport", "OFF").upper() in ("ON", "1"):
         yield _one(
-            "untried", server, "stop",
-            "rows were moved from and to MariaDB only so far, this is MySQL",
-            "Rehearse on a copy of it, then acknowledge this", may_accept=True,
+            "tls", server, "stop",
+            "it lets nobody in without TLS (require_secure_transport), and recell's sessions, which come over"
+            " SSH to its host, have none",
+            "SET GLOBAL require_secure_transport = OFF until finish, or leave this database where it is",
         )
+
+
+def _upstream(source: Server) -> Iterator[Violation]:
+    if not source.replicates:
+        return
+    whose = f"the source is a replica of {', '.join(source.replicates)}"
+    logged = source.variables.get("log_slave_updates", source.variables.get("log_replica_updates", "OFF"))
+    if logged.upper() in ("ON", "1"):
+        yield _one("replica", source, "warning",
+                   f"{whose}: what is written to {source.database} there would go on coming here",
+                   f"See that nobody writes to {source.database} there")
+    else:
+        yield _one("replica", source, "stop",
+                   f"{whose}, and its binary log leaves out what comes from there (log_slave_updates)",
+                   f"Acknowledge this when nobody writes to {source.database} there; otherwise write"
+                   " log_slave_updates = ON under [mysqld] here and restart the server", may_accept=True)
 
 
 def _together(source: Server, target: Server, scope: Scope) -> Iterator[Violation]:

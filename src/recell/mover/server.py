@@ -11,6 +11,7 @@ from recell.adapters.mysql.session import Session, status_statement
 from recell.adapters.mysql.sql import name
 from recell.errors import Denied, RecellError, StepFailed
 from recell.model.scope import Schema
+from recell.mover.watch import replica_statement
 from recell.planning.tables import VERSION_TABLES
 
 __all__ = ["Server", "read_server"]
@@ -22,6 +23,7 @@ _VARIABLES = frozenset((
     "sql_mode", "lower_case_table_names", "max_allowed_packet", "read_only", "super_read_only",
     "event_scheduler", "datadir", "tmpdir", "innodb_page_size", "wsrep_on", "wsrep_max_ws_rows",
     "wsrep_gtid_mode", "character_set_server", "have_ssl", "rpl_semi_sync_master_enabled",
+    "require_secure_transport",
 ))
 _STATUS = frozenset((
     "wsrep_cluster_size", "wsrep_local_state_comment", "wsrep_incoming_addresses", "wsrep_ready",
@@ -35,6 +37,7 @@ class Server:
     clock minus this machine's, known to ``clock_error_s``. ``bytes``: the database's data and indexes.
     ``free``: of the disk of its data directory, None where no SQL tells. ``filtered``: the binlog
     leaves this database out. ``old_rows``: what online data migrations have left, column to rows.
+    ``replicates``: servers that it is a replica of.
     """
 
     where: str
@@ -54,6 +57,7 @@ class Server:
     events: tuple[str, ...]
     old_rows: tuple[tuple[str, int], ...]
     schema_version: tuple[str, ...]
+    replicates: tuple[str, ...] = ()
 
     @property
     def mariadb(self) -> bool:
@@ -114,7 +118,7 @@ def read_server(session: Session, schema: Schema) -> Server:
                        " WHERE EVENT_OBJECT_SCHEMA = %s ORDER BY 1", database),
         _list(session, "SELECT EVENT_NAME FROM information_schema.EVENTS"
                        " WHERE EVENT_SCHEMA = %s ORDER BY 1", database),
-        _old_rows(session, schema), _versions(session, schema),
+        _old_rows(session, schema), _versions(session, schema), _upstream(session),
     )
     session.rollback()
     return server
@@ -139,6 +143,16 @@ def _filtered(session: Session, database: str) -> bool:
         return False
     do, ignore = (str(rows[0][i] or "").split(",") for i in (2, 3))
     return database in ignore or (do != [""] and database not in do)
+
+
+def _upstream(session: Session) -> tuple[str, ...]:
+    """Nothing for an account that may not ask."""
+    try:
+        rows = session.named(replica_statement(session.version))
+    except (Denied, StepFailed):
+        return ()
+    hosts = {str(row.get("Master_Host", row.get("Source_Host", ""))) for row in rows}
+    return tuple(sorted(hosts - {""}))
 
 
 def _free(session: Session, datadir: str) -> int | None:

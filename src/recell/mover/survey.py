@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from recell.adapters.mysql.session import Session as Connection
+from recell.adapters.mysql.sql import name as quoted
 from recell.adapters.schema import read_schema
-from recell.errors import RecellError
+from recell.errors import RecellError, StepFailed
 from recell.model.moving import Ends
 from recell.model.scope import Schema, Scope
 from recell.model.violation import Violation
@@ -34,6 +35,12 @@ def _troubles(
     old: Connection, new: Connection, ends: Ends, nova: str, open_s: float, free: int | None
 ) -> Iterator[Violation]:
     database = ends.database
+    (name,), = old.query("SELECT DATABASE()")
+    if name != database:
+        # Its binary log has the other spelling.
+        yield _stop("name", ends.old.where, f"Nova's URL names {database}, and the server calls it {name}",
+                    f"Write {name} into Nova's configuration and the cell's mapping, then scan again")
+        return
     try:
         schema = _own_tables(read_schema(old.connection, database))
         scope = cell_scope(schema)
@@ -64,12 +71,35 @@ def _servers(
                     "Write database: keep; recell moves databases between single servers, replicas may"
                     " follow")
         return
+    for collation in unknown_collations(old, new, ends.database):
+        yield _stop(f"collation-{collation}", ends.new.where,
+                    f"it doesn't know the collation {collation}, which {ends.database} has",
+                    "Name a server of the old one's release, or convert these columns")
     estimate = sum(t.rows for t in schema.tables) / ROWS_PER_S * 3
     for found in preflight.find(source, target, scope, estimate, open_s):
         # An empty database is made there: it has neither a character set nor a schema yet.
         if found.id.startswith(("mover:schema-version:", "mover:charset:")):
             continue
         yield found
+
+
+def unknown_collations(old: Connection, new: Connection, database: str) -> list[str]:
+    """Collations of the database, its tables and columns that ``new`` has not."""
+    used = old.query(
+        "SELECT DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s"
+        " UNION SELECT TABLE_COLLATION FROM information_schema.TABLES"
+        " WHERE TABLE_SCHEMA = %s AND TABLE_COLLATION IS NOT NULL"
+        " UNION SELECT COLLATION_NAME FROM information_schema.COLUMNS"
+        " WHERE TABLE_SCHEMA = %s AND COLLATION_NAME IS NOT NULL", (database,) * 3)
+    unknown = []
+    for collation in sorted(str(row[0]) for row in used):
+        charset = collation.partition("_")[0]
+        try:
+            # Lists of collations have other names in every other release.
+            new.query(f"SELECT CONVERT('' USING {quoted(charset)}) COLLATE {quoted(collation)}")
+        except StepFailed:
+            unknown.append(collation)
+    return unknown
 
 
 def _accounts(old: Connection, ends: Ends, nova: str) -> Iterator[Violation]:
@@ -83,6 +113,10 @@ def _accounts(old: Connection, ends: Ends, nova: str) -> Iterator[Violation]:
                     f"Nova's account {nova} has its rights on {ends.database} by a pattern or on all"
                     " databases",
                     "Give it rights on this database by itself")
+    if old.query("SELECT 1 FROM mysql.user WHERE User = %s AND ssl_type <> ''", (nova,)):
+        yield _stop("tls-account", ends.old.where,
+                    f"Nova's account {nova} must use TLS (REQUIRE SSL), which a relay can't carry",
+                    "ALTER USER ... REQUIRE NONE for the time of the move; or write database: keep")
     others = sorted({g.grantee for g in grants.grants if g.grantee.rpartition("@")[0].strip("'") != nova})
     if others:
         yield Violation(

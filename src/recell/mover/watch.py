@@ -93,11 +93,11 @@ def replica_lag(session: Session) -> float:
     """Seconds, of the slowest of its connections; 0 where there is no replication, an hour where one stands
     still."""
     lags = [row.get("Seconds_Behind_Master", row.get("Seconds_Behind_Source"))
-            for row in session.named(_replica_statement(session.version))]
+            for row in session.named(replica_statement(session.version))]
     return max((3600.0 if lag is None else float(lag) for lag in lags), default=0.0)
 
 
-def _replica_statement(version: str) -> str:
+def replica_statement(version: str) -> str:
     """MariaDB tells of one connection only unless asked for all; MySQL 8.4 has the new name only."""
     if "mariadb" in version.lower():
         return "SHOW ALL SLAVES STATUS"

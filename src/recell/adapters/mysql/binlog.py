@@ -21,12 +21,12 @@ from recell.adapters.mysql.rowimage import Image, RowDecoder, length_encoded
 from recell.adapters.mysql.session import Lost, Session, packets, translated
 from recell.errors import Locked, RecellError, Unknowable, Unsupported
 
-__all__ = ["BinlogLost", "BinlogReader", "Commit", "Event", "Idle", "Rows", "SchemaChanged", "Statement",
-           "Torn", "Wanted"]
+__all__ = ["BinlogLost", "BinlogReader", "Commit", "Died", "Event", "Idle", "Rows", "SchemaChanged",
+           "Statement", "Torn", "Wanted"]
 
 Operation = Literal["insert", "update", "delete"]
 
-_QUERY, _ROTATE, _FORMAT, _XID, _TABLE_MAP, _INCIDENT = 2, 4, 15, 16, 19, 26
+_QUERY, _STOP, _ROTATE, _FORMAT, _XID, _TABLE_MAP, _INCIDENT = 2, 3, 4, 15, 16, 19, 26
 _HEARTBEATS = frozenset({27, 41})
 _BETWEEN = frozenset({_FORMAT, 35, 161, 163})
 """What a file begins with: its format, lists of GTIDs, MariaDB's checkpoints."""
@@ -34,7 +34,7 @@ _INSERTS, _UPDATES = frozenset({23, 30, 166, 169}), frozenset({24, 31, 167, 170}
 _DELETES = frozenset({25, 32, 168, 171})
 _ROWS = _INSERTS | _UPDATES | _DELETES
 _ROWS_V2 = frozenset({30, 31, 32, 169, 170, 171})
-_QUERY_COMPRESSED, _MARIADB_GTID, _XA_PREPARE = 165, 162, 38
+_QUERY_COMPRESSED, _MARIADB_GTID, _XA_PREPARE, _LOAD = 165, 162, 38, 18
 _REFUSED = {
     20: "row events of MySQL 5.1", 21: "row events of MySQL 5.1", 22: "row events of MySQL 5.1",
     39: "partial JSON updates (binlog_row_value_options)",
@@ -43,7 +43,8 @@ _REFUSED = {
 _DUMP, _REGISTER = 0x12, 0x15
 _ERROR_READING, _SAME_ID = 1236, 4052
 _TORN = "truncated in the middle of event"
-_BOUNDARY = re.compile(rb"\s*(BEGIN|START TRANSACTION|COMMIT|ROLLBACK|SAVEPOINT|XA\b)", re.IGNORECASE)
+_BOUNDARY = re.compile(
+    rb"\s*(BEGIN|START TRANSACTION|COMMIT|ROLLBACK|SAVEPOINT|XA START|XA END|XA\b)", re.IGNORECASE)
 
 
 class BinlogLost(Unknowable):
@@ -110,7 +111,13 @@ class Torn:
     position: Position
 
 
-Event = Rows | Commit | Statement | Idle | Torn
+@dataclass(frozen=True)
+class Died:
+    """The server has died here, and doesn't write each commit to disk: it may have kept transactions that its
+    binlog has lost with the machine."""
+
+
+Event = Rows | Commit | Statement | Idle | Torn | Died
 
 
 class BinlogReader:
@@ -133,8 +140,9 @@ class BinlogReader:
         self._gtid = ""
         self._decoders: dict[int, tuple[str, RowDecoder] | None] = {}
         self._signatures: dict[str, tuple[bytes, bytes]] = {}
+        self._closed = False  # the file's end was written: it is no dead server's
         self._open = False  # within a transaction, where no position may be told
-        self._written = self._skipping = False
+        self._written = self._skipping = self._told = False
         self.events = self.bytes = 0
         """What has been read, for statistics."""
         # A server that is alive sends a heartbeat at least that often.
@@ -222,16 +230,23 @@ class BinlogReader:
 
     def _after_torn(self) -> Position | None:
         """Where a server that died while it wrote goes on. None: it doesn't, or has no proof that every
-        transaction that it kept is in the binlog: one that is written to disk with each commit."""
+        transaction that it kept is in the binlog."""
         session = Session(self._endpoint)
         try:
-            kept = [session.variable(v) for v in ("sync_binlog", "innodb_flush_log_at_trx_commit")]
             torn = Position(self._file, 0)
             later = sorted(p for p in (Position(f, 4) for f in session.binlogs())
                            if p.sequence > torn.sequence)
         finally:
             session.close()
-        return later[0] if kept == ["1", "1"] and later else None
+        return later[0] if later and self._durable() else None
+
+    def _durable(self) -> bool:
+        """Whether each commit is written to disk, in the binlog too."""
+        session = Session(self._endpoint)
+        try:
+            return all(session.variable(v) == "1" for v in ("sync_binlog", "innodb_flush_log_at_trx_commit"))
+        finally:
+            session.close()
 
     def _event(self, packet: bytes) -> Iterator[Event]:
         at, kind, _, size, following, flags = struct.unpack_from("<IBIIIH", packet, 1)
@@ -243,25 +258,39 @@ class BinlogReader:
         elif kind in _ROWS:
             rows = self._rows(packet, kind, end)
             if rows is not None:
+                self._told = True
                 yield rows
-        elif kind in (_XID, _XA_PREPARE):
+        elif kind == _XID:
+            yield self._committed(following, at)
+        elif kind == _XA_PREPARE:
+            if self._told and not packet[20]:
+                # What commits it later doesn't tell which rows were in it.
+                raise Unsupported(
+                    f"a transaction in two phases (XA) changed rows of {self._endpoint.where}, seen after"
+                    f" {self.position}", "Stop what uses XA there, and start the move anew")
             yield self._committed(following, at)
         elif kind == _MARIADB_GTID:
             number, domain = struct.unpack_from("<QI", packet, 20)
             server = struct.unpack_from("<I", packet, 6)[0]
             self._gtid = f"{domain}-{server}-{number}"
-            self._open, self._written, self._skipping = True, False, False
+            self._begun()
         elif kind == 33:  # MySQL's GTID
             number = struct.unpack_from("<Q", packet, 20 + 17)[0]
             self._gtid = f"{packet[21:37].hex()}:{number}"
-            self._open, self._written, self._skipping = True, False, False
-        elif kind in (_QUERY, _QUERY_COMPRESSED):
+            self._begun()
+        elif kind in (_QUERY, _QUERY_COMPRESSED, _LOAD):
             yield from self._statement(packet, kind, end, following, at)
         elif kind == _ROTATE:
+            file = packet[28:end].decode()
+            artificial = bool(flags & 0x20)
+            if artificial and file != self._file and not self._closed and not self._durable():
+                yield Died()
             self._offset = struct.unpack_from("<Q", packet, 20)[0]
-            self._file = packet[28:end].decode()
-            if not flags & 0x20:  # an artificial one repeats where we are; table ids stay
+            self._file, self._closed = file, not artificial
+            if not artificial:  # an artificial one repeats where we are; table ids stay
                 self._decoders.clear()
+        elif kind == _STOP:
+            self._closed = True
         elif kind in _HEARTBEATS or kind in _BETWEEN:
             if kind == _FORMAT:
                 self._crc = 4 if packet[-5] == 1 else 0
@@ -276,24 +305,29 @@ class BinlogReader:
             raise Unsupported(f"{self._endpoint.where} writes {_REFUSED[kind]} to its binlog",
                               "Switch that off at the server and start the move anew")
 
+    def _begun(self) -> None:
+        self._open, self._written, self._skipping, self._told = True, False, False, False
+
     def _committed(self, following: int, at: int) -> Commit:
         if following:
             self._offset = following
-        self._open = self._written = self._skipping = False
+        self._open = self._written = self._skipping = self._told = False
         return Commit(self.position, self._gtid, at)
 
     def _statement(self, packet: bytes, kind: int, end: int, following: int, at: int) -> Iterator[Event]:
         length = packet[28]
         status = struct.unpack_from("<H", packet, 31)[0]
-        start = 33 + status
+        # LOAD DATA that is logged as text tells four things more of its file.
+        start = 33 + status + (13 if kind == _LOAD else 0)
         database, text = packet[start:start + length], packet[start + length + 1:end]
         if kind == _QUERY_COMPRESSED:
             text = _inflated(text, 0, len(text))
         boundary = _BOUNDARY.match(text)
         word = boundary.group(1).upper() if boundary else b""
         if word in (b"BEGIN", b"START TRANSACTION"):
-            self._open, self._written, self._skipping = True, False, False
-        elif word == b"SAVEPOINT" or (word == b"ROLLBACK" and b" TO " in text.upper()):
+            self._begun()
+        elif word in (b"SAVEPOINT", b"XA START", b"XA END") or (
+                word == b"ROLLBACK" and b" TO " in text.upper()):
             return
         elif word:
             yield self._committed(following, at)

@@ -14,6 +14,8 @@ class Endpoint:
 
     ``ca``: a file of certificates; with it the session is encrypted and the server's name checked.
     ``unix_socket``: used instead of host and port when given; ``host`` is then only a name.
+    ``server``: what told the server from others (:meth:`Session.identity`); no session is made with another
+    one. Behind a virtual address or a proxy each connection may lead elsewhere.
     """
 
     host: str
@@ -23,6 +25,7 @@ class Endpoint:
     port: int = 3306
     ca: str = ""
     unix_socket: str = ""
+    server: tuple[tuple[str, str], ...] = ()
 
     @property
     def where(self) -> str:

@@ -16,10 +16,10 @@ from pymysql.protocol import OKPacketWrapper
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
-from recell.errors import Denied, RecellError, StepFailed, Unreachable, Unsupported
+from recell.errors import Denied, RecellError, StepFailed, Unknowable, Unreachable, Unsupported
 
-__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "NoLoads", "Session", "Sessions", "packets",
-           "result", "status_statement", "translated"]
+__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "NoLoads", "ServerReplaced", "Session",
+           "Sessions", "changed", "packets", "result", "status_statement", "translated"]
 
 # Non-strict modes turn 4-byte characters into "?" and cut long values; NO_ZERO_DATE, which oslo sets,
 # refuses dates that old rows have; without NO_AUTO_VALUE_ON_ZERO the id 0 becomes another.
@@ -36,7 +36,8 @@ _LOST = frozenset({
     2055, ER.SERVER_SHUTDOWN, ER.NEW_ABORTING_CONNECTION, ER.ABORTING_CONNECTION, 1927, 1077,
     ER.CON_COUNT_ERROR,
 })
-_BUSY = frozenset({ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, 1180, 1020})  # 1180: Galera's certification
+# 1180: Galera's certification. 1317: somebody ended this statement (KILL QUERY).
+_BUSY = frozenset({ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, 1180, 1020, 1317})
 _FULL = frozenset({1114, 1021, 1026, 3, 1030, 28})
 _NO_LOADS = frozenset({ER.NOT_ALLOWED_COMMAND, 3948, 4166})
 _CONNECT_TIMEOUT = 10
@@ -63,6 +64,12 @@ class Busy(Exception):
 
 class NoLoads(Exception):
     """The server, or what stands before it, takes no rows by LOAD DATA LOCAL."""
+
+
+class ServerReplaced(Unknowable):
+    """Another server, or another history, answers at the address."""
+
+    word = "server-replaced"
 
 
 class Session:
@@ -96,9 +103,12 @@ class Session:
         # What MariaDB says first, for the sake of old replicas.
         self.version = version.removeprefix("5.5.5-")
         self.mariadb = "mariadb" in self.version.lower()
-        self.execute(_SESSION)
+        # A server may end whatever takes long; comparing a table does.
+        self.execute(_SESSION + (", max_statement_time = 0" if self.mariadb else ""))
         # By statement: the variable has another name in every other version.
         self.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        if endpoint.server:
+            self._prove_server(dict(endpoint.server))
 
     @property
     def connection(self) -> Any:
@@ -256,9 +266,35 @@ class Session:
         rows = self.query("SHOW GLOBAL VARIABLES LIKE %s", (variable.replace("_", "\\_"),))
         return str(rows[0][1]) if rows else ""
 
+    def identity(self) -> dict[str, str]:
+        """What tells this server from any other."""
+        rows = self.query("SHOW GLOBAL VARIABLES WHERE Variable_name IN"
+                          " ('server_id', 'server_uuid', 'server_uid')")
+        self.commit()
+        return {str(name).lower(): str(value) for name, value in rows if str(value)}
+
+    def _prove_server(self, known: dict[str, str]) -> None:
+        try:
+            words = changed(known, self.identity())
+            if words:
+                raise ServerReplaced(
+                    f"{self.endpoint.where} is another server than before ({words})",
+                    "When a virtual address or a proxy has moved, lead it back to the first server and go on;"
+                    " otherwise start the move anew: recell can't know which changes it has missed")
+        except BaseException:
+            self.close()
+            raise
+
     def fail(self, error: Exception) -> NoReturn:
         """Raises Lost, Busy, or what to tell the operator."""
         raise translated(error, self.endpoint) from None
+
+
+def changed(known: dict[str, str], now: dict[str, str]) -> str:
+    """How a server's identity differs from the one that was known, in words; empty when it doesn't. A newer
+    release may tell more of itself."""
+    return ", ".join(f"{k} was {known[k]}, is {now[k]}" for k in sorted(known.keys() & now.keys())
+                     if known[k] != now[k])
 
 
 def status_statement(version: str) -> str:
