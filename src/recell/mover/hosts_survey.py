@@ -14,7 +14,7 @@ from recell.model.violation import Violation
 from recell.mover import preflight
 from recell.mover.journal import PREFIX
 from recell.mover.server import read_server
-from recell.planning.tables import guests_scope, hosts_scope, stranded_children
+from recell.planning.tables import guests_scope, hosts_scope, stranded_children, with_hosts
 
 __all__ = ["busy", "troubles"]
 
@@ -101,7 +101,7 @@ def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema)
         return
     there = read_schema(new.connection, move.new.database)
     target_schema = Schema(there.database, tuple(t for t in there.tables if not t.name.startswith(PREFIX)))
-    for sentence in compare_schemas(schema, target_schema):
+    for sentence in compare_schemas(with_hosts(schema), with_hosts(target_schema)):
         yield _stop(
             "schemas", move.new.where, sentence, "Run nova-manage db sync of one release in both cells"
         )
