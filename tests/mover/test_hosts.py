@@ -334,6 +334,42 @@ def test_hosts_are_closed_and_what_is_under_way_is_seen(
     assert port.busy("old") == {"cmp2": "instance cmp2-2 is building"}
 
 
+def test_a_task_that_nobody_goes_on_with_is_under_way(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]],
+) -> None:
+    port, servers = cells
+    task = (
+        "UPDATE instances SET task_state = 'deleting', updated_at = UTC_TIMESTAMP() - INTERVAL %s MINUTE"
+        " WHERE uuid = 'cmp2-1'"
+    )
+    servers["old"].sql(task % 5, database="nova")
+    assert port.busy("old") == {}, "it ends, and nova-compute is ended after it"
+    servers["old"].sql(task % 90, database="nova")
+    assert port.busy("old") == {"cmp2": "instance cmp2-1 is deleting"}
+
+
+def test_an_evacuated_guest_stays_where_its_source_will_look_for_it(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]],
+) -> None:
+    """From cmp1, which is down, to cmp2: what cmp1 has to clean up is known by the migration's row alone. It
+    counts where the instance is, wherever it has gone to since."""
+    port, servers = cells
+    old = servers["old"]
+    old.row("nova", "migrations", id=1, uuid="m1", source_compute="cmp1", dest_compute="cmp3", deleted=0,
+            status="done", migration_type="evacuation", instance_uuid="cmp2-0")  # fmt: skip
+    assert port.busy("old") == {
+        "cmp2": "nova-compute on cmp1 has not started since cmp2-0 was evacuated from there"
+    }
+    old.sql("UPDATE instances SET deleted = id WHERE uuid = 'cmp2-0'", database="nova")
+    assert list(port.busy("old")) == ["cmp2"], "the guest of a deleted instance is nobody's either"
+    old.sql("UPDATE services SET deleted = id WHERE host = 'cmp1'", database="nova")
+    assert port.busy("old") == {}, "it never comes back"
+    old.sql(
+        "UPDATE services SET deleted = 0", "UPDATE migrations SET status = 'completed'", database="nova"
+    )
+    assert port.busy("old") == {}
+
+
 class Broker:
     def close(self) -> None:
         return None
@@ -357,15 +393,17 @@ def test_an_upgraded_cell_and_one_made_today_differ_where_nothing_moves(
     port._broker = lambda side: Broker()  # type: ignore[assignment, return-value]
     old, new = servers["old"], servers["new"]
     old.sql(
-        "CREATE TABLE migrate_version (repository_id VARCHAR(250) PRIMARY KEY, repository_path TEXT, version INT)",
-        "INSERT INTO migrate_version VALUES ('nova', '/', 422)",
+        "CREATE TABLE migrate_version (repository_id VARCHAR(250) PRIMARY KEY, version INT)",
+        "INSERT INTO migrate_version VALUES ('nova', 422)",
         "ALTER TABLE shadow_instances MODIFY display_name VARCHAR(255) CHARACTER SET latin1",
         database="nova",
     )
     new.sql("DROP TABLE agent_builds", database="nova_cell2")
     for server, database in ((old, "nova"), (new, "nova_cell2")):
         server.sql(
-            "DELETE FROM alembic_version", "INSERT INTO alembic_version VALUES ('960aac0e09ea')", database=database
+            "DELETE FROM alembic_version",
+            "INSERT INTO alembic_version VALUES ('960aac0e09ea')",
+            database=database,
         )
     assert port.differences() == ()
     assert [v for v in port.troubles() if v.severity == "stop"] == []

@@ -22,6 +22,8 @@ ROWS_PER_S = 5000.0
 _ENDED = ("completed", "confirmed", "reverted", "error", "failed", "cancelled", "done")
 _BUILDING = ("scheduling", "block_device_mapping", "networking", "spawning")
 _NAMED = 3
+_STUCK = "1 HOUR"
+"""A task that nobody has gone on with for so long isn't waited out: nova-compute is ended without any."""
 
 
 def busy(session: Session, hosts: Sequence[str]) -> dict[str, str]:
@@ -31,7 +33,8 @@ def busy(session: Session, hosts: Sequence[str]) -> dict[str, str]:
     for host, uuid, vm_state, task in session.query(
         "SELECT host, uuid, vm_state, task_state FROM instances WHERE deleted = 0 AND host IN %s"
         " AND (vm_state IN ('building', 'resized') OR task_state IN %s OR task_state LIKE 'resize%%'"
-        " OR task_state LIKE 'rebuild%%' OR task_state = 'migrating')",
+        " OR task_state LIKE 'rebuild%%' OR task_state = 'migrating' OR (task_state IS NOT NULL"
+        f" AND COALESCE(updated_at, created_at) < UTC_TIMESTAMP() - INTERVAL {_STUCK}))",
         (names, list(_BUILDING)),
     ):
         found.setdefault(str(host), []).append(f"instance {uuid} is {task or vm_state}")
@@ -44,6 +47,18 @@ def busy(session: Session, hosts: Sequence[str]) -> dict[str, str]:
     ):
         for host in {str(source), str(dest)} & set(names):
             found.setdefault(host, []).append(f"{kind or 'migration'} of {uuid} is {status}")
+    # Nova cleans up when the source starts, and finds by this row what: gone with the instance, the guest
+    # that may still run there would be nobody's.
+    for host, source, uuid in session.query(
+        "SELECT DISTINCT i.host, m.source_compute, i.uuid FROM migrations m"
+        " JOIN instances i ON i.uuid = m.instance_uuid"
+        " JOIN services s ON s.host = m.source_compute AND s.`binary` = 'nova-compute' AND s.deleted = 0"
+        " WHERE m.deleted = 0 AND m.migration_type = 'evacuation' AND m.status = 'done' AND i.host IN %s",
+        (names,),
+    ):
+        found.setdefault(str(host), []).append(
+            f"nova-compute on {source} has not started since {uuid} was evacuated from there"
+        )
     session.rollback()
     return {
         host: "; ".join(sorted(what)[:_NAMED])
@@ -90,7 +105,8 @@ def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema)
             "warning",
             host,
             what,
-            "Confirm, revert or wait: otherwise the host is left out",
+            "Confirm, revert or wait, and set right what Nova has forgotten (openstack server set --state):"
+            " otherwise the host is left out",
         )
     source = read_server(old, schema)
     if source.galera:
