@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from recell.errors import StepFailed
+from recell.errors import StepFailed, Unknowable
 from recell.journal import Journal
 from recell.model.step import Truth
 from recell.planning import runbook
@@ -110,6 +110,18 @@ def test_a_host_that_does_not_come_to_rest_is_left_out_and_named(desks: Any) -> 
     assert well(world)
     now = world.picture()
     assert now["mapped"] == before["mapped"] and now["cells"] == before["cells"]
+
+
+def test_a_host_that_is_mapped_elsewhere_is_not_taken_for_moved(desks: Any) -> None:
+    """Its service is in cell1, and the API database has it in cell2: nothing is closed, nothing ended."""
+    world = fresh()
+    desk = desks(world, plan(world))
+    cell2 = next(s for s in desk.plan.steps if s.kind == "new-mapping").params["cell"]
+    world.homes["cmp2"] = cell2
+    with pytest.raises(Unknowable, match="cmp2 are mapped to cell2"):
+        desk.go("forward")
+    assert world.cells["nova"].services["cmp2"] is False
+    assert world.compute_of("cmp2")[0].active
 
 
 def test_more_hosts_left_out_than_allowed_stop_the_run(desks: Any) -> None:

@@ -41,6 +41,8 @@ RULES: tuple[Rule, ...] = (
     rules.firewalls,
     rules.clocks,
     rules.records,
+    rules.metadata_of_one_cell,
+    rules.conductors_are_as_new,
     rules.strangers,
 )
 

@@ -144,6 +144,12 @@ class HostsOpen(HostsStep):
                 self.context.journal.remember("hosts", "left-out", [h for h in named if h not in out])
                 self.remember("left-out", [])
             return
+        if self.belong(move) != side:
+            raise Unknowable(
+                f"{', '.join(move.hosts)} are mapped to {move.at(other(side)).name}, and their services are"
+                f" in {move.at(side).name}",
+                "See nova-manage cell_v2 list_hosts, and map them where their instances are",
+            )
         port.shut_out(side, move.hosts)
         self.remember(f"closed-{toward}", True)
         began = self.world.clock()

@@ -68,8 +68,8 @@ def api_cell_scope(schema: Schema, decided: Mapping[str, Rule] | None = None) ->
 
 
 def with_hosts(schema: Schema) -> Schema:
-    """Without the tables that hosts never take rows from. Those differ between a database that is old, or was
-    upgraded from release to release, and one that is made today: ``migrate_version``, the archive, nova-network's."""
+    """Without the tables that hosts never take rows from. These differ between a database that was upgraded
+    from release to release and one that is made today: ``migrate_version``, the archive."""
     def stays(table: Table) -> bool:
         known = KNOWN.get(table.name.removeprefix(SHADOW))
         return known is not None and (
