@@ -165,6 +165,14 @@ def _of_two(text: str, **changes: Any) -> Plan:
     return planned(text.replace("UUID", there), replace(found, mappings=mappings))
 
 
+def test_two_cells_on_one_server_or_broker_stay_as_they_are() -> None:
+    cell1 = next(m for m in deployment().mappings if m.name == "cell1")
+    with pytest.raises(Unsupported, match="databases of cell1 and cell2 are on one server, db1"):
+        _of_two(TO_CELL2, database_resolved=cell1.database_resolved.replace("/nova", "/nova_cell2"))
+    with pytest.raises(Unsupported, match="cell1 and cell2 are on one broker and vhost, mq1"):
+        _of_two(TO_CELL2, transport_resolved=cell1.transport_resolved)
+
+
 TO_CELL2 = "generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {}, cell2: {hosts: [cmp2]}}"
 
 

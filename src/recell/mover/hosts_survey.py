@@ -99,6 +99,17 @@ def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema)
                 f"nova-compute on {host} has {nodes.get(host, 0)} nodes",
                 "recell moves hosts with one hypervisor; leave this one out",
             )
+    for (host,) in old.query(
+        "SELECT host FROM services WHERE deleted = 0 AND `binary` = 'nova-compute' AND forced_down = 1"
+        " AND host IN %s",
+        (list(move.hosts),),
+    ):
+        yield _stop(
+            f"forced-down-{host}",
+            str(host),
+            f"{host} is forced down: somebody takes it for dead, and may evacuate its instances",
+            "openstack compute service set --up, once it is sure that it lives; or leave the host out",
+        )
     for host, what in busy(old, move.hosts).items():
         yield Violation(
             f"hosts:busy:{host}",

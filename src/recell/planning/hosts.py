@@ -123,6 +123,8 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
             "every host is in the cell that the layout wants it in",
             "There is nothing to plan; recell verify looks whether all is well",
         )
+    for pair in sorted({(_home(homes, s), name) for s, name in moving}):
+        _must_be_apart(*(ends[name] for name in pair))
     computes = [(_compute(deployment, s, mappings.get(name), layout.cells[name]), name) for s, name in moving]
     contained.refuse_what_is_beyond_control(c.service for c, _ in computes)
     if made:
@@ -212,6 +214,20 @@ def _end(deployment: Deployment, mapping: CellMapping) -> CellEnd:
         parse_url(mapping.transport_resolved).vhost,
         database.addresses(server),
     )
+
+
+def _must_be_apart(old: CellEnd, new: CellEnd) -> None:
+    """:func:`_new_cell` says the same of a cell that isn't there yet."""
+    if (old.server, old.port) == (new.server, new.port):
+        raise Unsupported(
+            f"the databases of {old.name} and {new.name} are on one server, {old.server}",
+            "Move one of them to a server of its own first, in a plan of its own",
+        )
+    if (old.broker, old.vhost) == (new.broker, new.vhost):
+        raise Unsupported(
+            f"{old.name} and {new.name} are on one broker and vhost, {old.broker} {old.vhost}",
+            "Give each cell a broker or a vhost of its own first",
+        )
 
 
 # -- which hosts -----------------------------------------------------------------------------------

@@ -380,11 +380,11 @@ class HostsComputes(HostsStep):
         while missing := {c["host"] for c in computes} - set(self._serving(computes)):
             failed = [c for c in computes if self._unit(c).active == "failed"]
             if failed or clock() - began > self.limit("start_s"):
-                name = failed[0]["host"] if failed else min(missing)
+                bad = failed[0] if failed else next(c for c in computes if c["host"] == min(missing))
                 raise StepFailed(
-                    f"nova-compute on {name} does not serve in {move.at(side).name}",
-                    "Its guests go on, and nobody was told of the new cell. See journalctl -u nova-compute"
-                    " there, then: recell resume, or recell undo",
+                    f"nova-compute on {bad['host']} does not serve in {move.at(side).name}",
+                    "Its guests go on, and nobody was told of the new cell. See journalctl -u"
+                    f" {bad['unit']} there, then: recell resume, or recell undo",
                 )
             port.alive(other(side) if away else side)
             self.world.wait(POLL_S)
