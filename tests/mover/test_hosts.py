@@ -402,6 +402,35 @@ def test_rows_in_the_way_are_named(cells: tuple[CellHosts, dict[Side, PrivateSer
     assert len(found) == 1 and "instances: row 20" in found[0].what
 
 
+def test_the_server_of_a_cell_that_is_not_there_yet_is_looked_at_too(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]],
+) -> None:
+    port, servers = cells
+    port._broker = lambda side: Broker()  # type: ignore[assignment, return-value]
+
+    def stops() -> list[str]:
+        return [v.id for v in port.troubles() if v.severity == "stop"]
+
+    new, old = servers["new"], servers["old"]
+    new.sql("DROP DATABASE nova_cell2")
+    assert stops() == []
+    new.sql("CREATE DATABASE nova_cell2 CHARACTER SET latin1")
+    assert stops() == [], "somebody has made it already, empty"
+    try:
+        old.sql("SET GLOBAL binlog_row_image = MINIMAL")
+        new.sql("SET GLOBAL read_only = ON")
+        said = {":".join(i.split(":")[:2]) for i in stops()}
+        assert said == {"mover:binlog-image", "mover:read-only"}
+    finally:
+        old.sql("SET GLOBAL binlog_row_image = FULL")
+        new.sql("SET GLOBAL read_only = OFF")
+    old.sql("REVOKE ALL ON nova.* FROM nova@'%'", "GRANT ALL ON *.* TO nova@'%'")
+    try:
+        assert stops() == ["hosts:rights"]
+    finally:
+        old.sql("REVOKE ALL ON *.* FROM nova@'%'", "GRANT ALL ON nova.* TO nova@'%'")
+
+
 def test_an_upgraded_cell_and_one_made_today_differ_where_nothing_moves(
     cells: tuple[CellHosts, dict[Side, PrivateServer]],
 ) -> None:

@@ -91,16 +91,14 @@ class CellHosts(CellMaking):
 
     def _row_troubles(self) -> tuple[Violation, ...]:
         with self._root("new") as root:
-            made = servers.has_database(root, self._database("new"))
-        with self._root("old", inside=True) as old:
+            tables = servers.table_names(root, self._database("new"))
+        made = any(not t.startswith(PREFIX) for t in tables)
+        with self._root("old", inside=True) as old, self._root("new", inside=made) as new:
             schema = self._schema(old, "old")
-            if not made:
-                return tuple(troubles(old, None, self.move, schema))
-            with self._root("new", inside=True) as new:
-                found = list(troubles(old, new, self.move, schema))
-                if any(v.severity == "stop" for v in found):
-                    return tuple(found)
-                conflicts = find_conflicts(old.endpoint, new.endpoint, hosts_scope(schema, self.move.hosts))
+            found = list(troubles(old, new, self.move, schema, self.nova.user, made))
+            if not made or any(v.severity == "stop" for v in found):
+                return tuple(found)
+            conflicts = find_conflicts(old.endpoint, new.endpoint, hosts_scope(schema, self.move.hosts))
         where = self.move.new.where
         return (
             *found,

@@ -11,7 +11,7 @@ from recell.errors import RecellError
 from recell.model.hosts import HostsMove
 from recell.model.scope import Schema
 from recell.model.violation import Violation
-from recell.mover import preflight
+from recell.mover import preflight, servers
 from recell.mover.journal import PREFIX
 from recell.mover.server import read_server
 from recell.planning.tables import guests_scope, hosts_scope, stranded_children, with_hosts
@@ -67,9 +67,11 @@ def busy(session: Session, hosts: Sequence[str]) -> dict[str, str]:
     }
 
 
-def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema) -> Iterator[Violation]:
-    """:param old: with the cell's database open. new: without one, None when there is none yet.
-    schema: the old cell's."""
+def troubles(
+    old: Session, new: Session, move: HostsMove, schema: Schema, nova: str, made: bool
+) -> Iterator[Violation]:
+    """:param old: with the cell's database open, whose schema it is. nova: Nova's account there.
+    made: whether the new cell's database has tables."""
     try:
         whole = hosts_scope(schema, move.hosts)
         scope = guests_scope(whole)
@@ -119,27 +121,33 @@ def troubles(old: Session, new: Session | None, move: HostsMove, schema: Schema)
             "Confirm, revert or wait, and set right what Nova has forgotten (openstack server set --state):"
             " otherwise the host is left out",
         )
-    source = read_server(old, schema)
-    if source.galera:
+    there = Schema(move.new.database, ())
+    if made:
+        there = read_schema(new.connection, move.new.database)
+    elif servers.rights_of(old, nova, move.old.database) is None:
         yield _stop(
-            "galera", move.old.where, "it is a node of a Galera cluster", "Hosts move between single servers"
+            "rights",
+            move.old.where,
+            f"Nova's account {nova} has its rights on {move.old.database} by a pattern or on all databases,"
+            " so recell can't tell which ones to give it in the new cell",
+            "Give it rights on this database by itself",
         )
-    if new is None:
-        return
-    there = read_schema(new.connection, move.new.database)
     target_schema = Schema(there.database, tuple(t for t in there.tables if not t.name.startswith(PREFIX)))
-    for sentence in compare_schemas(with_hosts(schema), with_hosts(target_schema)):
+    for sentence in compare_schemas(with_hosts(schema), with_hosts(target_schema)) if made else ():
         yield _stop(
             "schemas", move.new.where, sentence, "Run nova-manage db sync of one release in both cells"
         )
-    target = read_server(new, target_schema)
-    if target.galera:
-        yield _stop(
-            "galera", move.new.where, "it is a node of a Galera cluster", "Hosts move between single servers"
-        )
+    source, target = read_server(old, schema), read_server(new, target_schema)
+    clusters = [end.where for end, server in ((move.old, source), (move.new, target)) if server.galera]
+    for where in clusters:
+        yield _stop("galera", where, "it is a node of a Galera cluster", "Hosts move between single servers")
+    if clusters:
         return
     rows = sum(t.rows for t in schema.tables)
-    yield from preflight.find(source, target, scope, rows / ROWS_PER_S, 0.0)
+    for found in preflight.find(source, target, scope, rows / ROWS_PER_S, 0.0):
+        # An empty database has no schema yet, and recell makes it in the other one's character set.
+        if made or not found.id.startswith(("mover:schema-version:", "mover:charset:")):
+            yield found
 
 
 def _stop(what: str, where: str, sentence: str, remedy: str) -> Violation:

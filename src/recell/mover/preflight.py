@@ -129,8 +129,8 @@ def _version(server: Server) -> Iterator[Violation]:
     if not server.mariadb:
         yield _one(
             "untried", server, "stop",
-            "rows were moved from and to MariaDB only so far, this is MySQL",
-            "Rehearse on a copy of it, then acknowledge this", may_accept=True,
+            f"it is MySQL ({server.version}), and recell moves rows between MariaDB servers only",
+            "Move it to MariaDB first, or leave it as it is",
         )
 
 
