@@ -295,6 +295,17 @@ def test_metadata_of_one_cell_finds_no_guest_that_moved(
         assert said == ids
 
 
+@pytest.mark.parametrize(("driver", "expected"), [("mc", {"servicegroup:ctl1"}), ("db", set())])
+def test_hosts_whose_life_is_told_elsewhere_can_not_be_kept_up(driver: str, expected: set[str]) -> None:
+    found = deployment()
+    api = next(s for s in found.role("api") if s.host == "ctl1")
+    asking = replace(api, options={**api.options, "DEFAULT/servicegroup_driver": driver})
+    more = replace(found, services=tuple(asking if s is api else s for s in found.services))
+    assert {v.id for v in check(more, layout(LAYOUT)) if v.id.startswith("servicegroup:")} == expected
+    alone = layout(LAYOUT.replace("    hosts: [cmp2]", ""))
+    assert not [v for v in check(more, alone) if v.id.startswith("servicegroup:")]
+
+
 def test_a_cell_whose_conductors_are_older_gets_no_newer_host() -> None:
     def said(conductor: int, compute: int, at: str = "") -> list[str]:
         found = deployment()

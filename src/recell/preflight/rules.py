@@ -383,6 +383,24 @@ def metadata_of_one_cell(deployment: Deployment, layout: Layout) -> Iterator[Vio
             )
 
 
+def hosts_are_up_by_their_records(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+    """From leave to flip recell says in the database that hosts are up; memcached it doesn't tell."""
+    if not hosts.wanted(layout):
+        return
+    for s in deployment.role("api"):
+        if s.active and s.options.get("DEFAULT/servicegroup_driver", "db") != "db":
+            yield Violation(
+                f"servicegroup:{s.host}",
+                "stop",
+                s.host,
+                f"{s.unit} does not ask the database whether a host is up (servicegroup_driver ="
+                f" {s.options['DEFAULT/servicegroup_driver']}): one that moves is down for it soon",
+                "Set [DEFAULT] servicegroup_driver = db for all of Nova; or acknowledge this, and that"
+                " nova-api ends by itself what users delete on a host that is away for a minute",
+                may_accept=True,
+            )
+
+
 def conductors_are_as_new(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
     """A conductor doesn't know the objects that a newer nova-compute sends."""
     limit = deployment.silent_after_s + 15
