@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recell.errors import StepFailed
+from recell.errors import StepFailed, Unknowable
 from recell.journal import Journal
 from recell.model.step import Truth
 from recell.planning import runbook
 from recell.report.hosts import told_of_hosts
+from recell.steps.compute import TASKS
 from tests.sim.database import CELL1
 from tests.sim.hosts import LAYOUT, CellsWorld, plan, split
+from tests.sim.hosts_port import SimCells
 from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
 from tests.sim.world import Killed
@@ -110,6 +113,41 @@ def test_a_host_that_does_not_come_to_rest_is_left_out_and_named(desks: Any) -> 
     assert well(world)
     now = world.picture()
     assert now["mapped"] == before["mapped"] and now["cells"] == before["cells"]
+
+
+def test_a_host_that_is_mapped_elsewhere_is_not_taken_for_moved(desks: Any) -> None:
+    """Its service is in cell1, and the API database has it in cell2: nothing is closed, nothing ended."""
+    world = fresh()
+    desk = desks(world, plan(world))
+    cell2 = next(s for s in desk.plan.steps if s.kind == "new-mapping").params["cell"]
+    world.homes["cmp2"] = cell2
+    with pytest.raises(Unknowable, match="cmp2 are mapped to cell2"):
+        desk.go("forward")
+    assert world.cells["nova"].services["cmp2"] is False
+    assert world.compute_of("cmp2")[0].active
+
+
+def test_who_is_ended_first_is_up_while_the_others_come_to_rest(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cmp2 has a task for a while when cmp1 is ended already: nova-api would take cmp1 for dead."""
+    world = fresh()
+    desk = desks(world, plan(world, LAYOUT.replace("[cmp2]", "[cmp1, cmp2]") + "\nmoving: {wave: 2}\n"))
+    asked: list[float] = []
+    beats: list[float] = []
+
+    def query(cell: str, sql: str, args: Any = ()) -> tuple[dict[str, Any], ...]:
+        if sql == TASKS and args[0] == "cmp2":
+            asked.append(world.time)
+            return ({"what": "cmp2-0"},) if world.time < asked[0] + 15 else ()
+        return ()
+
+    monkeypatch.setattr(world.database, "query", query)
+    monkeypatch.setattr(SimCells, "alive", lambda self, side: beats.append(self.world.time))
+    desk.go("forward")
+    while_waiting = [asked[0], *(b for b in beats if asked[0] < b < asked[-1]), asked[-1]]
+    assert asked[-1] - asked[0] >= 15
+    assert max(b - a for a, b in itertools.pairwise(while_waiting)) < 10
 
 
 def test_more_hosts_left_out_than_allowed_stop_the_run(desks: Any) -> None:

@@ -81,7 +81,7 @@ def nova(server: Path, root: Any) -> Iterator[NovaDatabases]:
 def test_instances_are_read_where_they_are_and_where_they_are_mapped(nova: NovaDatabases, root: Any) -> None:
     root.execute(
         "INSERT INTO nova.instances (uuid, deleted, hidden) VALUES"
-        " ('here', 0, 0), ('both', 0, 0), ('gone', 7, 0), ('copy', 0, 1), ('lone', 0, 0)"
+        " ('here', 0, NULL), ('both', 0, 0), ('gone', 7, 0), ('copy', 0, 1), ('lone', 0, 0)"
     )
     root.execute("INSERT INTO nova_cell0.instances (uuid) VALUES ('both')")
     root.execute(

@@ -15,10 +15,12 @@ from recell.cli.plan import waves_of
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Deployment, dump_deployment
 from recell.model.plan import Plan, dump_plan, load_plan
+from recell.model.violation import Violation
 from recell.planning.split import make_plan
+from recell.preflight import live
 from recell.preflight.check import check
 from tests.sim.cloud import layout
-from tests.sim.hosts import LAYOUT, scan, split
+from tests.sim.hosts import LAYOUT, CellsWorld, scan, split
 
 
 @functools.cache
@@ -163,6 +165,14 @@ def _of_two(text: str, **changes: Any) -> Plan:
     return planned(text.replace("UUID", there), replace(found, mappings=mappings))
 
 
+def test_two_cells_on_one_server_or_broker_stay_as_they_are() -> None:
+    cell1 = next(m for m in deployment().mappings if m.name == "cell1")
+    with pytest.raises(Unsupported, match="databases of cell1 and cell2 are on one server, db1"):
+        _of_two(TO_CELL2, database_resolved=cell1.database_resolved.replace("/nova", "/nova_cell2"))
+    with pytest.raises(Unsupported, match="cell1 and cell2 are on one broker and vhost, mq1"):
+        _of_two(TO_CELL2, transport_resolved=cell1.transport_resolved)
+
+
 TO_CELL2 = "generation: v2\napi: {broker: {nodes: [mq4]}}\ncells: {cell1: {}, cell2: {hosts: [cmp2]}}"
 
 
@@ -214,6 +224,7 @@ def test_deployments_in_which_hosts_can_not_move() -> None:
     cases: list[tuple[Deployment, str]] = [
         (replace(found, generation="v1"), "cells v1"),
         (replace(found, records=()), "in no cell"),
+        (replace(found, nova_version="19.3.2"), "Nova 19.3.2 can't hide"),
     ]
     services = {s.host: s for s in found.role("compute")}
 
@@ -247,6 +258,104 @@ def test_deployments_in_which_hosts_can_not_move() -> None:
     )
     with pytest.raises(Unsupported, match="not split off"):
         planned(LAYOUT, apis)
+
+
+def test_two_computes_on_a_host_concern_that_host_only() -> None:
+    found = deployment()
+    second = {h: replace(next(s for s in found.role("compute") if s.host == h), unit="nova-compute-b")
+              for h in ("cmp1", "cmp2")}  # fmt: skip
+    with pytest.raises(Unsupported, match=r"cmp2 runs several nova-compute \(.*nova-compute-b\)"):
+        planned(LAYOUT, replace(found, services=(*found.services, second["cmp2"])))
+    assert waves(planned(LAYOUT, replace(found, services=(*found.services, second["cmp1"])))) == [["cmp2"]]
+
+
+def test_consoles_that_recell_gives_no_proxy_are_told_of() -> None:
+    found = deployment()
+    proxy = replace(next(s for s in found.role("conductor")), unit="nova-spiceproxy", role="spicehtml5proxy")
+    said = planned(LAYOUT, replace(found, services=(*found.services, proxy))).remarks
+    assert [r for r in said if "nova-spicehtml5proxy" in r] and not [
+        r for r in planned().remarks if "spice" in r
+    ]
+
+
+@pytest.mark.parametrize(("role", "options", "expected"), [
+    ("metadata", {"api/local_metadata_per_cell": "true"}, {"metadata:ctl1"}),
+    ("api", {"api/local_metadata_per_cell": "True", "DEFAULT/enabled_apis": "metadata"}, {"metadata:ctl1"}),
+    ("api", {"api/local_metadata_per_cell": "true", "DEFAULT/enabled_apis": "osapi_compute"}, set()),
+    ("metadata", {}, set()),
+])  # fmt: skip
+def test_metadata_of_one_cell_finds_no_guest_that_moved(
+    role: Any, options: dict[str, str], expected: set[str]
+) -> None:
+    found = deployment()
+    api = next(s for s in found.role("api") if s.host == "ctl1")
+    more = replace(found, services=(*found.services, replace(api, unit="other", role=role, options=options)))
+    for text, ids in ((LAYOUT, expected), (LAYOUT.replace("    hosts: [cmp2]", ""), set())):
+        said = {v.id for v in check(more, layout(text)) if v.id.startswith("metadata:")}
+        assert said == ids
+
+
+@pytest.mark.parametrize(("driver", "expected"), [("mc", {"servicegroup:ctl1"}), ("db", set())])
+def test_hosts_whose_life_is_told_elsewhere_can_not_be_kept_up(driver: str, expected: set[str]) -> None:
+    found = deployment()
+    api = next(s for s in found.role("api") if s.host == "ctl1")
+    asking = replace(api, options={**api.options, "DEFAULT/servicegroup_driver": driver})
+    more = replace(found, services=tuple(asking if s is api else s for s in found.services))
+    assert {v.id for v in check(more, layout(LAYOUT)) if v.id.startswith("servicegroup:")} == expected
+    alone = layout(LAYOUT.replace("    hosts: [cmp2]", ""))
+    assert not [v for v in check(more, alone) if v.id.startswith("servicegroup:")]
+
+
+def test_a_cell_whose_conductors_are_older_gets_no_newer_host() -> None:
+    def said(conductor: int, compute: int, at: str = "") -> list[str]:
+        found = deployment()
+        cell1 = next(m for m in found.mappings if m.name == "cell1")
+        mine = next(r for r in found.records if r.host == "cmp2")
+        records = (
+            *(replace(r, version=compute, cell=at or r.cell) if r is mine else r for r in found.records),
+            replace(mine, host="ctl1", binary="nova-conductor", version=conductor, cell="c2"),
+            replace(mine, host="ctl2", binary="nova-conductor", version=conductor + 5, cell="c2"),
+            replace(
+                mine, host="dead", binary="nova-conductor", version=1, cell="c2", seconds_since_report=9e4
+            ),
+        )
+        mappings = (*found.mappings, replace(cell1, uuid="c2", name="cell2"))
+        found = replace(found, records=records, mappings=mappings)
+        return [v.what for v in check(found, layout(TO_CELL2)) if v.id == "older-conductor:cell2:cmp2"]
+
+    assert len(said(66, 70)) == 1 and "(service version 70)" in said(66, 70)[0] and "(66)" in said(66, 70)[0]
+    assert said(70, 70) == said(71, 70) == said(66, 70, at="c2") == []
+
+
+def _live(world: CellsWorld) -> dict[str, Violation]:
+    plan = planned(LAYOUT, scan(world))
+    return {v.id: v for rule in (live._hosts, live._lookups) for v in rule(world, plan)}
+
+
+def test_a_host_that_the_api_database_has_elsewhere_is_not_moved() -> None:
+    world = split()
+    found = scan(world)
+    assert _live(world) == {}
+    cell0 = next(m.uuid for m in found.mappings if m.name == "cell0")
+    for home, words in (({"cmp2": cell0}, f"mapped to {cell0}"), ({}, "mapped to no cell")):
+        world.homes = {**home, "cmp1": world.homes["cmp1"]}
+        plan = planned(LAYOUT, found)
+        (said,) = live._hosts(world, plan)
+        assert said.id == "hosts:mapped:cmp2" and said.severity == "stop" and words in said.what
+
+
+def test_locks_of_the_api_database_hold_one_node_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = split()
+
+    def of(**variables: str) -> dict[str, bool]:
+        rows = tuple({"Variable_name": k, "Value": v} for k, v in variables.items())
+        monkeypatch.setattr(world.database, "query", lambda cell, sql, args=(): rows if not cell else ())
+        return {i: v.may_accept for i, v in _live(world).items()}
+
+    assert of(wsrep_on="OFF", pxc_strict_mode="ENFORCING") == of() == {}
+    assert of(wsrep_on="ON") == {"hosts:api-galera": True}
+    strict = of(wsrep_on="ON", pxc_strict_mode="ENFORCING")
+    assert strict == {"hosts:api-galera": True, "hosts:api-locks": False}
 
 
 def test_nobody_is_forgotten_in_a_large_cloud() -> None:

@@ -25,7 +25,8 @@ class Asked(Protocol):
 ENDED = ("completed", "confirmed", "reverted", "failed", "error", "cancelled")
 """Migration states in which a migration holds no allocation any more; a resize that is "finished" still
 waits for its owner's word, and holds the room on the host that it left."""
-_NOT_HIDDEN = " AND hidden = 0"
+_NOT_HIDDEN = " AND COALESCE(hidden, 0) = 0"
+"""NULL in rows that are older than the column, which came with Train: Nova shows those."""
 _MAPPED = (
     "SELECT m.instance_uuid, c.uuid AS cell FROM instance_mappings m"
     " LEFT JOIN cell_mappings c ON c.id = m.cell_id"
@@ -70,9 +71,8 @@ def read_homes(nova: NovaPort, trouble: Trouble | None = None) -> Homes:
     """Where every live instance has a row, and where it is mapped."""
     rows: dict[str, set[str]] = {}
     unread: set[str] = set()
-    for cell, found in _each(
-        nova, "SELECT uuid FROM instances WHERE deleted = 0 AND hidden = 0", trouble, "instances"
-    ):
+    sql = "SELECT uuid FROM instances WHERE deleted = 0 AND COALESCE(hidden, 0) = 0"
+    for cell, found in _each(nova, sql, trouble, "instances"):
         if found is None:
             unread.add(cell)
             continue
@@ -103,8 +103,9 @@ def read_homes(nova: NovaPort, trouble: Trouble | None = None) -> Homes:
 def read_guests(nova: NovaPort, trouble: Trouble | None = None) -> tuple[Guest, ...]:
     """Instances that hold room on a host now; a shelved, deleted or failed one holds none."""
     sql = (
-        "SELECT uuid, host FROM instances WHERE deleted = 0 AND hidden = 0 AND host IS NOT NULL"
-        " AND vm_state NOT IN ('building', 'deleted', 'shelved_offloaded') AND task_state IS NULL"
+        "SELECT uuid, host FROM instances WHERE deleted = 0 AND COALESCE(hidden, 0) = 0"
+        " AND host IS NOT NULL AND vm_state NOT IN ('building', 'deleted', 'shelved_offloaded')"
+        " AND task_state IS NULL"
     )
     return tuple(
         Guest(str(r["uuid"]), cell, str(r["host"]))

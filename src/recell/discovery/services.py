@@ -54,6 +54,7 @@ OPTIONS = (
     ("DEFAULT", "report_interval"),
     ("DEFAULT", "rpc_backend"),
     ("DEFAULT", "service_down_time"),
+    ("DEFAULT", "servicegroup_driver"),
     ("DEFAULT", "use_neutron"),
     ("DEFAULT", "vif_plugging_is_fatal"),
     ("DEFAULT", "vif_plugging_timeout"),

@@ -19,7 +19,7 @@ from recell.mover import servers
 from recell.mover.cell import CellMove, Host
 from recell.mover.gap import part_counters, plan_gap, raise_counters, read_counters
 from recell.mover.journal import PREFIX
-from recell.planning.tables import SEEDED_BY_SYNC
+from recell.planning.tables import SEEDED_BY_SYNC, with_hosts
 
 __all__ = ["CellMaking"]
 
@@ -122,7 +122,8 @@ class CellMaking:
 
     def differences(self) -> tuple[str, ...]:
         with self._root("old", inside=True) as old, self._root("new", inside=True) as new:
-            return compare_schemas(self._schema(old, "old"), self._schema(new, "new"))
+            both = (with_hosts(self._schema(old, "old")), with_hosts(self._schema(new, "new")))
+            return compare_schemas(*both)
 
     def part(self, toward: Side) -> None:
         self._permit()
@@ -135,7 +136,7 @@ class CellMaking:
             used = any(mine.query(f"SELECT 1 FROM {name(t)} LIMIT 1") for t in tables)
             mine.rollback()
             if used:
-                self._apart(mine, theirs, schema)
+                self._apart(mine, theirs, with_hosts(schema))
             else:
                 raise_counters(mine, schema, plan_gap(schema, [there]), SEEDED_BY_SYNC)
 

@@ -119,7 +119,7 @@ def _version(server: Server) -> Iterator[Violation]:
         yield _one(
             "untried", server, "stop",
             f"this is MySQL ({server.version}), and rows move between MariaDB servers only",
-            "Leave this database where it is (database: keep)",
+            "Leave its rows where they are",
         )
     elif server.numbers < _OLDEST:
         yield _one(

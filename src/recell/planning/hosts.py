@@ -25,6 +25,7 @@ from recell.planning.names import called_like, named_nodes
 
 KIND = "hosts"
 AMQP_PORT, AMQPS_PORT = 5672, 5671
+TRAIN = 20
 _SPACE = uuid.UUID("6f1c3b0a-6f0e-4c58-9d2c-7f6f9c1d52ce")
 
 
@@ -89,6 +90,12 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
             "this deployment runs cells v1, and its hosts can't move between cells yet",
             "Upgrade it to cells v2 first",
         )
+    major = deployment.nova_version.partition(".")[0]
+    if major.isdigit() and int(major) < TRAIN:
+        raise Unsupported(
+            f"Nova {deployment.nova_version} can't hide copies of instances (instances.hidden is Train's)",
+            "Upgrade Nova to Train (20) or newer; hosts move after that",
+        )
     refuse_web_servers(deployment)
     mappings = _by_name(deployment)
     apis = [s for s in deployment.role("api") if s.active]
@@ -116,6 +123,8 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
             "every host is in the cell that the layout wants it in",
             "There is nothing to plan; recell verify looks whether all is well",
         )
+    for pair in sorted({(_home(homes, s), name) for s, name in moving}):
+        _must_be_apart(*(ends[name] for name in pair))
     computes = [(_compute(deployment, s, mappings.get(name), layout.cells[name]), name) for s, name in moving]
     contained.refuse_what_is_beyond_control(c.service for c, _ in computes)
     if made:
@@ -207,6 +216,20 @@ def _end(deployment: Deployment, mapping: CellMapping) -> CellEnd:
     )
 
 
+def _must_be_apart(old: CellEnd, new: CellEnd) -> None:
+    """:func:`_new_cell` says the same of a cell that isn't there yet."""
+    if (old.server, old.port) == (new.server, new.port):
+        raise Unsupported(
+            f"the databases of {old.name} and {new.name} are on one server, {old.server}",
+            "Move one of them to a server of its own first, in a plan of its own",
+        )
+    if (old.broker, old.vhost) == (new.broker, new.vhost):
+        raise Unsupported(
+            f"{old.name} and {new.name} are on one broker and vhost, {old.broker} {old.vhost}",
+            "Give each cell a broker or a vhost of its own first",
+        )
+
+
 # -- which hosts -----------------------------------------------------------------------------------
 
 
@@ -215,8 +238,6 @@ def _assigned(
 ) -> list[tuple[NovaService, str]]:
     """Computes that have to move, each with its cell's name, in the order of their names."""
     computes = {s.host: s for s in deployment.role("compute")}
-    if len(computes) != len(deployment.role("compute")):
-        raise Unsupported("a host runs several nova-compute", "recell moves hosts that run one")
     goal: dict[str, str] = {}
     for name, cell in layout.cells.items():
         for pattern in cell.hosts:
@@ -241,6 +262,12 @@ def _assigned(
     moving = []
     for host in sorted(chosen):
         service = computes[host]
+        units = [s.unit for s in deployment.role("compute") if s.host == host]
+        if len(units) > 1:
+            raise Unsupported(
+                f"{host} runs several nova-compute ({', '.join(units)})",
+                "recell moves hosts that run one; leave this one out",
+            )
         if _home(homes, service) == chosen[host]:
             continue
         if not service.active:

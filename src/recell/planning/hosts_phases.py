@@ -356,6 +356,12 @@ def _remarks(facts: Facts) -> tuple[str, ...]:
             "The layout gives the new cell no consoles: new ones of the moved instances find no token"
             " at today's proxies until its computes name a proxy that reads its database."
         )
+    others = sorted({s.role for s in facts.deployment.role("spicehtml5proxy", "serialproxy") if s.active})
+    if others:
+        out.append(
+            f"recell makes no {' and no '.join(f'nova-{role}' for role in others)} for another cell: such"
+            " consoles of the moved instances find no token until one there reads its database."
+        )
     out += [
         f"{n.end.name}: nova-manage needs --config-file {new_cell.config_path(n, n.conductors[0])} there, and"
         f" the unit {new_cell.conductor_unit(n)} is new: teach Puppet, Ansible or kolla both."

@@ -41,6 +41,9 @@ RULES: tuple[Rule, ...] = (
     rules.firewalls,
     rules.clocks,
     rules.records,
+    rules.metadata_of_one_cell,
+    rules.hosts_are_up_by_their_records,
+    rules.conductors_are_as_new,
     rules.strangers,
 )
 

@@ -34,6 +34,7 @@ def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> I
         _new_containers_are_new,
         _databases,
         _hosts,
+        _lookups,
         _guests,
         _replicas,
         _ports,
@@ -184,7 +185,50 @@ def _hosts(world: World, plan: Plan) -> Iterator[Violation]:
             move = HostsMove.from_json(step.params["move"])
             pairs.setdefault(replace(move, hosts=()), []).extend(move.hosts)
     for move, hosts in pairs.items():
+        yield from _mapped(world, move, hosts)
         yield from world.between(replace(move, hosts=tuple(hosts)), Login("recell_check", "")).troubles()
+
+
+def _mapped(world: World, move: HostsMove, hosts: list[str]) -> Iterator[Violation]:
+    """The API database says the same as the cell's: else a host would be taken for moved already."""
+    cells = world.nova().host_cells(hosts)
+    for host in hosts:
+        if cells.get(host) != move.old.cell:
+            there = move.new.name if cells.get(host) == move.new.cell else cells.get(host, "no cell")
+            yield Violation(
+                f"hosts:mapped:{host}",
+                "stop",
+                host,
+                f"{host} is mapped to {there}, and its service record is in {move.old.name}",
+                "See nova-manage cell_v2 list_hosts; delete_host and discover_hosts --by-service map it anew",
+            )
+
+
+def _lookups(world: World, plan: Plan) -> Iterator[Violation]:
+    """For a flip two tables of the API database are locked. On a cluster that holds one node's sessions."""
+    if not any(s.kind == "flip-hosts" for s in plan.steps):
+        return
+    sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'pxc_strict_mode')"
+    said = {str(r["Variable_name"]): str(r["Value"]).upper() for r in world.nova().query("", sql)}
+    if said.get("wsrep_on") not in ("ON", "1"):
+        return
+    if said.get("pxc_strict_mode") == "ENFORCING":
+        yield Violation(
+            "hosts:api-locks",
+            "stop",
+            "nova_api",
+            "the API database's server refuses LOCK TABLES (pxc_strict_mode), which a flip begins with",
+            "SET GLOBAL pxc_strict_mode = MASTER on all its nodes until finish",
+        )
+    yield Violation(
+        "hosts:api-galera",
+        "stop",
+        "nova_api",
+        "the API database is on a Galera cluster: a lock on its tables holds the sessions of one node only",
+        "Let all of Nova use one node (as a proxy with one active server does) until finish; then acknowledge"
+        " hosts:api-galera",
+        may_accept=True,
+    )
 
 
 def _guests(world: World, plan: Plan) -> Iterator[Violation]:

@@ -12,6 +12,7 @@ from recell.model.deployment import Deployment
 from recell.model.layout import Layout
 from recell.model.urls import is_template
 from recell.model.violation import Violation
+from recell.planning import hosts
 from recell.planning.split import is_split
 
 OLDEST_SEEN = (33, 0, 2)
@@ -361,6 +362,69 @@ def records(deployment: Deployment, layout: Layout | None = None) -> Iterator[Vi
                 "Add its host to the inventory, then scan again",
                 may_accept=r.binary == "nova-compute",
             )
+
+
+def metadata_of_one_cell(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+    """It looks in its own cell's database only, and guests of hosts that move are in another one then."""
+    if not hosts.wanted(layout):
+        return
+    for s in deployment.role("metadata", "api"):
+        serves = s.role == "metadata" or "metadata" in s.options.get("DEFAULT/enabled_apis", "")
+        if s.active and serves and _true(s.options.get("api/local_metadata_per_cell", "false")):
+            yield Violation(
+                f"metadata:{s.host}",
+                "stop",
+                s.host,
+                f"{s.unit} serves metadata of one cell only ([api] local_metadata_per_cell), and finds no"
+                " guest of a host that has moved",
+                "Let Neutron's metadata agents for these hosts ask a nova-metadata of all cells, or one of"
+                f" their new cell's; then acknowledge metadata:{s.host}",
+                may_accept=True,
+            )
+
+
+def hosts_are_up_by_their_records(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+    """From leave to flip recell says in the database that hosts are up; memcached it doesn't tell."""
+    if not hosts.wanted(layout):
+        return
+    for s in deployment.role("api"):
+        if s.active and s.options.get("DEFAULT/servicegroup_driver", "db") != "db":
+            yield Violation(
+                f"servicegroup:{s.host}",
+                "stop",
+                s.host,
+                f"{s.unit} does not ask the database whether a host is up (servicegroup_driver ="
+                f" {s.options['DEFAULT/servicegroup_driver']}): one that moves is down for it soon",
+                "Set [DEFAULT] servicegroup_driver = db for all of Nova; or acknowledge this, and that"
+                " nova-api ends by itself what users delete on a host that is away for a minute",
+                may_accept=True,
+            )
+
+
+def conductors_are_as_new(deployment: Deployment, layout: Layout) -> Iterator[Violation]:
+    """A conductor doesn't know the objects that a newer nova-compute sends."""
+    limit = deployment.silent_after_s + 15
+    for name, cell in layout.cells.items():
+        uuid = next((m.uuid for m in deployment.mappings if name in (m.name, m.uuid)), "")
+        serving = [r for r in deployment.records if r.binary == "nova-conductor" and r.cell == uuid]
+        oldest = min((r for r in serving if r.seconds_since_report < limit and r.version),
+                     key=lambda r: r.version, default=None)  # fmt: skip
+        if oldest is None:
+            continue
+        coming = {s.nova_host: s.host for s in deployment.role("compute")
+                  if any(fnmatch.fnmatch(s.host, p) for p in cell.hosts)}  # fmt: skip
+        for r in deployment.records:
+            if r.binary != "nova-compute" or r.host not in coming or r.cell == uuid:
+                continue
+            if r.version > oldest.version:
+                yield Violation(
+                    f"older-conductor:{name}:{coming[r.host]}",
+                    "stop",
+                    coming[r.host],
+                    f"nova-compute there is newer (service version {r.version}) than {name}'s nova-conductor"
+                    f" on {oldest.host} ({oldest.version})",
+                    "Upgrade that cell's conductors first; then scan again",
+                )
 
 
 def strangers(deployment: Deployment, layout: Layout) -> Iterator[Violation]:

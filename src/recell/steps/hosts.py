@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -31,6 +33,8 @@ CATCH_UP_S = 600.0
 SOON_S = 5.0
 BUILD_S = 60.0
 """After it a build that was begun before has long found its host."""
+BEAT_S = 5.0
+"""Between two words that hosts are up; Nova takes them for down after a minute (service_down_time)."""
 CARRY_S = 90.0
 """Longer than a call waits for its answer ([DEFAULT] rpc_response_timeout, 60 s)."""
 
@@ -144,6 +148,12 @@ class HostsOpen(HostsStep):
                 self.context.journal.remember("hosts", "left-out", [h for h in named if h not in out])
                 self.remember("left-out", [])
             return
+        if self.belong(move) != side:
+            raise Unknowable(
+                f"{', '.join(move.hosts)} are mapped to {move.at(other(side)).name}, and their services are"
+                f" in {move.at(side).name}",
+                "See nova-manage cell_v2 list_hosts, and map them where their instances are",
+            )
         port.shut_out(side, move.hosts)
         self.remember(f"closed-{toward}", True)
         began = self.world.clock()
@@ -243,6 +253,23 @@ class FollowHosts(HostsStep):
         return str(self.recall("said", said)) if self.move().hosts else said
 
 
+class _Beat:
+    """Hosts of a wave that are ended already wait for those that aren't at rest yet: their records say
+    meanwhile that they are up. For the threads that end them; one at a time asks the database."""
+
+    def __init__(self, port: HostsPort, side: Side, clock: Callable[[], float]) -> None:
+        self._port, self._side, self._clock = port, side, clock
+        self._lock = threading.Lock()
+        self._last = clock()
+
+    def __call__(self) -> str:
+        with self._lock:
+            if self._clock() - self._last >= BEAT_S:
+                self._port.alive(self._side)
+                self._last = self._clock()
+        return ""
+
+
 class HostsComputes(HostsStep):
     """``forward``: nova-compute of ``computes`` ``leave`` the cell ``side``, losing no message, or ``enter``
     it; the way back is the other one.
@@ -312,17 +339,19 @@ class HostsComputes(HostsStep):
     def act(self, toward: Direction) -> None:
         if self._leaves(toward):
             # Side by side: the guests of the first would else wait for the last.
-            acts = [partial(self._end, c) for c in self._computes()]
+            beat = _Beat(self.port(), self._side(), self.world.clock)
+            acts = [partial(self._end, c, beat) for c in self._computes()]
             self.deliveries_held(toward, max(self.world.together(acts), default=0.0))
+            beat()
         elif self._computes():
             self._enter()
 
-    def _end(self, compute: dict[str, Any]) -> float:
+    def _end(self, compute: dict[str, Any], beat: _Beat) -> float:
         """For how many seconds what is sent to it was held off."""
         if self._unit(compute).active in ("inactive", "failed"):
             return 0.0
         end = self.move().at(self._side())
-        self._await_quiet(end.cell, compute)
+        self._await_quiet(end.cell, compute, beat)
         since = self._unit(compute).started_at
         return self.world.stop_rpc_server(
             compute["host"],
@@ -330,10 +359,10 @@ class HostsComputes(HostsStep):
             end.broker,
             end.vhost,
             self.limit("stop_s"),
-            idle=lambda: self._begun(end.cell, compute, since),
+            idle=lambda: beat() or self._begun(end.cell, compute, since),
         )
 
-    def _await_quiet(self, cell: str, compute: dict[str, Any]) -> None:
+    def _await_quiet(self, cell: str, compute: dict[str, Any], beat: _Beat) -> None:
         """A moment without a task on this host: there is one soon, even on a busy cloud."""
         began = self.world.clock()
         while tasks := self._rows(cell, TASKS, compute["nova_host"]):
@@ -342,6 +371,7 @@ class HostsComputes(HostsStep):
                     f"{compute['host']} is never without a task: {', '.join(tasks[:3])}",
                     "See what these instances wait for, then: recell resume, or recell undo",
                 )
+            beat()
             self.world.wait(POLL_S)
 
     def _begun(self, cell: str, compute: dict[str, Any], since: float) -> str:
@@ -355,6 +385,7 @@ class HostsComputes(HostsStep):
         port, clock = self.port(), self.world.clock
         entered, marks = clock(), {}
         away = self.belong(move) != side
+        port.alive(other(side) if away else side)
         if away and not any(self._fresh(c) for c in computes):
             if port.waiting(side):
                 # Left by a run that died after its flip: it is in the other cell that they make sense.
@@ -374,11 +405,11 @@ class HostsComputes(HostsStep):
         while missing := {c["host"] for c in computes} - set(self._serving(computes)):
             failed = [c for c in computes if self._unit(c).active == "failed"]
             if failed or clock() - began > self.limit("start_s"):
-                name = failed[0]["host"] if failed else min(missing)
+                bad = failed[0] if failed else next(c for c in computes if c["host"] == min(missing))
                 raise StepFailed(
-                    f"nova-compute on {name} does not serve in {move.at(side).name}",
-                    "Its guests go on, and nobody was told of the new cell. See journalctl -u nova-compute"
-                    " there, then: recell resume, or recell undo",
+                    f"nova-compute on {bad['host']} does not serve in {move.at(side).name}",
+                    "Its guests go on, and nobody was told of the new cell. See journalctl -u"
+                    f" {bad['unit']} there, then: recell resume, or recell undo",
                 )
             port.alive(other(side) if away else side)
             self.world.wait(POLL_S)
@@ -447,6 +478,7 @@ class FlipHosts(HostsStep):
         for attempt in range(ATTEMPTS):
             if attempt:
                 self.world.wait(PAUSE_S)
+            self.port().alive(other(goal))
             self.port().catch_up(goal, CATCH_UP_S)
             try:
                 self._flip(move, goal, toward)

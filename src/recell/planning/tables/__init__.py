@@ -14,6 +14,7 @@ from recell.planning.tables.scopes import (
     guests_scope,
     hosts_scope,
     stranded_children,
+    with_hosts,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "guests_scope",
     "hosts_scope",
     "stranded_children",
+    "with_hosts",
 ]

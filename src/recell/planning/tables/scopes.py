@@ -22,7 +22,8 @@ from recell.model.scope import (
 )
 from recell.planning.tables.known import BOOKKEEPING, KNOWN, SHADOW, owner_like
 
-__all__ = ["HOSTS_OWN", "api_cell_scope", "cell_scope", "guests_scope", "hosts_scope", "stranded_children"]
+__all__ = ["HOSTS_OWN", "api_cell_scope", "cell_scope", "guests_scope", "hosts_scope", "stranded_children",
+           "with_hosts"]
 
 HOSTS_OWN = ("services", "compute_nodes", "pci_devices", "task_log")
 """Rows that only nova-compute of their host writes, parents first."""
@@ -64,6 +65,17 @@ def api_cell_scope(schema: Schema, decided: Mapping[str, Rule] | None = None) ->
     :raises Unsupported: as in :func:`cell_scope`.
     """
     return _scope(schema, _of_api_cell, decided or {})
+
+
+def with_hosts(schema: Schema) -> Schema:
+    """Without the tables that hosts never take rows from. These differ between a database that was upgraded
+    from release to release and one that is made today: ``migrate_version``, the archive."""
+    def stays(table: Table) -> bool:
+        known = KNOWN.get(table.name.removeprefix(SHADOW))
+        return known is not None and (
+            table.name.startswith(SHADOW) or all(isinstance(rule, Left) for rule in known.hosts))
+
+    return Schema(schema.database, tuple(t for t in schema.tables if not stays(t)))
 
 
 def stranded_children(scope: Scope) -> tuple[tuple[str, ForeignKey], ...]:
