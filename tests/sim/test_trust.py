@@ -44,7 +44,7 @@ from recell.preflight import consistency
 from recell.steps import Context, bind
 from recell.steps.registry import KINDS
 from tests.sim.cloud import LAYOUT, REMOVE, build, layout, scan
-from tests.sim.test_split import LIMITS
+from tests.sim.desk import LIMITS
 from tests.sim.world import SimFile, SimWorld
 
 
