@@ -18,7 +18,6 @@ from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import commands, topology, v1_prepare
 from recell.planning.draft import Draft
-from recell.planning.safety import with_safe_points
 from recell.planning.v1_facts import V1Facts, decide, main_file
 from recell.planning.v1_names import api_roles, api_unit, child_config, child_unit, numeric
 
@@ -44,19 +43,16 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     child_api(facts, draft)
     retire(facts, draft)
     _conclude(facts, draft)
-    return Plan(
-        format=1,
-        kind=KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=_changes(facts),
+    return draft.plan(
+        KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=_changes(facts),
         remarks=_remarks(facts),
-        topology_before=topology.before(deployment),
-        topology_after=_picture(facts),
-    ).sealed()
+        before=topology.before(deployment),
+        after=_picture(facts),
+    )
 
 
 def _undo_last(facts: V1Facts, draft: Draft) -> None:

@@ -119,31 +119,18 @@ def child(facts: V1Facts, draft: Draft) -> None:
         changes.append({"section": section, "option": option, "op": "set", "value": NOOP_QUOTA})
         if facts.own.neutron == "wait" and any(s.host == host for s in facts.apis):
             changes.append({"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "metadata"})
-        draft.add_file(
-            f"{host}/child-config",
-            "copy-config",
-            host,
-            f"copy {path} to {child_config(facts, path)}: " + "; ".join(describe(c) for c in changes),
-            child_config(facts, path),
-            undone="the copy is removed",
-            source=path,
-            changes=changes,
-        )
+        draft.copy(f"{host}/child-config", host, path, child_config(facts, path), changes)
     for s in (*facts.conductors, *facts.schedulers):
         path = main_file(s)
         name = child_unit(facts, s)
         argv = commands.with_config(s, {path: child_config(facts, path)})
-        draft.add_file(
+        draft.sibling(
             f"{s.host}/{name}",
-            "sibling-unit",
-            s.host,
+            s,
+            name,
+            commands.renamed_log(argv, s.unit, name),
             f"a unit {name}, modelled on {s.unit}, that reads {child_config(facts, path)}; not started yet",
-            f"/etc/systemd/system/{name}.service",
-            undone="the unit is removed",
-            unit=name,
-            model=s.unit,
-            argv=commands.renamed_log(argv, s.unit, name),
-            description=f"Nova {s.role} of cell {facts.child}",
+            f"Nova {s.role} of cell {facts.child}",
         )
     for s in facts.cells:
         if s.host not in {c.host for c in facts.conductors}:
@@ -276,17 +263,13 @@ def _api_unit_files(facts: V1Facts, draft: Draft, host: str, role: str) -> None:
         return
     name = api_unit(facts, host, role)
     argv = [*installed.argv, "--config-file", api_config(facts, host)]
-    draft.add_file(
+    draft.sibling(
         f"{host}/{name}",
-        "sibling-unit",
-        host,
+        installed,
+        name,
+        commands.renamed_log(argv, installed.unit, name),
         f"a unit {name}, modelled on {installed.unit}, that reads {api_config(facts, host)}",
-        f"/etc/systemd/system/{name}.service",
-        undone="the unit is removed",
-        unit=name,
-        model=installed.unit,
-        argv=commands.renamed_log(argv, installed.unit, name),
-        description=f"Nova {role} of cell {facts.layout.api.name}",
+        f"Nova {role} of cell {facts.layout.api.name}",
     )
 
 
@@ -390,14 +373,4 @@ def state(facts: V1Facts, draft: Draft) -> None:
 
 def read_childs(facts: V1Facts, draft: Draft, s: NovaService, path: str, argv: list[str]) -> None:
     """From its next start on the service reads the child's copy of ``path``."""
-    draft.add_file(
-        f"{s.host}/{s.unit}-config",
-        "drop-in",
-        s.host,
-        f"{s.unit} reads {child_config(facts, path)}",
-        f"/etc/systemd/system/{s.unit}.service.d/50-recell.conf",
-        undone="the drop-in is removed",
-        unit=s.unit,
-        argv=argv,
-        text=commands.dropin(argv, facts.child),
-    )
+    draft.drop_in(s, argv, f"{s.unit} reads {child_config(facts, path)}", facts.child)

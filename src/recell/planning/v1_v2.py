@@ -16,7 +16,6 @@ from recell.model.plan import ExpectedChange, Plan
 from recell.planning import commands, topology
 from recell.planning.changes import Change, describe
 from recell.planning.draft import CELL0, Draft
-from recell.planning.safety import with_safe_points
 from recell.planning.v1 import METADATA_PORT, NOTICE, door
 from recell.planning.v1_facts import main_file
 from recell.planning.v1_names import numeric
@@ -38,23 +37,20 @@ def plan_tree(deployment: Deployment, layout: TreeLayout, made_at: float) -> Pla
     _switch(facts, draft)
     _retire(facts, draft)
     _conclude(facts, draft)
-    return Plan(
-        format=1,
-        kind=KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=(
+    return draft.plan(
+        KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=(
             ExpectedChange(facts.child.name, "services", "*", "what belongs to cells v1 reports no longer"),
             ExpectedChange("cell0", "*", "*", "builds that no cell took are answered for there"),
             ExpectedChange(facts.api.name, "*", "*", "nobody keeps the API cell's database any more"),
         ),
         remarks=_remarks(facts),
-        topology_before=topology.before(deployment),
-        topology_after=_picture(facts),
-    ).sealed()
+        before=topology.before(deployment),
+        after=_picture(facts),
+    )
 
 
 def _before(facts: TreeFacts, draft: Draft) -> None:
@@ -179,16 +175,7 @@ def _child_files(facts: TreeFacts, draft: Draft) -> None:
     for host in facts.controllers:
         path = main_file(by_host[host])
         changes = _off(quota=by_host[host].options.get("quota/driver", NOOP_QUOTA) == NOOP_QUOTA)
-        draft.add_file(
-            f"{host}/child-config",
-            "copy-config",
-            host,
-            f"copy {path} to {facts.child_config(path)}: " + "; ".join(describe(c) for c in changes),
-            facts.child_config(path),
-            undone="the copy is removed",
-            source=path,
-            changes=changes,
-        )
+        draft.copy(f"{host}/child-config", host, path, facts.child_config(path), changes)
     for s in facts.conductors:
         path = facts.child_config(main_file(by_host[s.host]))
         _unit(facts, draft, s, facts.unit(s), path, "conductor", f"cell {facts.child.name}")
@@ -201,17 +188,13 @@ def _unit(
     facts: TreeFacts, draft: Draft, model: NovaService, name: str, config: str, what: str, of: str
 ) -> None:
     argv = commands.with_config(model, {main_file(model): config})
-    draft.add_file(
+    draft.sibling(
         f"{model.host}/{name}",
-        "sibling-unit",
-        model.host,
+        model,
+        name,
+        commands.renamed_log(argv, model.unit, name),
         f"a unit {name}, modelled on {model.unit}, that reads {config}; not started yet",
-        f"/etc/systemd/system/{name}.service",
-        undone="the unit is removed",
-        unit=name,
-        model=model.unit,
-        argv=commands.renamed_log(argv, model.unit, name),
-        description=f"Nova {what} of {of}",
+        f"Nova {what} of {of}",
     )
 
 
@@ -289,17 +272,7 @@ def _child_api(facts: TreeFacts, draft: Draft) -> None:
             reads=[path],
             **restart,
         )
-        draft.add_file(
-            f"{s.host}/{s.unit}-config",
-            "drop-in",
-            s.host,
-            f"{s.unit} reads {config}",
-            f"/etc/systemd/system/{s.unit}.service.d/60-recell.conf",
-            undone="the drop-in is removed",
-            unit=s.unit,
-            argv=argv,
-            text=commands.dropin(argv, facts.child.name),
-        )
+        draft.drop_in(s, argv, f"{s.unit} reads {config}", facts.child.name, "60-recell.conf")
         draft.add(
             f"{s.host}/{s.unit}",
             "restart-api",
