@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recell.errors import Unsupported
-from recell.model.deployment import NovaService
+from recell.model.deployment import Broker, NovaService
 from recell.model.plan import Acts
 from recell.planning import commands, contained
 from recell.planning.changes import Change, kept_notifications
@@ -58,18 +58,7 @@ def prepare(facts: Facts, draft: Draft) -> None:
         host=facts.conductors[0].host,
         config=edited_file(facts.conductors[0]),
     )
-    draft.add(
-        f"{facts.cell_name}/scheduler-fanout",
-        "keep-exchange",
-        facts.old.hosts[0],
-        f"keep scheduler_fanout alive on {facts.cell_name}'s broker: computes go on casting there,"
-        " and would fail builds and deletes without it",
-        undone="the spare queue is removed",
-        broker=facts.old.name,
-        vhost=facts.old_vhost,
-        exchange="scheduler_fanout",
-        queue="scheduler_fanout_recell",
-    )
+    keep_fanout(draft, facts.cell_name, facts.old, facts.old_vhost)
     edited = {(s.host, edited_file(s)) for s in facts.api_level}
     copied: set[tuple[str, str]] = set()
     for service in facts.cell_level:
@@ -104,6 +93,21 @@ def prepare(facts: Facts, draft: Draft) -> None:
             " (the process that runs has the same settings and goes on)",
             facts.cell_name,
         )
+
+
+def keep_fanout(draft: Draft, cell: str, broker: Broker, vhost: str) -> None:
+    draft.add(
+        f"{cell}/scheduler-fanout",
+        "keep-exchange",
+        broker.hosts[0],
+        f"keep scheduler_fanout alive on {cell}'s broker: computes go on casting there,"
+        " and would fail builds and deletes without it",
+        undone="the spare queue is removed",
+        broker=broker.name,
+        vhost=vhost,
+        exchange="scheduler_fanout",
+        queue="scheduler_fanout_recell",
+    )
 
 
 def _super_units(facts: Facts, draft: Draft) -> None:

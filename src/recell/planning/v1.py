@@ -31,8 +31,14 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     """:raises BadInput: the layout contradicts what is there. :raises Unsupported: it can't be converted."""
     facts = decide(deployment, layout)
     draft = Draft()
-    v1_prepare.accounts(facts, draft)
-    _undo_last(facts, draft)
+    v1_prepare.accounts(facts.conversion(), draft)
+    v1_prepare.remember(
+        facts.conversion(),
+        draft,
+        facts.apis[0].host,
+        "prove that Nova is the standard one that it was; usage of quotas is counted anew",
+        (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells),
+    )
     v1_prepare.account(facts, draft)
     v1_prepare.computes(facts, draft)
     v1_prepare.child(facts, draft)
@@ -52,22 +58,6 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
         remarks=_remarks(facts),
         before=topology.before(deployment),
         after=_picture(facts),
-    )
-
-
-def _undo_last(facts: V1Facts, draft: Draft) -> None:
-    draft.add(
-        "undo/prove",
-        "v1-prove",
-        facts.apis[0].host,
-        "remember what stands, for undo to prove itself by",
-        undone="prove that Nova is the standard one that it was; usage of quotas is counted anew",
-        estimate=20,
-        conversion=facts.conversion().to_json(),
-        units=[
-            [s.host, s.unit]
-            for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells)
-        ],
     )
 
 
@@ -179,19 +169,23 @@ def retire(facts: V1Facts, draft: Draft) -> None:
     for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles):
         if (s.host, s.unit) in kept:
             continue
-        draft.add(
-            f"{s.host}/retire-{s.unit}",
-            "v1-retire",
-            s.host,
-            f"{s.unit} is off, also after a reboot",
-            notice="open consoles of this proxy end" if s.role in CONSOLES else "nothing",
-            undone="enabled as it was",
-            estimate=5,
-            unit=s.unit,
-            role=s.role,
-            broker=facts.old.name if s.transport_url else "",
-            vhost=facts.old_vhost,
-        )
+        off(draft, s, "enabled as it was", facts.old.name if s.transport_url else "", facts.old_vhost)
+
+
+def off(draft: Draft, s: NovaService, undone: str, broker: str, vhost: str) -> None:
+    draft.add(
+        f"{s.host}/retire-{s.unit}",
+        "v1-retire",
+        s.host,
+        f"{s.unit} is off, also after a reboot",
+        notice="open consoles of this proxy end" if s.role in CONSOLES else "nothing",
+        undone=undone,
+        estimate=5,
+        unit=s.unit,
+        role=s.role,
+        broker=broker,
+        vhost=vhost,
+    )
 
 
 def _conclude(facts: V1Facts, draft: Draft) -> None:

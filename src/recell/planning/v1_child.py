@@ -27,7 +27,7 @@ def plan_child(deployment: Deployment, layout: CellsV1Layout, made_at: float) ->
     """:raises BadInput: the layout contradicts what is there. :raises Unsupported: it can't be added."""
     facts = decide(deployment, layout)
     draft = Draft()
-    v1_prepare.accounts(facts, draft)
+    v1_prepare.accounts(facts.conversion(), draft)
     _before(facts, draft)
     _computes(facts, draft)
     v1_prepare.child(facts, draft)
@@ -58,18 +58,12 @@ def _shared(facts: ChildFacts) -> dict[str, Any]:
 
 
 def _before(facts: ChildFacts, draft: Draft) -> None:
-    first = facts.conductors[0]
-    units = (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells,
-             *facts.api_cells)  # fmt: skip
-    draft.add(
-        "undo/prove",
-        "v1-prove",
-        first.host,
-        "remember what stands, for undo to prove itself by",
-        undone=f"prove that {facts.child} is the standard Nova that it was; usage of quotas is counted anew",
-        estimate=20,
-        units=[[s.host, s.unit] for s in units],
-        **_shared(facts),
+    v1_prepare.remember(
+        facts.conversion(),
+        draft,
+        facts.conductors[0].host,
+        f"prove that {facts.child} is the standard Nova that it was; usage of quotas is counted anew",
+        (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells, *facts.api_cells),
     )
     draft.add(
         f"{facts.child}/flavors",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from recell.model.deployment import CONSOLES, NovaService
+from recell.model.deployment import CONSOLES, NovaService, ProxyBackendServer
+from recell.model.v1 import Conversion
 from recell.planning import commands
 from recell.planning.changes import Change, describe
 from recell.planning.draft import Draft
@@ -23,9 +25,8 @@ from recell.planning.v1_names import (
 from recell.planning.v1_release import NOOP_QUOTA
 
 
-def accounts(facts: V1Facts, draft: Draft) -> None:
+def accounts(conversion: Conversion, draft: Draft) -> None:
     """recell's own account in both databases."""
-    conversion = facts.conversion()
     draft.add(
         "recell/account",
         "v1-account",
@@ -33,6 +34,22 @@ def accounts(facts: V1Facts, draft: Draft) -> None:
         f"an account of recell's own for {conversion.old.where} and {conversion.new.where}",
         undone="it is removed",
         estimate=5,
+        conversion=conversion.to_json(),
+    )
+
+
+def remember(
+    conversion: Conversion, draft: Draft, host: str, proof: str, services: Sequence[NovaService]
+) -> None:
+    """What undo, which meets it last, proves itself by. ``services``: those that run then as they do now."""
+    draft.add(
+        "undo/prove",
+        "v1-prove",
+        host,
+        "remember what stands, for undo to prove itself by",
+        undone=proof,
+        estimate=20,
+        units=[[s.host, s.unit] for s in services],
         conversion=conversion.to_json(),
     )
 
@@ -195,6 +212,14 @@ def record(
         )
 
 
+def users_api(port: int) -> list[Change]:
+    """nova-api for users alone."""
+    return [
+        {"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "osapi_compute"},
+        {"section": "DEFAULT", "option": "osapi_compute_listen_port", "op": "set", "value": str(port)},
+    ]
+
+
 def api_cell(facts: V1Facts, draft: Draft) -> None:
     """The API cell's configuration, database and units; both sides' records of each other."""
     database = facts.layout.api.database
@@ -203,13 +228,7 @@ def api_cell(facts: V1Facts, draft: Draft) -> None:
     old = facts.deployment.host(source.host)
     for host in facts.layout.api.hosts:
         changes = [*_cells_options(facts, facts.layout.api.name, "api", host), *boot_options(facts)]
-        changes.append(
-            {"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "osapi_compute"}
-        )
-        changes.append(
-            {"section": "DEFAULT", "option": "osapi_compute_listen_port", "op": "set",
-             "value": str(facts.layout.api.port)}
-        )  # fmt: skip
+        changes += users_api(facts.layout.api.port)
         draft.add_file(
             f"{host}/api-config",
             "v1-config",
@@ -353,21 +372,30 @@ def state(facts: V1Facts, draft: Draft) -> None:
                 broker=facts.new.name,
                 vhost=facts.new_vhost,
             )
-    for proxy, backend in sorted({(p.proxy, p.backend) for p in facts.proxied}):
+    hosts = facts.layout.api.hosts
+    added = [
+        [f"{h}-{facts.layout.api.name}", numeric(facts.deployment.host(h)), facts.layout.api.port]
+        for h in hosts
+    ]
+    servers(facts.proxied, draft, ", ".join(hosts), added)
+
+
+def servers(
+    proxied: Sequence[ProxyBackendServer], draft: Draft, named: str, added: Sequence[Sequence[Any]]
+) -> None:
+    """``added``: (name, address, port) of each server."""
+    for proxy, backend in sorted({(p.proxy, p.backend) for p in proxied}):
         draft.add(
             f"{proxy}/{backend}-servers",
             "v1-servers",
             proxy,
-            f"teach HAProxy to hold requests to {backend}, and put {', '.join(facts.layout.api.hosts)}"
-            " beside it; nobody is sent there yet",
+            f"teach HAProxy to hold requests to {backend}, and put {named} beside it; nobody is sent there"
+            " yet",
             notice="nothing: HAProxy reloads, and connections that are open go on",
             undone="HAProxy's configuration is as it was",
             estimate=5,
             backend=backend,
-            added=[
-                [f"{h}-{facts.layout.api.name}", numeric(facts.deployment.host(h)), facts.layout.api.port]
-                for h in facts.layout.api.hosts
-            ],
+            added=added,
         )
 
 
