@@ -70,7 +70,7 @@ class _File:
 
 
 class DryHost:
-    """:class:`~recell.adapters.ports.HostPort` that reads through another and writes nothing."""
+    """:class:`~recell.adapters.host_port.HostPort` that reads through another and writes nothing."""
 
     def __init__(self, real: HostPort, record: Record) -> None:
         self.name = real.name
@@ -192,7 +192,7 @@ class DryHost:
 
 
 class DryBroker:
-    """:class:`~recell.adapters.ports.BrokerPort` that changes nothing."""
+    """:class:`~recell.adapters.broker_port.BrokerPort` that changes nothing."""
 
     def __init__(self, real: BrokerPort, record: Record) -> None:
         self.name = real.name
@@ -296,7 +296,7 @@ def _overlaid(real: tuple[str, ...], changed: dict[str, bool]) -> tuple[str, ...
 
 
 class DryProxy:
-    """:class:`~recell.adapters.ports.ProxyPort` that changes nothing."""
+    """:class:`~recell.adapters.proxy_port.ProxyPort` that changes nothing."""
 
     def __init__(self, real: ProxyPort, record: Record) -> None:
         self.host = real.host
@@ -322,7 +322,7 @@ class DryProxy:
 
 
 class DryRelay:
-    """:class:`~recell.adapters.ports.RelayPort` that holds nobody and puts nothing on a host."""
+    """:class:`~recell.adapters.relay_port.RelayPort` that holds nobody and puts nothing on a host."""
 
     def __init__(self, real: RelayPort, record: Record) -> None:
         self.host = real.host
@@ -375,7 +375,7 @@ class DryRelay:
 
 
 class DryRabbit:
-    """:class:`~recell.adapters.ports.RabbitNodePort` that changes nothing."""
+    """:class:`~recell.adapters.rabbit_port.RabbitNodePort` that changes nothing."""
 
     def __init__(self, real: RabbitNodePort, record: Record, joined: set[str]) -> None:
         """``joined``: names of nodes that would be one cluster by now, shared by all of them."""

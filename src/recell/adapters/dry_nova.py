@@ -12,7 +12,7 @@ from recell.model.hosts import Flipped
 
 
 class DryNova:
-    """:class:`~recell.adapters.ports.NovaPort` that changes nothing."""
+    """:class:`~recell.adapters.nova_port.NovaPort` that changes nothing."""
 
     def __init__(self, real: NovaPort, record: Record) -> None:
         self._real = real
