@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recell.adapters.dry import Record
+from recell.adapters.dry_record import Record
 from recell.adapters.ports import NovaPort, RawMapping, ServiceRow
 from recell.errors import StalePlan
 from recell.model.hosts import Flipped
