@@ -232,7 +232,7 @@ def test_another_process_goes_on_where_one_was_killed(
 ) -> None:
     port, servers = cells
     port.follow(quiet)
-    port._leave()  # a killed process says nothing either
+    port._kept.leave()  # a killed process says nothing either
     instance(servers["old"], "nova", 30, "meanwhile")
     other = port_to(servers, release)
     try:

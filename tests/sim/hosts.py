@@ -25,9 +25,9 @@ from recell.planning.ini import get
 from recell.planning.split import make_plan, plan_split
 from tests.sim import cloud
 from tests.sim.database import CELL0, CELL1, SimNova
+from tests.sim.desk import Desk
 from tests.sim.hosts_port import CANARY, FENCE, Cell, Row, SimCells, SimGuests
 from tests.sim.moving import SimDatabases
-from tests.sim.test_split import Desk
 from tests.sim.world import START_S, SimBroker, SimHost, SimUnit, SimWorld
 
 LAYOUT = cloud.LAYOUT.replace(

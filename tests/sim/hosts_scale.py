@@ -22,9 +22,9 @@ from recell.planning.split import make_plan
 from recell.steps import Context, bind
 from tests.sim.cloud import layout
 from tests.sim.database import CELL1
+from tests.sim.desk import LIMITS
 from tests.sim.hosts import LAYOUT, OLD_DB, CellsHost, CellsWorld, scan, split
 from tests.sim.hosts_port import Cell, Row, SimCells
-from tests.sim.test_split import LIMITS
 from tests.sim.world import SimUnit
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.sim.test_split import Desk
+from tests.sim.desk import Desk
 from tests.sim.world import Killed, SimWorld
 
 W = TypeVar("W", bound=SimWorld)
@@ -20,6 +20,24 @@ WAYS = [
     pytest.param(["forward", "backward"], "backward", id="undo-killed-resumed"),
 ]
 """What was gone before the kill, the last of it being what is killed; and what follows."""
+WAYS_AND_ON = [*WAYS, pytest.param(["forward", "backward"], "forward", id="undo-killed-applied")]
+"""Also those whose undo can be given up where it stands."""
+
+
+def whole(picture: dict[str, Any]) -> dict[str, Any]:
+    return picture
+
+
+def complaints(world: SimWorld) -> Sequence[object]:
+    return world.complaints
+
+
+def at_once(world: SimWorld) -> None:
+    """Somebody goes on in the moment after the kill."""
+
+
+def everywhere(told: Sequence[str]) -> Sequence[int]:
+    return range(1, len(told) + 1)
 
 
 def killed_everywhere(
@@ -29,25 +47,32 @@ def killed_everywhere(
     first: Sequence[str],
     then: str,
     every: int = 1,
-) -> None:
+    start: int = 0,
+    *,
+    wrong: Callable[[W], Sequence[object]] = complaints,
+    meanwhile: Callable[[W], None] = at_once,
+    within: Callable[[Sequence[str]], Sequence[int]] = everywhere,
+) -> int:
     """Points are inside steps, between acting and its outcome, and around each line of the journal.
 
     :param sit: a desk with a plan for this world. seen: what counts of a picture.
-    :param every: only each so manieth point.
+    :param every: only each so manieth point, after ``start`` of them.
+    :param wrong: what users of a world suffer. meanwhile: what passes between a kill and what follows.
+    :param within: which of a way's points, counted from 1, by what is done at each.
+    :returns: how many points there are.
     """
     calm = build()
     desk = sit(calm)
     for direction in first[:-1]:
         desk.go(direction)
-    before = calm.points
-    desk.go(first[-1])
-    points = calm.points - before
+    points = within(_told(calm, lambda: desk.go(first[-1])))
     if then != first[-1]:
         desk.go(then)
+    assert not wrong(calm)
     ends = [seen(calm.picture())]
     if then == "backward":
         ends.append(seen(build().picture()))
-    for point in range(1, points + 1, every):
+    for point in points[start::every]:
         world = build()
         desk = sit(world)
         for direction in first[:-1]:
@@ -55,9 +80,26 @@ def killed_everywhere(
         world.kill_at = world.points + point
         with pytest.raises(Killed) as killed:
             desk.go(first[-1])
+        meanwhile(world)
         desk.go(then)
-        assert world.complaints == [], f"killed at {point}: {killed.value}"
+        assert not wrong(world), f"killed at {point}: {killed.value}"
         assert seen(world.picture()) in ends, f"killed at {point}: {killed.value}"
+    return len(points)
+
+
+def _told(world: SimWorld, act: Callable[[], None]) -> list[str]:
+    """What is done at each point of ``act``."""
+    told: list[str] = []
+    point = world.point
+
+    def noted(what: str) -> None:
+        told.append(what)
+        point(what)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world, "point", noted)
+        act()
+    return told
 
 
 def killed_again_and_again(

@@ -126,7 +126,7 @@ class SimDatabases:
 
 
 class SimRelay:
-    """:class:`~recell.adapters.ports.RelayPort`"""
+    """:class:`~recell.adapters.relay_port.RelayPort`"""
 
     host = "db1"
 

@@ -18,11 +18,11 @@ from recell.preflight.rabbit import check
 from recell.steps import Context
 from recell.steps.rabbit_bridge import Bridge
 from tests.sim.bridge import lasting, told
+from tests.sim.desk import LIMITS, Desk
 from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit import HOSTS, RabbitWorld
 from tests.sim.test_rabbit import CLIENTS, CONF, TEXT, build, changed_node, layout, scan
 from tests.sim.test_rabbit import desks as desks
-from tests.sim.test_split import LIMITS, Desk
 
 FRESH = TEXT.replace("rabbitmq:\n", "rabbitmq:\n  method: fresh\n")
 

@@ -30,24 +30,34 @@ from recell.preflight import check, live
 from recell.steps import Context, bind
 from tests.sim import kolla
 from tests.sim.cloud import DB_URL, LAYOUT, MOVE, build, layout, scan
+from tests.sim.desk import LIMITS
+from tests.sim.desk import desks as desks
+from tests.sim.killing import WAYS, killed_everywhere, whole
 from tests.sim.moving import SimMover
-from tests.sim.test_split import LIMITS
-from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
-from tests.sim.world import Killed, SimHost, SimWorld
+from tests.sim.world import SimHost, SimWorld
+
+
+def moves(world: SimWorld) -> Plan:
+    return make_plan(scan(world), layout(MOVE), 0.0)
 
 
 def both() -> tuple[SimWorld, Plan]:
     """A collapsed Nova, and the plan of the split and the move."""
     world = build()
-    return world, make_plan(scan(world), layout(MOVE), 0.0)
+    return world, moves(world)
+
+
+def was_split(desks: Any) -> SimWorld:
+    world = build()
+    desks(world, plan_split(scan(world), layout(LAYOUT), 0.0)).go("forward")
+    return world
 
 
 def alone(desks: Any) -> tuple[SimWorld, Plan]:
     """A Nova that was split before, and the plan of the move."""
-    world = build()
-    desks(world, plan_split(scan(world), layout(LAYOUT), 0.0)).go("forward")
-    return world, make_plan(scan(world), layout(MOVE), 0.0)
+    world = was_split(desks)
+    return world, moves(world)
 
 
 def test_the_plan_says_where_and_holds_no_secret() -> None:
@@ -163,48 +173,29 @@ def test_somebody_past_the_relay_stops_it(desks: Any) -> None:
     assert world.databases.relay.side == "old" and world.complaints == []
 
 
-def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> None:
-    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as
-    undisturbed, and no write lost."""
-    world, plan = alone(desks)
-    calm = desks(world, plan)
-    calm.go("forward")
-    if then == "backward":
-        calm.go("backward")
-    want = world.picture()
-    world, plan = alone(desks)
-    desk = desks(world, plan)
-    for direction in first[:-1]:
-        desk.go(direction)
-    before = world.points
-    desk.go(first[-1])
-    for point in range(1 + start, world.points - before + 1, every):
-        one, plan = alone(desks)
-        desk = desks(one, plan)
-        for direction in first[:-1]:
-            desk.go(direction)
-        one.kill_at = one.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        desk.go(then)
-        where = f"killed at {point}: {killed.value}"
-        assert one.picture() == want, where
-        assert one.complaints == [] and one.databases.lost() == set(), where
-
-
-WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+def _killed(desks: Any, first: list[str], then: str, start: int) -> None:
+    killed_everywhere(
+        lambda: was_split(desks),
+        lambda world: desks(world, moves(world)),
+        whole,
+        first,
+        then,
+        13,
+        start,
+        wrong=lambda world: [*world.complaints, *world.databases.lost()],
+    )
 
 
 @pytest.mark.parametrize(("first", "then"), WAYS)
 def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
-    _matrix(desks, first, then, 0, 13)
+    _killed(desks, first, then, 0)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("first", "then"), WAYS)
 @pytest.mark.parametrize("start", range(13))
 def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
-    _matrix(desks, first, then, start, 13)
+    _killed(desks, first, then, start)
 
 
 def test_what_tools_must_learn_is_the_new_servers_address(desks: Any) -> None:

@@ -18,11 +18,11 @@ from recell.planning import runbook
 from recell.report.hosts import told_of_hosts
 from recell.steps.compute import TASKS
 from tests.sim.database import CELL1
+from tests.sim.desk import desks as desks
 from tests.sim.hosts import LAYOUT, CellsWorld, plan, split
 from tests.sim.hosts_port import SimCells
-from tests.sim.test_split import desks as desks
+from tests.sim.killing import WAYS, killed_everywhere, whole
 from tests.sim.test_trust import rehearsed
-from tests.sim.world import Killed
 
 
 @functools.cache
@@ -41,10 +41,13 @@ def at_rest(world: CellsWorld) -> CellsWorld:
     return world
 
 
-def well(world: CellsWorld) -> bool:
+def wrong(world: CellsWorld) -> list[object]:
     at_rest(world)
-    assert world.complaints == []
-    assert world.lost() == set()
+    return [*world.complaints, *world.lost()]
+
+
+def well(world: CellsWorld) -> bool:
+    assert wrong(world) == []
     return True
 
 
@@ -226,49 +229,32 @@ def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> Non
     assert {"map the cell cell2", "copy the rows of cmp2 and follow their changes"} <= set(would)
 
 
-def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> None:
-    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as
-    undisturbed, and no request lost."""
-    world = fresh()
-    calm = desks(world, plan(world))
-    calm.go("forward")
-    if then == "backward":
-        calm.go("backward")
-    assert well(world)
-    want = world.picture()
-    world = fresh()
-    desk = desks(world, plan(world))
-    for direction in first[:-1]:
-        desk.go(direction)
-    before = world.points
-    desk.go(first[-1])
-    for point in range(1 + start, world.points - before + 1, every):
-        one = fresh()
-        desk = desks(one, plan(one))
-        for direction in first[:-1]:
-            desk.go(direction)
-        one.kill_at = one.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        one.reborn()  # what a dead process held is let go at once
-        one.wait(1)
-        desk.go(then)
-        at_rest(one)
-        where = f"killed at {point}: {killed.value}"
-        assert one.complaints == [] and one.lost() == set(), where
-        assert one.picture() == want, where
+def _while_away(world: CellsWorld) -> None:
+    world.reborn()  # what a dead process held is let go at once
+    world.wait(1)
 
 
-WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+def _killed(desks: Any, first: list[str], then: str, start: int) -> None:
+    killed_everywhere(
+        fresh,
+        lambda world: desks(world, plan(world)),
+        whole,
+        first,
+        then,
+        11,
+        start,
+        wrong=wrong,
+        meanwhile=_while_away,
+    )
 
 
 @pytest.mark.parametrize(("first", "then"), WAYS)
 def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
-    _matrix(desks, first, then, 0, 11)
+    _killed(desks, first, then, 0)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("first", "then"), WAYS)
 @pytest.mark.parametrize("start", range(11))
 def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
-    _matrix(desks, first, then, start, 11)
+    _killed(desks, first, then, start)

@@ -8,10 +8,10 @@ import pytest
 
 from recell.errors import BadInput, StepFailed
 from tests.sim.database import CELL1
+from tests.sim.desk import desks as desks
 from tests.sim.hosts import LAYOUT, CellsWorld, plan
 from tests.sim.hosts_port import CANARY
 from tests.sim.test_hosts import at_rest, fresh, well
-from tests.sim.test_split import desks as desks
 from tests.sim.test_trust import rehearsed
 from tests.sim.world import Killed
 

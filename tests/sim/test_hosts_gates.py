@@ -14,9 +14,9 @@ from recell.model.window import Window
 from recell.planning.split import plan_split
 from tests.sim.cloud import build, layout, scan
 from tests.sim.database import CELL1
+from tests.sim.desk import desks as desks
 from tests.sim.hosts import LAYOUT, CellsWorld, plan
 from tests.sim.test_hosts import fresh, well
-from tests.sim.test_split import desks as desks
 
 BOTH = LAYOUT.replace("[cmp2]", '["cmp*"]')
 

@@ -21,9 +21,10 @@ from recell.planning.split import plan_split
 from recell.preflight import live, rules
 from recell.steps import Context, bind
 from tests.sim.cloud import LAYOUT, REMOVE, layout
+from tests.sim.desk import LIMITS, desks  # noqa: F401 -- a fixture
+from tests.sim.killing import killed_everywhere, whole
 from tests.sim.kolla import KollaHost, build, scan, unit_name
-from tests.sim.test_split import LIMITS, desks  # noqa: F401 -- a fixture
-from tests.sim.world import Killed, SimWorld
+from tests.sim.world import SimWorld
 
 SUPER = "kolla-nova_super_conductor-container"
 
@@ -83,44 +84,16 @@ def test_the_cells_services_are_left_alone(desks: Any) -> None:  # noqa: F811
     assert not [c for c in world.changes if "/etc/kolla/nova-conductor" in c or "cmp" in c or "novnc" in c]
 
 
-def _matrix(desks: Any, first: list[str], then: str) -> None:  # noqa: F811
-    calm = build()
-    desk = desks(calm, drafted(calm))
-    desk.go("forward")
-    if then == "backward":
-        desk.go("backward")
-    want = calm.picture()
-    measured = build()
-    desk = desks(measured, drafted(measured))
-    for direction in first[:-1]:
-        desk.go(direction)
-    began = measured.points
-    desk.go(first[-1])
-    for point in range(1, measured.points - began + 1):
-        world = build()
-        desk = desks(world, drafted(world))
-        for direction in first[:-1]:
-            desk.go(direction)
-        world.kill_at = world.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        desk.go(then)
-        assert world.picture() == want, f"killed at {point}: {killed.value}"
-        assert world.complaints == [], f"killed at {point}: {killed.value}"
-
-
-def test_killed_anywhere_then_resumed(desks: Any) -> None:  # noqa: F811
-    _matrix(desks, ["forward"], "forward")
-
-
-@pytest.mark.thorough
-def test_killed_anywhere_then_undone(desks: Any) -> None:  # noqa: F811
-    _matrix(desks, ["forward"], "backward")
-
-
-@pytest.mark.thorough
-def test_undo_killed_anywhere_then_undone(desks: Any) -> None:  # noqa: F811
-    _matrix(desks, ["forward", "backward"], "backward")
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["forward"], "forward"),
+        pytest.param(["forward"], "backward", marks=pytest.mark.thorough),
+        pytest.param(["forward", "backward"], "backward", marks=pytest.mark.thorough),
+    ],
+)
+def test_killed_anywhere(desks: Any, first: list[str], then: str) -> None:  # noqa: F811
+    killed_everywhere(build, lambda world: desks(world, drafted(world)), whole, first, then)
 
 
 def test_somebody_elses_container_is_left_alone(desks: Any) -> None:  # noqa: F811

@@ -24,9 +24,9 @@ from recell.model.step import Truth
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
 from recell.steps import Context, bind
+from tests.sim.desk import LIMITS, Desk
 from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit import HOSTS, ClientHost, Queue, RabbitWorld
-from tests.sim.test_split import LIMITS, Desk
 from tests.sim.world import SimFile, SimUnit
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"

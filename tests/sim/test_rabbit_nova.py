@@ -15,11 +15,11 @@ from recell.model.rabbit import RabbitClient
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
 from recell.preflight.rabbit import check
+from tests.sim.desk import Desk
 from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit_nova import CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, build_nova, scan_nova
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_rabbit import layout
-from tests.sim.test_split import Desk
 from tests.sim.world import Killed
 
 SPLIT = TEXT.replace("  method: fresh\n", "").replace("[mq4]", "[mq4, mq5, mq6]")

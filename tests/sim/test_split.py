@@ -2,83 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from recell.engine import Engine
-from recell.engine.run import Observer
 from recell.errors import StalePlan, Unreachable, VerifyFailed
-from recell.journal import Journal
-from recell.model.plan import Plan, dump_plan, load_plan
+from recell.model.plan import dump_plan, load_plan
 from recell.planning.split import plan_split
-from recell.steps import Context, bind
 from tests.sim.cloud import LAYOUT, REMOVE, build, layout, scan
-from tests.sim.world import CELL1, Killed, SimFile, SimWorld
-
-LIMITS = {"drain_s": 60.0, "quiet_s": 60.0, "stop_s": 60.0, "start_s": 60.0}
-
-
-class DyingJournal(Journal):
-    """Dies around what it writes, too: before "started", and between "acted" and "wrote it"."""
-
-    world: SimWorld
-
-    def append(self, *args: Any, **detail: Any) -> None:
-        self.world.point("before the journal")
-        super().append(*args, **detail)
-        self.world.point("after the journal")
-
-
-class Desk:
-    """An operator with a plan and a journal, who can be killed and sit down again."""
-
-    def __init__(self, world: SimWorld, directory: Path, plan: Plan | None = None) -> None:
-        self.world = world
-        self.plan = plan or plan_split(scan(world), layout(), 0.0)
-        self.path = directory / "journal.sqlite"
-        self.pause_before: tuple[str, ...] = ()
-        self.observer: Observer = lambda event: None
-
-    def go(self, direction: str, *lost: str) -> None:
-        self.world.reborn()
-        if not self.path.exists():
-            Journal.create(self.path, self.plan.digest).close()
-        journal = DyingJournal.open(self.path)
-        assert isinstance(journal, DyingJournal)
-        journal.world = self.world
-        journal._db.execute("PRAGMA synchronous = OFF")  # this test kills recell, not the machine
-        context = Context(self.world, journal, self.plan.id, self.plan.fingerprints, LIMITS, frozenset(lost))
-        engine = Engine(
-            bind(self.plan, context),
-            journal,
-            observer=self.observer,
-            pause_before=self.pause_before,
-            wait=self.world.wait,
-            clock=self.world.clock,
-        )
-        try:
-            with journal.writing(direction, direction):  # type: ignore[arg-type]
-                engine.forward() if direction == "forward" else engine.backward()
-        finally:
-            journal.close()
-
-
-@pytest.fixture
-def desks() -> Iterator[Any]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as top:
-        numbers = itertools.count()
-
-        def make(world: SimWorld, plan: Plan | None = None) -> Desk:
-            directory = Path(top) / str(next(numbers))
-            directory.mkdir()
-            return Desk(world, directory, plan)
-
-        yield make
+from tests.sim.desk import Desk
+from tests.sim.desk import desks as desks
+from tests.sim.killing import WAYS, killed_everywhere, whole
+from tests.sim.world import CELL1, SimFile, SimWorld
 
 
 def test_the_plan_survives_its_file_and_refuses_an_edit() -> None:
@@ -155,52 +91,22 @@ def test_a_conductor_that_restarts_at_any_time_stays_with_the_cell(desks: Any) -
         )
 
 
-def _points(desks: Any, directions: list[str], text: str) -> int:
-    world = build()
-    desk = desks(world, plan_split(scan(world), layout(text), 0.0))
-    for direction in directions[:-1]:
-        desk.go(direction)
-    before = world.points
-    desk.go(directions[-1])
-    return world.points - before
+def _killed(desks: Any, first: Sequence[str], then: str, text: str = LAYOUT, every: int = 1) -> None:
+    def sit(world: SimWorld) -> Desk:
+        desk: Desk = desks(world, plan_split(scan(world), layout(text), 0.0))
+        return desk
+
+    killed_everywhere(build, sit, whole, first, then, every)
 
 
-def _matrix(desks: Any, first: list[str], then: str, *, text: str = LAYOUT, every: int = 1) -> None:
-    """Kill the last of ``first`` at every point, then go ``then``; the end must be as undisturbed."""
-    undisturbed = build()
-    calm = desks(undisturbed, plan_split(scan(undisturbed), layout(text), 0.0))
-    calm.go("forward")
-    if then == "backward":
-        calm.go("backward")
-    want = undisturbed.picture()
-    for point in range(1, _points(desks, first, text) + 1, every):
-        world = build()
-        desk = desks(world, plan_split(scan(world), layout(text), 0.0))
-        for direction in first[:-1]:
-            desk.go(direction)
-        world.kill_at = world.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        desk.go(then)
-        assert world.picture() == want, f"killed at {point}: {killed.value}"
-        assert world.complaints == [], f"killed at {point}: {killed.value}"
-
-
-def test_killed_anywhere_then_resumed(desks: Any) -> None:
-    _matrix(desks, ["forward"], "forward")
-
-
-def test_killed_anywhere_then_undone(desks: Any) -> None:
-    _matrix(desks, ["forward"], "backward")
-
-
-def test_undo_killed_anywhere_then_undone(desks: Any) -> None:
-    _matrix(desks, ["forward", "backward"], "backward")
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_anywhere(desks: Any, first: Sequence[str], then: str) -> None:
+    _killed(desks, first, then)
 
 
 @pytest.mark.parametrize("then", ["forward", "backward"])
 def test_killed_while_the_api_database_goes(desks: Any, then: str) -> None:
-    _matrix(desks, ["forward"], then, text=REMOVE, every=3)
+    _killed(desks, ["forward"], then, text=REMOVE, every=3)
 
 
 def test_somebody_elses_change_stops_it(desks: Any) -> None:

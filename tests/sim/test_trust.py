@@ -18,10 +18,12 @@ from recell.adapters import dry, ports
 from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.dry import DryWorld
 from recell.adapters.dry_bridge import DryBridgeEnd
+from recell.adapters.dry_broker import DryBroker
 from recell.adapters.dry_guests import DryGuests
 from recell.adapters.dry_hosts import DryHosts
 from recell.adapters.dry_mover import DryMover
 from recell.adapters.dry_nova import DryNova
+from recell.adapters.dry_rabbit import DryRabbit
 from recell.adapters.dry_v1 import DryV1
 from recell.adapters.dry_v1_hold import DryFence, DryGate
 from recell.adapters.guests_port import GuestsPort
@@ -44,7 +46,7 @@ from recell.preflight import consistency
 from recell.steps import Context, bind
 from recell.steps.registry import KINDS
 from tests.sim.cloud import LAYOUT, REMOVE, build, layout, scan
-from tests.sim.test_split import LIMITS
+from tests.sim.desk import LIMITS
 from tests.sim.world import SimFile, SimWorld
 
 
@@ -91,10 +93,10 @@ def test_nothing_of_a_pretended_world_is_left_to_the_real_one() -> None:
     """A change that a dry class doesn't define would reach the real broker, host, proxy or database."""
     for dry_class, port in (
         (dry.DryHost, ports.HostPort),
-        (dry.DryBroker, ports.BrokerPort),
+        (DryBroker, ports.BrokerPort),
         (dry.DryProxy, ports.ProxyPort),
         (DryNova, ports.NovaPort),
-        (dry.DryRabbit, ports.RabbitNodePort),
+        (DryRabbit, ports.RabbitNodePort),
         (dry.DryRelay, ports.RelayPort),
         (dry.DryWorld, ports.World),
         (DryHosts, HostsPort),

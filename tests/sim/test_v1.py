@@ -26,10 +26,11 @@ from recell.preflight import consistency
 from recell.preflight.check import check
 from recell.report.mended import told_of_mended
 from recell.steps.units import StartUnit
-from tests.sim.test_split import desks as desks
+from tests.sim.desk import desks as desks
+from tests.sim.killing import WAYS, killed_everywhere, whole
 from tests.sim.test_trust import rehearsed
 from tests.sim.v1_hold import HoldWorld
-from tests.sim.v1_world import Inst, SimV1, V1World, build, plan, scan
+from tests.sim.v1_world import Inst, SimV1, V1World, build, plan, scan, well, wrong
 from tests.sim.world import Killed, SimFile
 from tests.unit.stein_cloud import CONF, layout_v1
 
@@ -44,14 +45,6 @@ def _built() -> V1World:
 
 def fresh() -> V1World:
     return copy.deepcopy(_built())
-
-
-def well(world: V1World) -> bool:
-    for _ in range(12):
-        world.wait(1)
-    assert world.complaints == []
-    assert world.lost() == set()
-    return True
 
 
 def served(world: V1World) -> str:
@@ -365,50 +358,30 @@ def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> Non
     assert {"make recell's account", "write the record of api", "make the empty database"} <= set(would)
 
 
-def _matrix(desks: Any, first: list[str], then: str, start: int, every: int) -> None:
-    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as
-    undisturbed, and nothing that users were told lost."""
-    world = fresh()
-    calm = desks(world, plan(world))
-    calm.go("forward")
-    if then == "backward":
-        calm.go("backward")
-    assert well(world)
-    want = world.picture()
-    world = fresh()
-    desk = desks(world, plan(world))
-    for direction in first[:-1]:
-        desk.go(direction)
-    before = world.points
-    desk.go(first[-1])
-    for point in range(1 + start, world.points - before + 1, every):
-        one = fresh()
-        desk = desks(one, plan(one))
-        for direction in first[:-1]:
-            desk.go(direction)
-        one.kill_at = one.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        one.wait(1)
-        desk.go(then)
-        where = f"killed at {point}: {killed.value}"
-        assert well(one), where
-        assert one.picture() == want, where
-
-
-WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+def _killed(desks: Any, first: list[str], then: str, start: int) -> None:
+    killed_everywhere(
+        fresh,
+        lambda world: desks(world, plan(world)),
+        whole,
+        first,
+        then,
+        11,
+        start,
+        wrong=wrong,
+        meanwhile=lambda world: world.wait(1),
+    )
 
 
 @pytest.mark.parametrize(("first", "then"), WAYS)
 def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
-    _matrix(desks, first, then, 0, 11)
+    _killed(desks, first, then, 0)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("first", "then"), WAYS)
 @pytest.mark.parametrize("start", range(11))
 def test_killed_anywhere(desks: Any, first: list[str], then: str, start: int) -> None:
-    _matrix(desks, first, then, start, 11)
+    _killed(desks, first, then, start)
 
 
 def test_check_finds_nothing_in_the_way_and_names_what_is() -> None:

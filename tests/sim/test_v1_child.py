@@ -17,22 +17,15 @@ from recell.planning import runbook
 from recell.planning.ini import get
 from recell.preflight.check import check
 from recell.steps import Context, bind
-from tests.sim.test_split import LIMITS
-from tests.sim.test_split import desks as desks
+from tests.sim.desk import LIMITS
+from tests.sim.desk import desks as desks
+from tests.sim.killing import WAYS_AND_ON, killed_everywhere, whole
 from tests.sim.test_trust import rehearsed
 from tests.sim.v1_child_world import MINE, SEEDED, ChildWorld, Inst, fresh, layout_text, plan, scan
-from tests.sim.world import Killed
+from tests.sim.v1_world import well, wrong
 from tests.unit.stein_cloud import CONF, layout_v1
 
 RECORDS = "/etc/nova/cells.json"
-
-
-def well(world: ChildWorld) -> bool:
-    for _ in range(12):
-        world.wait(1)
-    assert world.complaints == []
-    assert world.lost() == set()
-    return True
 
 
 @pytest.mark.parametrize("files", [False, True])
@@ -227,55 +220,29 @@ def test_check_finds_nothing_in_the_way_and_names_what_is() -> None:
     assert stops == {"in-the-way:ctl3:/etc/nova/nova-cell2.conf", "v1-child:instances:guest"}
 
 
-def _matrix(desks: Any, first: list[str], then: str, files: bool, start: int, every: int) -> None:
-    """Kill the last of ``first`` at every so-many-th point, then go ``then``; the end must be as undisturbed,
-    and no boot led to where nobody waits for it."""
-    world = fresh(files=files)
-    calm = desks(world, plan(world, files=files))
-    calm.go("forward")
-    if then == "backward":
-        calm.go("backward")
-    assert well(world)
-    want = world.picture()
-    world = fresh(files=files)
-    desk = desks(world, plan(world, files=files))
-    for direction in first[:-1]:
-        desk.go(direction)
-    before = world.points
-    desk.go(first[-1])
-    points = world.points - before
+def _killed(desks: Any, first: list[str], then: str, every: int, start: int, *, files: bool) -> None:
+    points = killed_everywhere(
+        lambda: fresh(files=files),
+        lambda world: desks(world, plan(world, files=files)),
+        whole,
+        first,
+        then,
+        every,
+        start,
+        wrong=wrong,
+        meanwhile=lambda world: world.wait(1),
+    )
     assert points > 100
-    for point in range(1 + start, points + 1, every):
-        one = fresh(files=files)
-        desk = desks(one, plan(one, files=files))
-        for direction in first[:-1]:
-            desk.go(direction)
-        one.kill_at = one.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        one.wait(1)
-        desk.go(then)
-        where = f"killed at {point}: {killed.value}"
-        assert well(one), where
-        assert one.picture() == want, where
 
 
-WAYS = [
-    (["forward"], "forward"),
-    (["forward"], "backward"),
-    (["forward", "backward"], "backward"),
-    (["forward", "backward"], "forward"),
-]
-
-
-@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize(("first", "then"), WAYS_AND_ON)
 def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
-    _matrix(desks, first, then, False, 2, 31)
+    _killed(desks, first, then, 31, 2, files=False)
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize(("first", "then"), WAYS_AND_ON)
 @pytest.mark.parametrize("files", [False, True])
 @pytest.mark.parametrize("start", range(5))
 def test_killed_anywhere(desks: Any, first: list[str], then: str, files: bool, start: int) -> None:
-    _matrix(desks, first, then, files, start, 5)
+    _killed(desks, first, then, 5, start, files=files)

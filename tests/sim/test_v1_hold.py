@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +17,13 @@ from recell.model.step import Finding
 from recell.planning.v1 import SWITCH, plan_v1
 from recell.steps import Context, bind
 from recell.steps.v1_switch import V1Switch
-from tests.sim.test_split import LIMITS
-from tests.sim.test_split import desks as desks
-from tests.sim.v1_hold import DOORS, HoldWorld, SimGate
-from tests.sim.v1_world import SimV1, build, plan, scan
-from tests.sim.world import Killed, SimProxy
+from tests.sim.desk import LIMITS
+from tests.sim.desk import desks as desks
+from tests.sim.killing import WAYS, killed_everywhere, whole
+from tests.sim.v1_hold import DOORS, LEASE_S, HoldWorld, SimGate
+from tests.sim.v1_world import SimV1, build, passes, plan, scan, well, wrong
+from tests.sim.world import SimProxy
 from tests.unit.stein_cloud import layout_v1
-
-LEASE_S = 8
-"""Longer than a lease: what users find when nobody comes back soon."""
 
 
 @functools.cache
@@ -38,21 +37,22 @@ def fresh() -> HoldWorld:
     return copy.deepcopy(_built())
 
 
-def pair() -> tuple[HoldWorld, Plan]:
-    """Two HAProxies: users of one must not be led elsewhere than those of the other."""
+def two_proxies() -> HoldWorld:
+    """Users of one HAProxy must not be led elsewhere than those of the other."""
     world = fresh()
     world.proxies["api1"] = SimProxy(world, "api1", {"nova-api": ["ctl1", "ctl2"]})
+    return world
+
+
+def plan_of_two(world: HoldWorld) -> Plan:
     found = scan(world)
     second = tuple(replace(p, proxy="api1") for p in found.proxies)
-    return world, plan_v1(replace(found, proxies=(*found.proxies, *second)), layout_v1(), 0.0)
+    return plan_v1(replace(found, proxies=(*found.proxies, *second)), layout_v1(), 0.0)
 
 
-def well(world: HoldWorld) -> bool:
-    for _ in range(12):
-        world.wait(1)
-    assert world.complaints == []
-    assert world.lost() == set()
-    return True
+def pair() -> tuple[HoldWorld, Plan]:
+    world = two_proxies()
+    return world, plan_of_two(world)
 
 
 def led(world: HoldWorld) -> str:
@@ -281,59 +281,32 @@ def test_a_unit_that_others_want_is_masked_and_unmasked(
     assert host.units_["nova-novncproxy"].enabled and well(world)
 
 
-def _points(desks: Any, first: list[str]) -> tuple[int, list[tuple[int, str]]]:
-    """(points before, those of the moment and of what stands around it) of the last of ``first``."""
-    world, made = pair()
-    desk = desks(world, made)
-    for direction in first[:-1]:
-        desk.go(direction)
-    before, seen = world.points, []
-    point = HoldWorld.point
-
-    def noted(what: str) -> None:
-        seen.append((world.points + 1 - before, what))
-        point(world, what)
-
-    world.point = noted  # type: ignore[method-assign]
-    desk.go(first[-1])
-    ours = [n for n, what in seen if "lb1" in what or "fence" in what or "pause" in what]
-    return before, [(n, what) for n, what in seen if ours[0] - 4 <= n <= ours[-1] + 4]
+def _moment(told: Sequence[str]) -> range:
+    """Its points, and what stands around it."""
+    ours = [n for n, what in enumerate(told, 1) if "lb1" in what or "fence" in what or "pause" in what]
+    return range(ours[0] - 4, min(ours[-1] + 4, len(told)) + 1)
 
 
-def _matrix(desks: Any, first: list[str], then: str, wait_s: int, start: int, every: int) -> None:
-    """Kill the last of ``first`` at every so-many-th point of the moment, let leases end or not, go ``then``;
-    the end must be as undisturbed, nobody refused, and nothing that users were told lost."""
-    world, made = pair()
-    calm = desks(world, made)
-    calm.go("forward")
-    if then == "backward":
-        calm.go("backward")
-    assert well(world)
-    want = world.picture()
-    _, points = _points(desks, first)
-    assert len(points) > 60
-    for point, _ in points[start::every]:
-        one, made = pair()
-        desk = desks(one, made)
-        for direction in first[:-1]:
-            desk.go(direction)
-        one.kill_at = one.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        for _ in range(wait_s):
-            one.wait(1)
-        desk.go(then)
-        where = f"killed at {point}: {killed.value}"
-        assert well(one), where
-        assert one.picture() == want, where
-
-
-WAYS = [(["forward"], "forward"), (["forward"], "backward"), (["forward", "backward"], "backward")]
+def _killed(desks: Any, first: list[str], then: str, every: int, start: int, wait_s: int) -> None:
+    """Leases end or not, between the kill and what follows."""
+    points = killed_everywhere(
+        two_proxies,
+        lambda world: desks(world, plan_of_two(world)),
+        whole,
+        first,
+        then,
+        every,
+        start,
+        wrong=wrong,
+        meanwhile=lambda world: passes(world, wait_s),
+        within=_moment,
+    )
+    assert points > 60
 
 
 @pytest.mark.parametrize(("first", "then"), WAYS)
 def test_killed_in_the_moment_here_and_there(desks: Any, first: list[str], then: str) -> None:
-    _matrix(desks, first, then, LEASE_S, 5, 23)
+    _killed(desks, first, then, 23, 5, LEASE_S)
 
 
 @pytest.mark.thorough
@@ -343,4 +316,4 @@ def test_killed_in_the_moment_here_and_there(desks: Any, first: list[str], then:
 def test_killed_anywhere_in_the_moment(
     desks: Any, first: list[str], then: str, wait_s: int, start: int
 ) -> None:
-    _matrix(desks, first, then, wait_s, start, 8)
+    _killed(desks, first, then, 8, start, wait_s)

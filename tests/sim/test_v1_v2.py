@@ -16,23 +16,13 @@ from recell.planning import runbook
 from recell.planning.v1_v2 import SWITCH
 from recell.preflight.check import check
 from recell.steps import Context, bind
-from tests.sim.test_split import LIMITS
-from tests.sim.test_split import desks as desks
+from tests.sim.desk import LIMITS
+from tests.sim.desk import desks as desks
+from tests.sim.killing import WAYS_AND_ON, killed_everywhere, whole
 from tests.sim.test_trust import rehearsed
+from tests.sim.v1_hold import LEASE_S
 from tests.sim.v1_v2_world import CELL0, CELL1, FAILED_THERE, NO_ROOM, TreeWorld, fresh, layout_of, plan, scan
-from tests.sim.v1_world import Inst
-from tests.sim.world import Killed
-
-LEASE_S = 8
-"""Longer than a lease: what users find when nobody comes back soon."""
-
-
-def well(world: TreeWorld) -> bool:
-    for _ in range(12):
-        world.wait(1)
-    assert world.complaints == []
-    assert world.lost() == set()
-    return True
+from tests.sim.v1_world import Inst, passes, well, wrong
 
 
 def led(world: TreeWorld) -> str:
@@ -40,9 +30,13 @@ def led(world: TreeWorld) -> str:
     return world.serving
 
 
-def stands(world: TreeWorld) -> dict[str, Any]:
+def back(picture: dict[str, Any]) -> dict[str, Any]:
     """Without what undo leaves: mappings, and failed builds in cell0."""
-    return {k: v for k, v in world.picture().items() if k != "v2"}
+    return {k: v for k, v in picture.items() if k != "v2"}
+
+
+def stands(world: TreeWorld) -> dict[str, Any]:
+    return back(world.picture())
 
 
 def remembered(desk: Any, step: str, key: str) -> Any:
@@ -236,57 +230,30 @@ def test_check_finds_nothing_in_the_way_and_names_what_is(monkeypatch: pytest.Mo
     assert f"discover_hosts --cell_uuid {CELL1}" in stops["host-mappings"]
 
 
-def _matrix(desks: Any, first: list[str], then: str, wait_s: int, start: int, every: int) -> None:
-    """Kill the last of ``first`` at every so-many-th point, let leases end or not, go ``then``; the end must
-    be as undisturbed, nobody refused, and nothing that users were told lost."""
-    world = fresh()
-    calm = desks(world, plan(world))
-    calm.go("forward")
-    if then == "backward":
-        calm.go("backward")
-    assert well(world)
-    shown = stands if then == "backward" else TreeWorld.picture
-    want = shown(world)
-    world = fresh()
-    desk = desks(world, plan(world))
-    for direction in first[:-1]:
-        desk.go(direction)
-    before = world.points
-    desk.go(first[-1])
-    points = world.points - before
+def _killed(desks: Any, first: list[str], then: str, every: int, start: int, wait_s: int) -> None:
+    """Leases end or not, between the kill and what follows."""
+    points = killed_everywhere(
+        fresh,
+        lambda world: desks(world, plan(world)),
+        back if then == "backward" else whole,
+        first,
+        then,
+        every,
+        start,
+        wrong=wrong,
+        meanwhile=lambda world: passes(world, wait_s),
+    )
     assert points > 300
-    for point in range(1 + start, points + 1, every):
-        one = fresh()
-        desk = desks(one, plan(one))
-        for direction in first[:-1]:
-            desk.go(direction)
-        one.kill_at = one.points + point
-        with pytest.raises(Killed) as killed:
-            desk.go(first[-1])
-        for _ in range(wait_s):
-            one.wait(1)
-        desk.go(then)
-        where = f"killed at {point}: {killed.value}"
-        assert well(one), where
-        assert shown(one) == want, where
 
 
-WAYS = [
-    (["forward"], "forward"),
-    (["forward"], "backward"),
-    (["forward", "backward"], "backward"),
-    (["forward", "backward"], "forward"),
-]
-
-
-@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize(("first", "then"), WAYS_AND_ON)
 def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
-    _matrix(desks, first, then, LEASE_S, 6, 61)
+    _killed(desks, first, then, 61, 6, LEASE_S)
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("first", "then"), WAYS)
+@pytest.mark.parametrize(("first", "then"), WAYS_AND_ON)
 @pytest.mark.parametrize("wait_s", [0, LEASE_S])
 @pytest.mark.parametrize("start", range(11))
 def test_killed_anywhere(desks: Any, first: list[str], then: str, wait_s: int, start: int) -> None:
-    _matrix(desks, first, then, wait_s, start, 11)
+    _killed(desks, first, then, 11, start, wait_s)

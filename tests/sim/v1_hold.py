@@ -21,6 +21,8 @@ DOORS: dict[Side, dict[str, Door]] = {
     "old": {"ctl1": ("10.1.0.2", 8774), "ctl2": ("10.1.0.3", 8774)},
     "new": {"api1": ("10.1.0.4", 8774), "api2": ("10.1.0.5", 8774)},
 }
+LEASE_S = 8
+"""Longer than a lease: what users find when nobody comes back soon."""
 
 
 class HoldWorld(V1World):

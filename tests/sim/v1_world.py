@@ -588,5 +588,21 @@ def scan(world: V1World) -> Deployment:
     )
 
 
+def passes(world: V1World, seconds: int) -> None:
+    for _ in range(seconds):
+        world.wait(1)
+
+
+def wrong(world: V1World) -> list[object]:
+    """Some seconds later: what users complain of, and what they were told and isn't so."""
+    passes(world, 12)
+    return [*world.complaints, *world.lost()]
+
+
+def well(world: V1World) -> bool:
+    assert wrong(world) == []
+    return True
+
+
 def plan(world: V1World, text: str | None = None) -> Plan:
     return plan_v1(scan(world), layout_v1(text) if text else layout_v1(), 0.0)

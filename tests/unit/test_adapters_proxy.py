@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from recell.adapters import agent
-from recell.adapters.dry import DryProxy, Record
+from recell.adapters.dry import DryProxy
+from recell.adapters.dry_record import Record
 from recell.adapters.proxy import HaproxySocket, admin_socket
 from recell.adapters.ssh import parse_unit
 from recell.errors import BadInput, StepFailed, Unreachable, Unsupported

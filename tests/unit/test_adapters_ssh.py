@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from recell.adapters import session
-from recell.adapters.dry import DryHost, Record
+from recell.adapters.dry import DryHost
+from recell.adapters.dry_record import Record
 from recell.adapters.ssh import Fence, SshHost, parse_unit
 from recell.errors import (
     Denied,

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recell.adapters.bridge_end import RabbitEnd
-from recell.adapters.dry import Record
 from recell.adapters.dry_bridge import DryBridgeEnd
+from recell.adapters.dry_record import Record
 from recell.adapters.ports import Finished, UnitState
 from recell.errors import StepFailed
 from recell.planning.bridge import (

@@ -30,9 +30,9 @@ from recell.planning import apart, rabbit_conf
 from recell.planning.rabbit import plan_rabbit
 from recell.probe.record import Recorder
 from recell.report.write import document
+from tests.sim.desk import Desk
 from tests.sim.test_bridge import FRESH, build_fresh, scan_fresh
 from tests.sim.test_rabbit import TEXT, build, layout, scan
-from tests.sim.test_split import Desk
 
 # -- layout and commands ---------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class CommandHost(Protocol):
 
 
 class RabbitCluster:
-    """:class:`~recell.adapters.ports.BrokerPort`; asks the first of its hosts that answers."""
+    """:class:`~recell.adapters.broker_port.BrokerPort`; asks the first of its hosts that answers."""
 
     def __init__(self, name: str, hosts: Sequence[CommandHost], version: str = "") -> None:
         """``version``: when it is known already; asking for it takes a second."""

@@ -216,7 +216,7 @@ def state(host: EngineHost, engine: str, name: str) -> ContainerState | None:
 
 
 def clone(host: EngineHost, engine: str, model: str, name: str, directory: str, made_for: str) -> None:
-    """See :meth:`recell.adapters.ports.HostPort.clone_container`. Finished when it is there already."""
+    """See :meth:`recell.adapters.host_port.HostPort.clone_container`. Finished when it is there already."""
     pattern = inspect(host, engine, model)
     if pattern is None:
         raise Unknowable(f"the container {model} is gone from {host.name}", "Deploy it again")

@@ -10,18 +10,25 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.dry_bridge import DryBridgeEnd
+from recell.adapters.dry_broker import DryBroker
+from recell.adapters.dry_guests import DryGuests
+from recell.adapters.dry_hosts import DryHosts
+from recell.adapters.dry_mover import DryMover
+from recell.adapters.dry_nova import DryNova
+from recell.adapters.dry_rabbit import DryRabbit
+from recell.adapters.dry_record import Record
+from recell.adapters.dry_v1 import DryV1
+from recell.adapters.dry_v1_hold import DryFence, DryGate
 from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
 from recell.adapters.ports import (
     BrokerPort,
-    ConnectionInfo,
-    Consumer,
     ContainerState,
     CutNode,
     FileStat,
@@ -31,8 +38,6 @@ from recell.adapters.ports import (
     ProcessInfo,
     ProxyPort,
     ProxyServer,
-    QueueInfo,
-    RabbitNodePort,
     RelayPort,
     SocketInfo,
     UnitState,
@@ -44,23 +49,10 @@ from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, WouldWait
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
-from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
 from recell.model.v1 import Conversion
 
 T = TypeVar("T")
-
-
-@dataclass
-class Record:
-    """What would have been changed, in order: (host or other place, what). Thread-safe."""
-
-    changes: list[tuple[str, str]] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, where: str, what: str) -> None:
-        with self._lock:
-            self.changes.append((where, what))
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class _File:
 
 
 class DryHost:
-    """:class:`~recell.adapters.ports.HostPort` that reads through another and writes nothing."""
+    """:class:`~recell.adapters.host_port.HostPort` that reads through another and writes nothing."""
 
     def __init__(self, real: HostPort, record: Record) -> None:
         self.name = real.name
@@ -191,112 +183,8 @@ class DryHost:
         self._units[unit] = state
 
 
-class DryBroker:
-    """:class:`~recell.adapters.ports.BrokerPort` that changes nothing."""
-
-    def __init__(self, real: BrokerPort, record: Record) -> None:
-        self.name = real.name
-        self._real = real
-        self._record = record
-        self._vhosts: dict[str, bool] = {}
-        self._users: dict[str, str | None] = {}
-        self._permissions: dict[tuple[str, str], bool] = {}
-        self._spares: dict[tuple[str, str], str] = {}
-
-    def version(self) -> str:
-        return self._real.version()
-
-    def running_nodes(self) -> tuple[str, ...]:
-        return self._real.running_nodes()
-
-    def connections(self) -> tuple[ConnectionInfo, ...]:
-        return self._real.connections()
-
-    def alarms(self) -> tuple[str, ...]:
-        return self._real.alarms()
-
-    def bindings(self, vhost: str) -> tuple[tuple[str, str], ...]:
-        """With the spare queues that would be there by now."""
-        found = () if self._made(vhost) else self._real.bindings(vhost)
-        kept = tuple(b for b in found if self._spares.get((vhost, b[1])) != "")
-        return kept + tuple((e, q) for (v, q), e in self._spares.items() if v == vhost and e)
-
-    def vhosts(self) -> tuple[str, ...]:
-        return _overlaid(self._real.vhosts(), self._vhosts)
-
-    def users(self) -> tuple[str, ...]:
-        return _overlaid(self._real.users(),
-                         {user: password is not None for user, password in self._users.items()})
-
-    def _made(self, vhost: str) -> bool:
-        return self._vhosts.get(vhost, False) and vhost not in self._real.vhosts()
-
-    def queues(self, vhost: str) -> tuple[QueueInfo, ...]:
-        return () if self._made(vhost) else self._real.queues(vhost)
-
-    def at_hand(self, vhost: str, idle_s: float) -> AbstractContextManager[None]:
-        return nullcontext()  # nobody waits for it
-
-    def slow_because(self, vhost: str) -> str:
-        return ""
-
-    def consumers(self, vhost: str) -> tuple[Consumer, ...]:
-        return () if self._made(vhost) else self._real.consumers(vhost)
-
-    def password_works(self, user: str, password: str) -> bool:
-        if user in self._users:
-            return self._users[user] == password
-        return self._real.password_works(user, password)
-
-    def permissions(self, vhost: str) -> dict[str, tuple[str, str, str]]:
-        found = {} if self._made(vhost) else dict(self._real.permissions(vhost))
-        for (of, user), given in self._permissions.items():
-            if of == vhost and given:
-                found[user] = (".*", ".*", ".*")
-            elif of == vhost:
-                found.pop(user, None)
-        return found
-
-    def bind_spare(self, vhost: str, exchange: str, queue: str) -> None:
-        self._record.add(self.name, f"bind the spare queue {queue} to {exchange} in {vhost}")
-        self._spares[vhost, queue] = exchange
-
-    def delete_queue(self, vhost: str, queue: str) -> None:
-        self._record.add(self.name, f"delete the queue {queue} in {vhost}")
-        self._spares[vhost, queue] = ""
-
-    def add_vhost(self, vhost: str) -> None:
-        self._record.add(self.name, f"add vhost {vhost}")
-        self._vhosts[vhost] = True
-
-    def add_user(self, user: str, password: str) -> None:
-        self._record.add(self.name, f"add user {user}")
-        self._users[user] = password
-
-    def permit(self, vhost: str, user: str) -> None:
-        self._record.add(self.name, f"permit {user} on {vhost}")
-        self._permissions[vhost, user] = True
-
-    def delete_vhost(self, vhost: str) -> None:
-        self._record.add(self.name, f"delete vhost {vhost}")
-        self._vhosts[vhost] = False
-
-    def delete_user(self, user: str) -> None:
-        self._record.add(self.name, f"delete user {user}")
-        self._users[user] = None
-
-    def revoke(self, vhost: str, user: str) -> None:
-        self._record.add(self.name, f"revoke {user} on {vhost}")
-        self._permissions[vhost, user] = False
-
-
-def _overlaid(real: tuple[str, ...], changed: dict[str, bool]) -> tuple[str, ...]:
-    kept = [name for name in real if changed.get(name, True)]
-    return tuple(kept + [name for name, there in changed.items() if there and name not in kept])
-
-
 class DryProxy:
-    """:class:`~recell.adapters.ports.ProxyPort` that changes nothing."""
+    """:class:`~recell.adapters.proxy_port.ProxyPort` that changes nothing."""
 
     def __init__(self, real: ProxyPort, record: Record) -> None:
         self.host = real.host
@@ -322,7 +210,7 @@ class DryProxy:
 
 
 class DryRelay:
-    """:class:`~recell.adapters.ports.RelayPort` that holds nobody and puts nothing on a host."""
+    """:class:`~recell.adapters.relay_port.RelayPort` that holds nobody and puts nothing on a host."""
 
     def __init__(self, real: RelayPort, record: Record) -> None:
         self.host = real.host
@@ -374,87 +262,6 @@ class DryRelay:
         self._record.add(self.host, "let the relay's connections go on")
 
 
-class DryRabbit:
-    """:class:`~recell.adapters.ports.RabbitNodePort` that changes nothing."""
-
-    def __init__(self, real: RabbitNodePort, record: Record, joined: set[str]) -> None:
-        """``joined``: names of nodes that would be one cluster by now, shared by all of them."""
-        self.host = real.host
-        self._real = real
-        self._record = record
-        self._joined = joined
-        self._handling = ""
-
-    def view(self) -> NodeView:
-        view = self._real.view()
-        if {view.name, *view.members} & self._joined:
-            self._joined |= set(view.members)
-            whole = tuple(sorted(self._joined))
-            others = tuple(n for n in whole if n != view.name)
-            view = replace(view, members=whole, on_disk=whole, running=whole, linked=others)
-        return replace(view, handling=self._handling or view.handling)
-
-    def queues(self) -> tuple[QueueHome, ...]:
-        return self._real.queues()
-
-    def policies(self) -> tuple[Policy, ...]:
-        return self._real.policies()
-
-    def walled(self) -> str:
-        return self._real.walled()
-
-    def cookie(self) -> str:
-        return self._real.cookie()
-
-    def kept_cookie(self, plan: str, sha256: str) -> bytes:
-        return self._real.kept_cookie(plan, sha256)
-
-    def join(self, peer: str) -> None:
-        self._record.add(self.host, f"join the cluster of {peer}")
-        self._joined |= {peer, self._real.view().name}
-
-    def start(self) -> None:
-        self._record.add(self.host, "start the node's application")
-
-    def leave(self) -> None:
-        self._record.add(self.host, "make the node blank")
-
-    def set_handling(self, word: str) -> None:
-        self._record.add(self.host, f"set cluster_partition_handling {word}")
-        self._handling = word
-
-    def set_policy(self, policy: Policy) -> None:
-        self._record.add(self.host, f"set the policy {policy.name} on {policy.pattern}")
-
-    def clear_policy(self, vhost: str, name: str) -> None:
-        self._record.add(self.host, f"clear the policy {name}")
-
-    def move_quorum(self, queue: QueueHome, to: Sequence[str]) -> None:
-        self._record.add(self.host, f"move {queue.name} to {', '.join(to)}")
-
-    def purge(self, queues: Sequence[QueueHome]) -> None:
-        self._record.add(self.host, f"drop records of {len(queues)} queues")
-
-    def forget(self, node: str) -> None:
-        self._record.add(self.host, f"forget {node}")
-
-    def keep_cookie(self, plan: str, *, new: bool) -> str:
-        self._record.add(self.host, f"keep {'a new' if new else 'the'} Erlang cookie")
-        return ""
-
-    def take_cookie(self, plan: str, source: RabbitNodePort, sha256: str) -> None:
-        self._record.add(self.host, "take another Erlang cookie")
-
-    def wall(self, kind: str, addresses: Sequence[str], ports: Sequence[int]) -> None:
-        self._record.add(self.host, f"wall off {len(addresses)} addresses: {kind}")
-
-    def unwall(self) -> None:
-        self._record.add(self.host, "take the wall down")
-
-    def apart(self, other: str) -> bool:
-        return self._real.apart(other)
-
-
 class DryWorld:
     """:class:`~recell.adapters.ports.World` in which nothing is changed; see :attr:`record`."""
 
@@ -501,24 +308,18 @@ class DryWorld:
             return self._relays[host, name]
 
     def nova(self) -> NovaPort:
-        from recell.adapters.dry_nova import DryNova
-
         with self._lock:
             if self._nova is None:
                 self._nova = DryNova(self._real.nova(), self.record)
             return self._nova
 
     def mover(self, ends: Ends, ours: Login, nova: Login) -> MoverPort:
-        from recell.adapters.dry_mover import DryMover
-
         with self._lock:
             if ends not in self._movers:
                 self._movers[ends] = DryMover(self._real.mover(ends, ours, nova), ends, self.record)
             return self._movers[ends]
 
     def between(self, move: HostsMove, ours: Login) -> HostsPort:
-        from recell.adapters.dry_hosts import DryHosts
-
         nova = self._real.nova()
         with self._lock:
             if move not in self._moving:
@@ -527,8 +328,6 @@ class DryWorld:
             return self._moving[move]
 
     def v1(self, conversion: Conversion, ours: Login) -> V1Port:
-        from recell.adapters.dry_v1 import DryV1
-
         with self._lock:
             if conversion not in self._conversions:
                 real = self._real.v1(conversion, ours)
@@ -536,16 +335,12 @@ class DryWorld:
             return self._conversions[conversion]
 
     def gate(self, host: str, backend: str) -> GatePort:
-        from recell.adapters.dry_v1_hold import DryGate
-
         with self._lock:
             if (host, backend) not in self._gates:
                 self._gates[host, backend] = DryGate(self._real.gate(host, backend), self.record)
             return self._gates[host, backend]
 
     def fence(self, host: str) -> FencePort:
-        from recell.adapters.dry_v1_hold import DryFence
-
         with self._lock:
             if host not in self._fences:
                 self._fences[host] = DryFence(self._real.fence(host), self.record)
@@ -563,8 +358,6 @@ class DryWorld:
         return 0.0
 
     def guests(self, cloud: str) -> GuestsPort:
-        from recell.adapters.dry_guests import DryGuests
-
         with self._lock:
             if cloud not in self._guests:
                 self._guests[cloud] = DryGuests(self._real.guests(cloud), self.record)
@@ -578,8 +371,6 @@ class DryWorld:
             return self._rabbits[host]
 
     def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
-        from recell.adapters.dry_bridge import DryBridgeEnd
-
         return DryBridgeEnd(self._real.bridge_end(hosts), self.record)
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:

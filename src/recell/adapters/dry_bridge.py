@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from recell.adapters.bridge_port import BridgeEnd
-from recell.adapters.dry import Record
+from recell.adapters.dry_record import Record
 from recell.planning.bridge import Taken
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recell.adapters.dry import Record
+from recell.adapters.dry_record import Record
 from recell.adapters.guests_port import GuestsPort, GuestState, GuestVerb
 
 

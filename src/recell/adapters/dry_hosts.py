@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from recell.adapters.dry import Record
+from recell.adapters.dry_record import Record
 from recell.adapters.dry_things import DryThings
 from recell.adapters.hosts_port import HostsPort
 from recell.model.hosts import Carried, Following, HostsMove, Late

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from recell.adapters.dry import Record
+from recell.adapters.dry_record import Record
 from recell.adapters.dry_things import DryThings
 from recell.adapters.mover_port import MoverPort
 from recell.model.moving import Ends, Pace, Retention, Session, Standing

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recell.adapters.dry import Record
+from recell.adapters.dry_record import Record
 from recell.adapters.ports import NovaPort, RawMapping, ServiceRow
 from recell.errors import StalePlan
 from recell.model.hosts import Flipped
 
 
 class DryNova:
-    """:class:`~recell.adapters.ports.NovaPort` that changes nothing."""
+    """:class:`~recell.adapters.nova_port.NovaPort` that changes nothing."""
 
     def __init__(self, real: NovaPort, record: Record) -> None:
         self._real = real

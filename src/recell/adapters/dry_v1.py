@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from recell.adapters.dry import Record
+from recell.adapters.dry_record import Record
 from recell.adapters.v1_port import FlavorRows, V1Port
 from recell.model.moving import Thing
 from recell.model.relay import Side

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from recell.adapters.dry import Record
+from recell.adapters.dry_record import Record
 from recell.adapters.v1_hold_port import FencePort, GatePort
 from recell.model.gate import GateServer, GateState
 from recell.model.relay import Side

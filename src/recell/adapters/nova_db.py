@@ -31,7 +31,7 @@ _MAPPINGS = "SELECT * FROM cell_mappings"
 
 
 class NovaDatabases:
-    """:class:`~recell.adapters.ports.NovaPort`.
+    """:class:`~recell.adapters.nova_port.NovaPort`.
 
     :param api: URL of the API database, with its password.
     :param own_transport, own_database: the URLs that the mappings' templates are filled from.

@@ -32,7 +32,7 @@ class UnixHost(Protocol):
 
 
 class HaproxySocket:
-    """:class:`~recell.adapters.ports.ProxyPort`.
+    """:class:`~recell.adapters.proxy_port.ProxyPort`.
 
     :param config: where its configuration is; empty: what its unit's command line names.
     """

@@ -103,7 +103,7 @@ case code:ensure_loaded(rabbit_db_queue) of
 
 
 class RabbitNode:
-    """:class:`~recell.adapters.ports.RabbitNodePort` on a real host."""
+    """:class:`~recell.adapters.rabbit_port.RabbitNodePort` on a real host."""
 
     def __init__(self, host: HostPort) -> None:
         self.host = host.name

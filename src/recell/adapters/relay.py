@@ -77,7 +77,7 @@ def archive() -> bytes:
 
 
 class Relay:
-    """:class:`~recell.adapters.ports.RelayPort`. One instance remembers the hold that it began.
+    """:class:`~recell.adapters.relay_port.RelayPort`. One instance remembers the hold that it began.
 
     :param name: tells several relays on one host apart; letters, digits and hyphens.
     """

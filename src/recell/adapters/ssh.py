@@ -57,7 +57,7 @@ class Fence:
 
 
 class SshHost:
-    """:class:`~recell.adapters.ports.HostPort` over SSH.
+    """:class:`~recell.adapters.host_port.HostPort` over SSH.
 
     Connects when first needed. A question that loses its session is asked once more on a new one;
     a change is not: it raises Unreachable, and whether it happened has to be looked up.

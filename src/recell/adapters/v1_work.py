@@ -8,10 +8,11 @@ rows from its number on are looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, Protocol
 
 from recell.adapters.ports import BrokerPort
+from recell.adapters.together import together
 
 __all__ = ["UnderWay"]
 
@@ -99,11 +100,7 @@ class UnderWay:
 
     def in_flight(self) -> tuple[str, ...]:
         # Side by side: each takes a way over the network and back, or a second of rabbitmqctl's.
-        with ThreadPoolExecutor(2) as pool:
-            messages = pool.submit(lambda: tuple(self._messages()))
-            builds = pool.submit(self._builds)
-            rows = self._rows()
-            return (*rows, *builds.result(), *messages.result())
+        return tuple(chain(*together([self._rows, self._builds, lambda: tuple(self._messages())])))
 
     def _rows(self) -> tuple[str, ...]:
         args = [STUCK_S, self._from.get(_EVENTS, 0), RECENT_S, self._from.get(_VOLUMES, 0), RECENT_S,

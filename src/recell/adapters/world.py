@@ -28,6 +28,7 @@ from recell.adapters.rabbit_tls import rabbit_tls
 from recell.adapters.relay import Relay
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
+from recell.adapters.together import together
 from recell.adapters.v1_fence import Fence as DoorFence
 from recell.adapters.v1_port import V1Port
 from recell.adapters.v1_work import UnderWay
@@ -40,7 +41,6 @@ from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
 
 T = TypeVar("T")
-_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -344,11 +344,7 @@ class RealWorld:
         return cutting.cut(pairs, ports, within, wait=self.wait, clock=self.clock)
 
     def together(self, acts: Sequence[Callable[[], T]]) -> list[T]:
-        if len(acts) < 2:
-            return [act() for act in acts]
-        with ThreadPoolExecutor(min(_AT_ONCE, len(acts))) as pool:
-            running = [pool.submit(act) for act in acts]
-        return [one.result() for one in running]
+        return together(acts)
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -38,14 +38,17 @@ class CellEnd:
     def where(self) -> str:
         return f"{self.database} on {self.address}:{self.port}"
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CellEnd:
+        return cls(**{**content, "ips": tuple(content["ips"])})
+
 
 @dataclass(frozen=True)
-class HostsMove:
-    """``old``, ``new``: where the plan takes the hosts from, and where to. ``hosts``: their names in Nova."""
+class TwoCells:
+    """Each with a database, a server and a broker of its own."""
 
     old: CellEnd
     new: CellEnd
-    hosts: tuple[str, ...] = ()
 
     def at(self, side: Side) -> CellEnd:
         return self.old if side == "old" else self.new
@@ -58,12 +61,17 @@ class HostsMove:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+
+@dataclass(frozen=True)
+class HostsMove(TwoCells):
+    """``old``, ``new``: where the plan takes the hosts from, and where to. ``hosts``: their names in Nova."""
+
+    hosts: tuple[str, ...] = ()
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> HostsMove:
-        def end(side: Mapping[str, Any]) -> CellEnd:
-            return CellEnd(**{**side, "ips": tuple(side["ips"])})
-
-        return cls(end(content["old"]), end(content["new"]), tuple(content["hosts"]))
+        old, new = CellEnd.from_json(content["old"]), CellEnd.from_json(content["new"])
+        return cls(old, new, tuple(content["hosts"]))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from recell.model.cells_v1 import InstanceRow
-from recell.model.hosts import CellEnd
-from recell.model.moving import Ends
+from recell.model.hosts import CellEnd, TwoCells
 from recell.model.relay import Side
 
 Node = tuple[str, int]
@@ -16,7 +15,7 @@ Node = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Conversion:
+class Conversion(TwoCells):
     """``old``: today's Nova, the child to be; ``new``: the API cell.
 
     ``path``: the child's full path. ``config``: host and file from which Nova's accounts are read; the
@@ -26,8 +25,6 @@ class Conversion:
     server, where mappings are written; "" where they are let alone.
     """
 
-    old: CellEnd
-    new: CellEnd
     path: str
     config: tuple[str, str]
     old_nodes: tuple[Node, ...]
@@ -36,31 +33,18 @@ class Conversion:
     keeps_usage: bool = False
     api_database: str = ""
 
-    def at(self, side: Side) -> CellEnd:
-        return self.old if side == "old" else self.new
-
     def nodes(self, side: Side) -> tuple[Node, ...]:
         return self.old_nodes if side == "old" else self.new_nodes
 
-    @property
-    def ends(self) -> Ends:
-        """Both servers. Each side's database has a name of its own; here it is the child's."""
-        return Ends(self.old.end, self.new.end, self.old.database)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Conversion:
-        def end(side: Mapping[str, Any]) -> CellEnd:
-            return CellEnd(**{**side, "ips": tuple(side["ips"])})
-
         def nodes(listed: Any) -> tuple[Node, ...]:
             return tuple((str(host), int(port)) for host, port in listed)
 
         host, path = content["config"]
         return cls(
-            end(content["old"]), end(content["new"]), str(content["path"]), (str(host), str(path)),
+            CellEnd.from_json(content["old"]), CellEnd.from_json(content["new"]),
+            str(content["path"]), (str(host), str(path)),
             nodes(content["old_nodes"]), nodes(content["new_nodes"]), str(content["cell0"]),
             bool(content["keeps_usage"]), str(content.get("api_database", "")),
         )  # fmt: skip

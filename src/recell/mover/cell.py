@@ -7,11 +7,9 @@ remove accounts; and by an account of recell's own, from the same host, for ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pymysql
 
@@ -30,24 +28,20 @@ from recell.mover.fence import Hold
 from recell.mover.gap import carry_counters
 from recell.mover.identity import identity
 from recell.mover.journal import PREFIX, Journal, State, set_pace
-from recell.mover.move import Move, Status
+from recell.mover.kept import KeptMove, away, found_equal, told
+from recell.mover.move import Move
 from recell.mover.shut import Grants, prove_shut, reopen, shut, survey
 from recell.mover.survey import troubles
-from recell.mover.verify import Report
 from recell.planning.ini import get
 from recell.planning.tables import cell_scope
 
-__all__ = ["SIDES", "CellMove", "Host", "away", "copy_and_compare", "found_equal", "told"]
-
-T = TypeVar("T")
+__all__ = ["SIDES", "CellMove", "Host"]
 
 SIDES: tuple[Side, Side] = ("old", "new")
 SOCKETS = (
     "/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/run/mysql/mysql.sock",
     "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock",  # noqa: S108 (where a server may have its socket)
 )
-_NAMED = 10
-_TELL_S = 2.0
 
 
 class Host(Protocol):
@@ -81,7 +75,7 @@ class CellMove:
         self.nova = nova
         self._permit = permit
         self._doors: dict[tuple[Side, str], Path] = {}
-        self._move: Move | None = None
+        self._kept = KeptMove(f"a server of {ends.database}")
         self._hold: Hold | None = None
 
     # -- how servers are entered -------------------------------------------------------------------
@@ -103,7 +97,7 @@ class CellMove:
         host, end = self._hosts[side], self.ends.at(side)
         door = self._door(side, end.where, lambda: host.forward(end.address, end.port))
         login = login or self.ours
-        move = self._move
+        move = self._kept.move
         known = () if move is None else (move.source if side == "old" else move.target).server
         return Endpoint(end.address, login.user, login.password,
                         self.ends.database if database is None else database, end.port, unix_socket=str(door),
@@ -253,14 +247,11 @@ class CellMove:
         states: list[State] = []
         for side in SIDES:
             try:
-                journal = Journal(self.endpoint(side))
-            except (RecellError, Lost, Busy) as error:
-                if isinstance(error, Denied) or (isinstance(error, Unreachable) and "does not exist" in
-                                                 error.sentence):
-                    continue  # no account of ours, or no database: nothing was begun there
-                if isinstance(error, RecellError):
-                    raise
+                journal = Journal.there(self.endpoint(side))
+            except (Lost, Busy) as error:
                 raise away(self.ends.at(side).where, error) from None
+            if journal is None:
+                continue
             try:
                 state = journal.state()
             finally:
@@ -277,10 +268,7 @@ class CellMove:
         schema = read_schema(session.connection, self.ends.database)
         return Schema(schema.database, tuple(t for t in schema.tables if not t.name.startswith(PREFIX)))
 
-    def _alive(self) -> Move:
-        """The move, prepared: an earlier run's is gone on with."""
-        if self._move is not None:
-            return self._move
+    def _begin(self) -> Move:
         self._permit()
         with self.entered("old") as session:
             scope = cell_scope(self._schema(session))
@@ -292,45 +280,16 @@ class CellMove:
                 journal.create()
             finally:
                 journal.close()
-        move = Move(old, new, scope)
-        try:
-            move.prepare()
-        except BaseException:
-            move.close()
-            raise
-        self._move = move
-        return move
-
-    @contextmanager
-    def _moving(self) -> Iterator[Move]:
-        """The move; after an error it is left as it is in the databases, and begun again from there."""
-        try:
-            yield self._alive()
-        except (Lost, Busy) as lost:
-            self._leave()
-            raise away(f"a server of {self.ends.database}", lost) from None
-        except BaseException:
-            self._leave()
-            raise
-
-    def _leave(self) -> None:
-        move, self._move = self._move, None
-        if move is not None:
-            with suppress(RecellError, Lost, Busy):
-                move.close()
+        return Move(old, new, scope)
 
     def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
-        with self._moving() as move:
-            began = move.phase
-            copied, report = told(move, copy_and_compare, tell)
-            said = found_equal(report, "recell undo, and begin again")
-            return f"{copied} rows copied, {said}" if began == "copying" else said
+        return self._kept.follow(self._begin, tell)
 
     def compare(self, tell: Callable[[dict[str, float]], None]) -> str:
         if self.standing().phase != "following":
             raise StepFailed("there is nothing to compare: rows are not being followed",
                              "recell status says how far the run is")
-        with self._moving() as move:
+        with self._kept.going(self._begin) as move:
             move.follow()
             report = told(move, Move.verify, tell)
             return found_equal(report, "keep it out, and mend these rows before going on")
@@ -349,37 +308,24 @@ class CellMove:
         set_pace([self.endpoint(side) for side in SIDES], pace)
 
     def catch_up(self, limit_s: float) -> float:
-        with self._moving() as move:
-            move.follow()
-            self._carry_numbers(move.backward)
-            lag = move.catch_up(limit_s)
-            if not move.sure:
-                found_equal(move.verify(), "keep it out, and mend these rows before going on")
-                lag = move.catch_up(limit_s)
-            return lag
+        return self._kept.catch_up(self._begin, limit_s, self._carry_numbers)
 
-    def _carry_numbers(self, backward: bool) -> None:
+    def _carry_numbers(self, move: Move) -> None:
         self._permit()
-        here, there = reversed(SIDES) if backward else SIDES
+        here, there = reversed(SIDES) if move.backward else SIDES
         with self.entered(here) as source, self.entered(there) as target:
             carry_counters(source, target, self._schema(source))
 
     def turn(self) -> None:
-        with self._moving() as move:
+        with self._kept.going(self._begin) as move:
             move.reverse()
 
     def forget(self) -> None:
         self._permit()
-        self._leave()
+        self._kept.leave()
         for side in SIDES:
-            try:
-                journal = Journal(self.endpoint(side))
-            except Denied:
+            if (journal := Journal.there(self.endpoint(side))) is None:
                 continue
-            except Unreachable as error:
-                if "does not exist" in error.sentence:
-                    continue
-                raise
             try:
                 journal.drop()
             finally:
@@ -427,14 +373,7 @@ class CellMove:
         self._hold = hold
 
     def drain(self, limit_s: float) -> str:
-        if self._move is None:
-            raise StepFailed("changes are not followed", "Catch up first")
-        try:
-            done = self._move.drain(limit_s)
-        except (Lost, Busy) as lost:
-            self._leave()
-            raise StepFailed(f"a server broke off while it was drained ({lost})", "Try again") from None
-        return f"proven equal at {done.position} ({done.keys} rows looked at in {done.seconds:.2f} s)"
+        return self._kept.drain(limit_s)
 
     def prove_held(self) -> None:
         if self._hold is None:
@@ -472,7 +411,7 @@ class CellMove:
 
     def close(self) -> None:
         self.let_go()
-        self._leave()
+        self._kept.leave()
         doors, self._doors = self._doors, {}
         for (side, name), door in doors.items():
             host, end = self._hosts[side], self.ends.at(side)
@@ -483,52 +422,6 @@ class CellMove:
                     host.unforward_socket(door, name)
 
 
-def away(where: str, why: Exception) -> Unreachable:
-    """A server that a run can be gone on with once it is back."""
-    return Unreachable(f"{where} does not answer ({why})", "Make it reachable, then: recell resume")
-
-
 def _broke_off(where: str, why: Exception) -> Unreachable:
     return Unreachable(f"the database server {where} broke off ({why})",
                        "Make it reachable, then: recell resume")
-
-
-def copy_and_compare(move: Move) -> tuple[int, Report]:
-    copied = move.copy()
-    move.follow()
-    return copied, move.verify()
-
-
-def told(move: Move, job: Callable[[Move], T], tell: Callable[[dict[str, float]], None]) -> T:
-    """What a long job on the move returns; meanwhile its figures are told."""
-    work: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            work.set_result(job(move))
-        except BaseException as error:
-            work.set_exception(error)
-
-    # Whoever leaves here early doesn't wait for it: the next run's epoch shuts it out.
-    Thread(target=run, name="rows", daemon=True).start()
-    while not work.done():
-        wait([work], _TELL_S)
-        tell(figures(move.status()))
-    return work.result()
-
-
-def found_equal(report: Report, remedy: str) -> str:
-    """:raises VerifyFailed: rows differ."""
-    if report.equal:
-        return f"{report.rows} rows compared, none differs"
-    named = "; ".join(f"{d}" for d in report.differences[:_NAMED])
-    raise VerifyFailed(f"{len(report.differences)} rows differ: {named}",
-                       f"Somebody else writes to the other server: find out who, {remedy}")
-
-
-def figures(status: Status) -> dict[str, float]:
-    """What the live page shows of a step that copies."""
-    # Once they are copied, rows are counted that are compared.
-    copied = status.rows if status.phase == "copying" else None
-    known = {"rows": copied, "rows_per_s": status.rate, "lag_s": status.lag_s, "eta_s": status.eta_s}
-    return {name: round(float(value), 2) for name, value in known.items() if value is not None}

@@ -23,11 +23,12 @@ from recell.model.relay import Side, other
 from recell.model.scope import Schema, Scope
 from recell.model.violation import Violation
 from recell.mover import host_rows, servers
-from recell.mover.cell import SIDES, Host, away, copy_and_compare, found_equal, told
+from recell.mover.cell import SIDES, Host
 from recell.mover.conflicts import find_conflicts
 from recell.mover.hosts_made import CellMaking
 from recell.mover.hosts_survey import busy, troubles
 from recell.mover.journal import PREFIX, Journal, State
+from recell.mover.kept import KeptMove, away
 from recell.mover.late import LEFT, bring_late, give_tasks, keep_left, late_tasks, make_left
 from recell.mover.members import Work
 from recell.mover.move import Move, Options
@@ -67,9 +68,10 @@ class CellHosts(CellMaking):
         permit: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(servers_, move, ours, nova, permit)
+        self.move = move
         self._broker = broker
         self._scope: Scope | None = None
-        self._move: Move | None = None
+        self._kept = KeptMove(f"a database of {move.old.name} or {move.new.name}")
         self._lock: Connection | None = None
         self._keeper: Connection | None = None
         self._hidden = False
@@ -93,7 +95,8 @@ class CellHosts(CellMaking):
         with self._root("new") as root:
             tables = servers.table_names(root, self._database("new"))
         made = any(not t.startswith(PREFIX) for t in tables)
-        with self._root("old", inside=True) as old, self._root("new", inside=made) as new:
+        inside = self._database("new") if made else ""
+        with self._root("old", self._database("old")) as old, self._root("new", inside) as new:
             schema = self._schema(old, "old")
             found = list(troubles(old, new, self.move, schema, self.nova.user, made))
             if not made or any(v.severity == "stop" for v in found):
@@ -173,37 +176,10 @@ class CellHosts(CellMaking):
         finally:
             journal.close()
 
-    def _alive(self, toward: Side) -> Move:
-        """The move, prepared: an earlier run's is gone on with."""
-        if self._move is not None:
-            return self._move
+    def _begin(self, toward: Side) -> Move:
         self._permit()
         source, target = self._endpoint(other(toward)), self._endpoint(toward)
-        move = Move(source, target, guests_scope(self._whole()), Options(alone=False))
-        try:
-            move.prepare()
-        except BaseException:
-            move.close()
-            raise
-        self._move = move
-        return move
-
-    @contextmanager
-    def _moving(self, toward: Side) -> Iterator[Move]:
-        try:
-            yield self._alive(toward)
-        except (Lost, Busy) as lost:
-            self._leave()
-            raise away(f"a database of {self.move.old.name} or {self.move.new.name}", lost) from None
-        except BaseException:
-            self._leave()
-            raise
-
-    def _leave(self) -> None:
-        move, self._move = self._move, None
-        if move is not None:
-            with suppress(RecellError, Lost, Busy):
-                move.close()
+        return Move(source, target, guests_scope(self._whole()), Options(alone=False))
 
     def follow(self, toward: Side, tell: Callable[[dict[str, float]], None]) -> str:
         now = self.following()
@@ -222,11 +198,7 @@ class CellHosts(CellMaking):
                     "recell renumbers nothing: remove those that nobody uses, then: recell resume",
                 )
             self.part(toward)
-        with self._moving(toward) as move:
-            began = move.phase
-            copied, report = told(move, copy_and_compare, tell)
-            said = found_equal(report, "recell undo, and begin again")
-            return f"{copied} rows copied, {said}" if began == "copying" else said
+        return self._kept.follow(lambda: self._begin(toward), tell)
 
     def _whole_schema(self) -> Schema:
         scope = self._whole()
@@ -242,9 +214,7 @@ class CellHosts(CellMaking):
             session.execute(_ALIVE, (self._hosts(),))
 
     def catch_up(self, toward: Side, limit_s: float) -> float:
-        with self._moving(toward) as move:
-            move.follow()
-            return move.catch_up(limit_s)
+        return self._kept.catch_up(lambda: self._begin(toward), limit_s)
 
     def instances(self, side: Side) -> tuple[str, ...]:
         with self._entered(side) as session:
@@ -253,7 +223,7 @@ class CellHosts(CellMaking):
 
     def forget(self) -> None:
         self._permit()
-        self._leave()
+        self._kept.leave()
         for side in SIDES:
             journal = Journal(self._endpoint(side))
             try:
@@ -311,14 +281,7 @@ class CellHosts(CellMaking):
         return self._lock
 
     def drain(self, limit_s: float) -> str:
-        if self._move is None:
-            raise StepFailed("changes are not followed", "Catch up first")
-        try:
-            done = self._move.drain(max(limit_s, 0.1))
-        except (Lost, Busy) as lost:
-            self._leave()
-            raise StepFailed(f"a server broke off while it was drained ({lost})", "Try again") from None
-        return f"proven equal at {done.position} ({done.keys} rows looked at in {done.seconds:.2f} s)"
+        return self._kept.drain(max(limit_s, 0.1))
 
     def prove_held(self) -> None:
         try:
@@ -326,7 +289,7 @@ class CellHosts(CellMaking):
         except (Lost, Busy):
             self.let_go()
             raise VerifyFailed("the hold has ended by itself", "Try again") from None
-        if self._move is None or len(self._move.members.work):
+        if self._kept.move is None or len(self._kept.move.members.work):
             raise VerifyFailed("rows of these hosts have changed since they were proven equal", "Try again")
 
     def let_go(self) -> None:
@@ -465,7 +428,7 @@ class CellHosts(CellMaking):
     def _bring_late(self, toward: Side) -> None:
         left = other(toward)
         try:
-            with self._moving(toward) as move:
+            with self._kept.going(lambda: self._begin(toward)) as move:
                 self._late += _once_more(lambda: move.late(lambda work: self._bring(left, move, work)))
         except BinlogLost as gone:
             words = f"what was written late to {self.move.at(left).name} can't be known: {gone.sentence}"
@@ -495,7 +458,7 @@ class CellHosts(CellMaking):
 
     def close(self) -> None:
         self.let_go()
-        self._leave()
+        self._kept.leave()
         super().close()
 
 

@@ -21,7 +21,7 @@ from recell.adapters.mysql.pipeline import Pipeline
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session
 from recell.adapters.mysql.sql import Key, KeyPart
-from recell.errors import Locked, RecellError, StalePlan, Unreachable
+from recell.errors import Denied, Locked, RecellError, StalePlan, Unreachable
 from recell.model.moving import Pace
 from recell.model.scope import Scope
 from recell.mover.members import Link
@@ -111,6 +111,18 @@ class Journal:
         self._chunks = 0
         """The highest number of a chunk."""
         self._session: Session | None = Session(endpoint)
+
+    @classmethod
+    def there(cls, endpoint: Endpoint) -> Journal | None:
+        """None where we have no account, or no database: nothing was begun there."""
+        try:
+            return cls(endpoint)
+        except Denied:
+            return None
+        except Unreachable as error:
+            if "does not exist" in error.sentence:
+                return None
+            raise
 
     def close(self) -> None:
         if self._session is not None:

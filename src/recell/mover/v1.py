@@ -13,22 +13,22 @@ from typing import Any
 
 from recell.adapters.amqp import Amqp
 from recell.adapters.cells_rpc import CellsClient
-from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.session import Busy, Lost
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.sql import name
-from recell.adapters.schema import read_schema
 from recell.adapters.v1_port import FlavorRows
-from recell.errors import Denied, RecellError, StalePlan, StepFailed, Unreachable, Unsupported
-from recell.model.moving import Login, Thing
+from recell.errors import Denied, StalePlan, StepFailed, Unreachable, Unsupported
+from recell.model.moving import Login
 from recell.model.relay import Side
 from recell.model.rowchange import RowChange
-from recell.model.scope import Schema, Scope
+from recell.model.scope import Scope
 from recell.model.v1 import Agreement, BothSides, Conversion, Importing, Neighbour, Settled
 from recell.model.violation import Violation
 from recell.mover import servers, v1_child, v1_failed, v1_mapped, v1_proof
-from recell.mover.cell import SIDES, CellMove, Host, copy_and_compare, found_equal, told
+from recell.mover.cell import SIDES, Host
+from recell.mover.databases import Databases
 from recell.mover.journal import PREFIX, Journal, State
+from recell.mover.kept import KeptMove, away
 from recell.mover.move import Move
 from recell.mover.v1_mapped import Places
 from recell.mover.v1_survey import troubles
@@ -42,7 +42,7 @@ _ROWS = 5000
 OpenBroker = Callable[[Side], Amqp]
 
 
-class CellsConversion:
+class CellsConversion(Databases):
     """Not for two threads at once.
 
     :param servers_: hosts of both database servers. nova: Nova's account in databases. broker: connects
@@ -58,100 +58,28 @@ class CellsConversion:
         broker: OpenBroker,
         permit: Callable[[], None] = lambda: None,
     ) -> None:
-        self.conversion, self.ours, self.nova = conversion, ours, nova
-        self._doors = CellMove(servers_, conversion.ends, ours, nova, permit)
+        super().__init__(servers_, conversion, ours, nova, permit)
+        self.conversion = conversion
         self._broker = broker
-        self._permit = permit
-        self._move: Move | None = None
+        self._kept = KeptMove(self._where)
         self._scope: Scope | None = None
 
-    # -- how servers are entered -------------------------------------------------------------------
-
-    def _database(self, side: Side) -> str:
-        return self.conversion.at(side).database
-
-    @contextmanager
-    def _root(self, side: Side, database: str = "") -> Iterator[Connection]:
-        with self._doors.entered(side, root=True, database=database) as root:
-            yield root
-
-    @contextmanager
-    def _entered(self, side: Side, database: str = "") -> Iterator[Connection]:
-        with self._doors.entered(side, database=database or self._database(side)) as session:
-            yield session
-
-    def _endpoint(self, side: Side) -> Endpoint:
-        return self._doors.endpoint(side, database=self._database(side))
-
-    def _schema(self, session: Connection, side: Side) -> Schema:
-        schema = read_schema(session.connection, self._database(side))
-        return Schema(schema.database, tuple(t for t in schema.tables if not t.name.startswith(PREFIX)))
+    @property
+    def _where(self) -> str:
+        return f"the database of {self.conversion.old.name} or {self.conversion.new.name}"
 
     # -- the servers, as their root ----------------------------------------------------------------
 
-    def there(self, side: Side) -> frozenset[str]:
-        found: set[str] = set()
-        database = self._database(side)
-        with self._root(side) as root:
-            if servers.has_database(root, database):
-                found.add("database")
-                if [t for t in servers.table_names(root, database) if not t.startswith(PREFIX)]:
-                    found.add("tables")
-            if servers.account_hosts(root, self.nova.user) and servers.rights_of(
-                root, self.nova.user, database
-            ):
-                found.add("nova")
-            if servers.rights_of(root, self.ours.user, database) and self._doors.enters(side, root):
-                found.add("recell")
-        return frozenset(found)
-
-    def make(self, side: Side, thing: Thing) -> None:
-        self._permit()
-        end, database = self.conversion.at(side), self._database(side)
-        with self._root(side) as root:
-            if thing == "recell":
-                hosts = ("localhost", "127.0.0.1", *end.ips)
-                servers.make_account(root, self.ours, hosts)
-                servers.grant_mover(root, self.ours.user, hosts, database)
-                if side == "old" and self.conversion.cell0:
-                    servers.grant_reader(root, self.ours.user, hosts, self.conversion.cell0)
-                if not self._doors.enters(side, root):
-                    raise Denied(
-                        f"{end.where} refuses recell's own account {self.ours.user}",
-                        "See mysql.user there; from its own host it comes as localhost or"
-                        f" {', '.join(end.ips)}",
-                    )
-            elif thing == "database":
-                with self._root("old") as model:
-                    servers.make_database(model, self._database("old"), root, database)
-            else:
-                self._make_nova(root, database)
-
-    def _make_nova(self, root: Connection, database: str) -> None:
-        with self._root("old") as model:
-            grants = servers.rights_of(model, self.nova.user, self._database("old"))
-            hosts = servers.account_hosts(model, self.nova.user)
-        if not grants:
-            raise StepFailed(
-                f"{self.nova.user} has no rights on {self._database('old')} by itself that recell could give"
-                f" it on {database}",
-                "Give it rights on this database, then: recell resume",
+    def _make_ours(self, root: Connection, side: Side) -> None:
+        super()._make_ours(root, side)
+        end = self.conversion.at(side)
+        if side == "old" and self.conversion.cell0:
+            servers.grant_reader(root, self.ours.user, self._from(side), self.conversion.cell0)
+        if not self._doors.enters(side, root):
+            raise Denied(
+                f"{end.where} refuses recell's own account {self.ours.user}",
+                f"See mysql.user there; from its own host it comes as localhost or {', '.join(end.ips)}",
             )
-        servers.make_account(root, self.nova, hosts)
-        servers.give_rights(root, servers.rights_for(grants, database), database)
-
-    def drop(self, side: Side, thing: Thing) -> None:
-        self._permit()
-        database = self._database(side)
-        if thing == "recell":
-            self.close()
-        with self._root(side) as root:
-            if thing == "recell":
-                servers.drop_account(root, self.ours.user)
-            elif thing == "nova":
-                servers.take_rights(root, self.nova.user, database)
-            else:
-                servers.drop_database(root, database)
 
     def troubles(self) -> tuple[Violation, ...]:
         with self._root("old", self._database("old")) as old, self._root("new") as new:
@@ -309,56 +237,19 @@ class CellsConversion:
             _set_marker(session, phase)
 
     def _state(self) -> State | None:
-        journal = self._journal("new")
+        try:
+            journal = Journal(self._endpoint("new"))
+        except (Lost, Busy) as error:
+            raise away(self._where, error) from None
         try:
             return journal.state()
         finally:
             journal.close()
 
-    def _journal(self, side: Side) -> Journal:
-        try:
-            return Journal(self._endpoint(side))
-        except (Lost, Busy) as error:
-            raise self._away(error) from None
-
-    def _away(self, error: Exception) -> Unreachable:
-        names = f"{self.conversion.old.name} or {self.conversion.new.name}"
-        return Unreachable(
-            f"the database of {names} does not answer ({error})",
-            "Make it reachable, then: recell resume",
-        )
-
-    def _alive(self) -> Move:
-        """The move, prepared: an earlier run's is gone on with."""
-        if self._move is not None:
-            return self._move
+    def _begin(self) -> Move:
         self._permit()
         self._scope = self._import().scope
-        move = Move(self._endpoint("old"), self._endpoint("new"), self._scope)
-        try:
-            move.prepare()
-        except BaseException:
-            move.close()
-            raise
-        self._move = move
-        return move
-
-    @contextmanager
-    def _moving(self) -> Iterator[Move]:
-        try:
-            yield self._alive()
-        except (Lost, Busy) as lost:
-            self._leave()
-            raise self._away(lost) from None
-        except BaseException:
-            self._leave()
-            raise
-
-    def _leave(self) -> None:
-        move, self._move = self._move, None
-        if move is not None:
-            with suppress(RecellError, Lost, Busy):
-                move.close()
+        return Move(self._endpoint("old"), self._endpoint("new"), self._scope)
 
     def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
         phase = self.importing().phase
@@ -366,16 +257,12 @@ class CellsConversion:
             return "Nova keeps both sides"
         if phase in ("none", "stale"):
             self._clear()
-        with self._moving() as move:
-            began = move.phase
-            copied, report = told(move, copy_and_compare, tell)
-            said = found_equal(report, "recell undo, and begin again")
-            return f"{copied} rows copied, {said}" if began == "copying" else said
+        return self._kept.follow(self._begin, tell)
 
     def _clear(self) -> None:
         """Nothing is in the API cell that a copy would meet. The mark goes last: a kill finds it again."""
         self._permit()
-        self._leave()
+        self._kept.leave()
         self._drop_journals()
         moving = [e.table.name for e in self._import().scope.moving]
         with self._entered("new") as session:
@@ -392,23 +279,14 @@ class CellsConversion:
             self.follow(lambda figures: None)
         with self._entered("new") as session:
             _make_marker(session)  # what handing over needs, while nobody waits
-        with self._moving() as move:
-            move.follow()
-            return move.catch_up(limit_s)
+        return self._kept.catch_up(self._begin, limit_s)
 
     def drain(self, limit_s: float) -> str:
-        if self._move is None:
-            raise StepFailed("changes are not followed", "Catch up first")
-        try:
-            done = self._move.drain(max(limit_s, 0.1))
-        except (Lost, Busy) as lost:
-            self._leave()
-            raise StepFailed(f"a server broke off while it was drained ({lost})", "Try again") from None
-        return f"proven equal at {done.position} ({done.keys} rows looked at in {done.seconds:.2f} s)"
+        return self._kept.drain(max(limit_s, 0.1))
 
     def hand_over(self) -> int:
         # Users wait: what this process knows is not asked for again.
-        phase = self._move.phase if self._move is not None else self.importing().phase
+        phase = self._kept.move.phase if self._kept.move is not None else self.importing().phase
         if phase not in ("drained", "live"):
             raise StepFailed(
                 f"the API cell's rows are {phase}, not proven equal", "Catch up and drain first"
@@ -421,11 +299,11 @@ class CellsConversion:
                     scope = self._scope or self._import().scope
                     with self._entered("old", self.conversion.cell0) as source:
                         count = v1_failed.bring(source, target, scope)
-                if self._move is None:
+                if self._kept.move is None:
                     _make_marker(target)  # else it was made before users waited
                 _set_marker(target, "live")
         # Its threads end by themselves: users don't wait for that.
-        Thread(target=self._leave, name="leave", daemon=True).start()
+        Thread(target=self._kept.leave, name="leave", daemon=True).start()
         return count
 
     def take_back(self) -> None:
@@ -435,7 +313,7 @@ class CellsConversion:
 
     def forget(self) -> None:
         self._permit()
-        self._leave()
+        self._kept.leave()
         self._drop_journals()
         with suppress(Denied), self._entered("new") as session:
             session.execute(f"DROP TABLE IF EXISTS {name(MARKER)}")
@@ -443,19 +321,14 @@ class CellsConversion:
     def _drop_journals(self) -> None:
         for side in SIDES:
             try:
-                journal = self._journal(side)
-            except Denied:
-                continue
-            except Unreachable as error:
-                if "does not exist" in error.sentence:
+                if (journal := Journal.there(self._endpoint(side))) is None:
                     continue
-                raise
-            try:
-                journal.drop()
+                try:
+                    journal.drop()
+                finally:
+                    journal.close()
             except (Lost, Busy) as error:
-                raise self._away(error) from None
-            finally:
-                journal.close()
+                raise away(self._where, error) from None
 
     # -- on to cells v2 ----------------------------------------------------------------------------
 
@@ -553,8 +426,8 @@ class CellsConversion:
             return cells.free_memory(self.conversion.old.name, limit_s)
 
     def close(self) -> None:
-        self._leave()
-        self._doors.close()
+        self._kept.leave()
+        super().close()
 
 
 def _set_marker(session: Connection, phase: str) -> None:

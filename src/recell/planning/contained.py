@@ -72,16 +72,8 @@ def super_conductor(
     for path in dict.fromkeys([own, *container.files]):
         new = _copied(facts, container, path)
         mark = "config" if path == own else posixpath.relpath(path, container.directory)
-        draft.add_file(
-            f"{host}/super-{mark}",
-            "copy-config",
-            host,
-            f"copy {path} to {new} for the super-conductor",
-            new,
-            undone="the copy is removed",
-            source=path,
-            changes=changes if path == own else [],
-        )
+        said = changes if path == own else []
+        draft.copy(f"{host}/super-{mark}", host, path, new, said, " for the super-conductor")
     draft.add(
         f"{host}/super-container",
         "sibling-container",
@@ -94,16 +86,12 @@ def super_conductor(
         name=name,
         directory=_directory(facts, container),
     )
-    draft.add_file(
+    draft.sibling(
         f"{host}/super-unit",
-        "sibling-unit",
-        host,
+        conductor,
+        unit,
+        [],
         f"a second unit {unit}, modelled on {conductor.unit}",
-        f"/etc/systemd/system/{unit}.service",
-        undone="the unit is removed",
-        unit=unit,
-        model=conductor.unit,
-        argv=[],
+        f"{container.engine} {unit} (Nova super-conductor, API level)",
         renamed=[container.name, name],
-        description=f"{container.engine} {unit} (Nova super-conductor, API level)",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,10 @@ from recell.model.deployment import (
     named_values,
 )
 from recell.model.layout import Layout
-from recell.model.plan import Acts, Fingerprint, PlanStep
+from recell.model.plan import Acts, ExpectedChange, Fingerprint, Plan, PlanStep
+from recell.planning import commands
+from recell.planning.changes import Change, describe
+from recell.planning.safety import with_safe_points
 
 NOTHING = "nothing"
 CELL0 = "00000000-0000-0000-0000-000000000000"
@@ -59,6 +63,101 @@ class Draft:
         self.new_files.append((where, path))
         self.add(id, kind, where, title, undone=undone, path=path, **params)
 
+    def edit(self, id: str, host: str, path: str, changes: Sequence[Change], **more: Any) -> None:
+        self.add(
+            id,
+            "edit-config",
+            host,
+            f"{path}: {_said(changes)}",
+            undone="the old file is put back",
+            path=path,
+            changes=changes,
+            **more,
+        )
+
+    def copy(
+        self, id: str, host: str, source: str, path: str, changes: Sequence[Change], purpose: str = ""
+    ) -> None:
+        """``purpose``: ends the title, which else names the changes."""
+        self.add_file(
+            id,
+            "copy-config",
+            host,
+            f"copy {source} to {path}" + (purpose or f": {_said(changes)}"),
+            path,
+            undone="the copy is removed",
+            source=source,
+            changes=changes,
+        )
+
+    def sibling(
+        self,
+        id: str,
+        model: NovaService,
+        unit: str,
+        argv: list[str],
+        title: str,
+        description: str,
+        **more: Any,
+    ) -> None:
+        """A unit beside ``model``'s on its host."""
+        self.add_file(
+            id,
+            "sibling-unit",
+            model.host,
+            title,
+            f"/etc/systemd/system/{unit}.service",
+            undone="the unit is removed",
+            unit=unit,
+            model=model.unit,
+            argv=argv,
+            **more,
+            description=description,
+        )
+
+    def drop_in(
+        self, service: NovaService, argv: list[str], title: str, cell: str, name: str = "50-recell.conf"
+    ) -> None:
+        """From its next start on the service is run by ``argv``."""
+        self.add_file(
+            f"{service.host}/{service.unit}-config",
+            "drop-in",
+            service.host,
+            title,
+            f"/etc/systemd/system/{service.unit}.service.d/{name}",
+            undone="the drop-in is removed",
+            unit=service.unit,
+            argv=argv,
+            text=commands.dropin(argv, cell),
+        )
+
+    def plan(
+        self,
+        kind: str,
+        deployment: Deployment,
+        layout: str,
+        made_at: float,
+        *,
+        changes: Sequence[ExpectedChange],
+        remarks: Sequence[str],
+        before: dict[str, Any],
+        after: dict[str, Any],
+    ) -> Plan:
+        """``layout``: its digest. ``before``, ``after``: topologies."""
+        return Plan(
+            format=1,
+            kind=kind,
+            made_at=made_at,
+            state=deployment.state_digest(),
+            layout=layout,
+            steps=with_safe_points(self.steps),
+            fingerprints=self.fingerprints(deployment),
+            expected_changes=tuple(changes),
+            remarks=tuple(remarks),
+            topology_before=before,
+            topology_after=after,
+        ).sealed()
+
     def fingerprints(self, deployment: Deployment) -> tuple[Fingerprint, ...]:
         """Of all known files on the hosts that the steps touch, and of those that must not be there yet."""
         touched = {s.where for s in self.steps}
@@ -71,6 +170,10 @@ class Draft:
         there = {(f.host, f.path) for f in known}
         absent = [Fingerprint(host, path, "") for host, path in self.new_files if (host, path) not in there]
         return tuple(dict.fromkeys([*known, *absent]))
+
+
+def _said(changes: Sequence[Change]) -> str:
+    return "; ".join(describe(c) for c in changes)
 
 
 @dataclass(frozen=True)

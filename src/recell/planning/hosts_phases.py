@@ -17,11 +17,10 @@ from recell.model.plan import MOVES, Acts, ExpectedChange, Plan
 from recell.model.scope import ByHost, ByParent, Shared
 from recell.model.window import Window
 from recell.planning import commands, hosts, new_cell
-from recell.planning.changes import Change, describe, kept_notifications
+from recell.planning.changes import Change, kept_notifications
 from recell.planning.database import roll_host
 from recell.planning.draft import Draft
 from recell.planning.hosts import KIND, Compute, Facts, Wave
-from recell.planning.safety import with_safe_points
 from recell.planning.tables.known import KNOWN
 from recell.planning.topology import of_cells
 
@@ -72,19 +71,16 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
         ),
     ]
     moved = {c.service.host: w.new for w in facts.waves for c in w.computes}
-    return Plan(
-        format=1,
-        kind=KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=tuple(changes),
+    return draft.plan(
+        KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=changes,
         remarks=_remarks(facts),
-        topology_before=of_cells(deployment, list(facts.cells.values()), {}),
-        topology_after=of_cells(deployment, list(facts.cells.values()), moved),
-    ).sealed()
+        before=of_cells(deployment, list(facts.cells.values()), {}),
+        after=of_cells(deployment, list(facts.cells.values()), moved),
+    )
 
 
 def rows_of_hosts() -> list[str]:
@@ -296,16 +292,8 @@ def _file(layout: Layout, wave: Wave, compute: Compute, draft: Draft, mark: str)
         changes.append(
             {"section": "vnc", "option": "novncproxy_base_url", "op": "set", "value": wave.consoles.url}
         )
-    draft.add(
-        f"{compute.service.host}/{wave.new.name}-nova-conf",
-        "edit-config",
-        compute.service.host,
-        f"{compute.file}: " + "; ".join(describe(c) for c in changes),
-        undone="the old file is put back",
-        path=compute.file,
-        changes=changes,
-        wave=mark,
-    )
+    host = compute.service.host
+    draft.edit(f"{host}/{wave.new.name}-nova-conf", host, compute.file, changes, wave=mark)
 
 
 def _schedulers(facts: Facts, draft: Draft, acts: Acts) -> None:

@@ -22,7 +22,6 @@ from recell.planning.draft import (
     refuse_web_servers,
 )
 from recell.planning.phases import super_reads
-from recell.planning.safety import with_safe_points
 
 KIND = "move-cell-database"
 
@@ -88,19 +87,16 @@ def after_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
     draft = Draft()
     database.epilogue(move, draft)
     changes = database.add_phase(move, draft)
-    return Plan(
-        format=1,
-        kind=KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=changes,
+    return draft.plan(
+        KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=changes,
         remarks=(*database.remarks(move), "Undo stays open until: recell finish."),
-        topology_before=topology.of_split(deployment, name),
-        topology_after=moved_topology(topology.of_split(deployment, name), move),
-    ).sealed()
+        before=topology.of_split(deployment, name),
+        after=moved_topology(topology.of_split(deployment, name), move),
+    )
 
 
 def _of_deployment(

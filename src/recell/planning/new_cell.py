@@ -7,7 +7,7 @@ from typing import Any
 from recell.model.deployment import NovaService
 from recell.model.hosts import HostsMove
 from recell.planning import commands
-from recell.planning.changes import Change, describe, kept_notifications
+from recell.planning.changes import Change, kept_notifications
 from recell.planning.database import roll_host
 from recell.planning.draft import Draft, edited_file
 from recell.planning.hosts import Facts, NewCell
@@ -128,16 +128,8 @@ def _files(facts: Facts, new: NewCell, draft: Draft) -> None:
                 {"section": "vnc", "option": "novncproxy_port", "op": "set",
                  "value": str(new.wanted.consoles.port)},
             ]  # fmt: skip
-        draft.add_file(
-            f"{service.host}/{end.name}-{'console' if console else 'conductor'}-config",
-            "copy-config",
-            service.host,
-            f"copy {path} to {own}: " + "; ".join(describe(c) for c in changes),
-            own,
-            undone="the copy is removed",
-            source=path,
-            changes=changes,
-        )
+        mark = "console" if console else "conductor"
+        draft.copy(f"{service.host}/{end.name}-{mark}-config", service.host, path, own, changes)
 
 
 def _path(new: NewCell, service: NovaService) -> str:
@@ -157,17 +149,13 @@ def _services(new: NewCell, draft: Draft) -> None:
         argv = commands.renamed_log(
             commands.with_config(service, {edited_file(service): own}), service.unit, unit
         )
-        draft.add_file(
+        draft.sibling(
             f"{service.host}/{unit}-unit",
-            "sibling-unit",
-            service.host,
+            service,
+            unit,
+            argv,
             f"a unit {unit}, modelled on {service.unit}",
-            f"/etc/systemd/system/{unit}.service",
-            undone="the unit is removed",
-            unit=unit,
-            model=service.unit,
-            argv=argv,
-            description=f"Nova {service.role} of {end.name}",
+            f"Nova {service.role} of {end.name}",
         )
         shared: dict[str, Any] = {"unit": unit, "reads": [own], "undone": "stopped"}
         if conductor:

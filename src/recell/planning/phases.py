@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from recell.errors import Unsupported
-from recell.model.deployment import NovaService
+from recell.model.deployment import Broker, NovaService
 from recell.model.plan import Acts
 from recell.planning import commands, contained
-from recell.planning.changes import Change, describe, kept_notifications
+from recell.planning.changes import Change, kept_notifications
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file
 from recell.planning.names import named_nodes
 
@@ -58,18 +58,7 @@ def prepare(facts: Facts, draft: Draft) -> None:
         host=facts.conductors[0].host,
         config=edited_file(facts.conductors[0]),
     )
-    draft.add(
-        f"{facts.cell_name}/scheduler-fanout",
-        "keep-exchange",
-        facts.old.hosts[0],
-        f"keep scheduler_fanout alive on {facts.cell_name}'s broker: computes go on casting there,"
-        " and would fail builds and deletes without it",
-        undone="the spare queue is removed",
-        broker=facts.old.name,
-        vhost=facts.old_vhost,
-        exchange="scheduler_fanout",
-        queue="scheduler_fanout_recell",
-    )
+    keep_fanout(draft, facts.cell_name, facts.old, facts.old_vhost)
     edited = {(s.host, edited_file(s)) for s in facts.api_level}
     copied: set[tuple[str, str]] = set()
     for service in facts.cell_level:
@@ -83,15 +72,13 @@ def prepare(facts: Facts, draft: Draft) -> None:
                 changes.append(
                     {"section": "api", "option": "local_metadata_per_cell", "op": "set", "value": "true"}
                 )
-            draft.add_file(
+            draft.copy(
                 f"{service.host}/cell-config",
-                "copy-config",
                 service.host,
-                f"copy {path} to {cell_path(facts, path)}, {facts.cell_name}'s own configuration",
+                path,
                 cell_path(facts, path),
-                undone="the copy is removed",
-                source=path,
-                changes=changes,
+                changes,
+                f", {facts.cell_name}'s own configuration",
             )
     _super_units(facts, draft)
     for service in facts.cell_level:
@@ -99,19 +86,28 @@ def prepare(facts: Facts, draft: Draft) -> None:
         if (service.host, path) not in edited:
             continue
         argv = commands.with_config(service, {path: cell_path(facts, path)})
-        target = f"/etc/systemd/system/{service.unit}.service.d/50-recell.conf"
-        draft.add_file(
-            f"{service.host}/{service.unit}-config",
-            "drop-in",
-            service.host,
+        draft.drop_in(
+            service,
+            argv,
             f"{service.unit} will read {cell_path(facts, path)} at its next start"
             " (the process that runs has the same settings and goes on)",
-            target,
-            undone="the drop-in is removed",
-            unit=service.unit,
-            argv=argv,
-            text=commands.dropin(argv, facts.cell_name),
+            facts.cell_name,
         )
+
+
+def keep_fanout(draft: Draft, cell: str, broker: Broker, vhost: str) -> None:
+    draft.add(
+        f"{cell}/scheduler-fanout",
+        "keep-exchange",
+        broker.hosts[0],
+        f"keep scheduler_fanout alive on {cell}'s broker: computes go on casting there,"
+        " and would fail builds and deletes without it",
+        undone="the spare queue is removed",
+        broker=broker.name,
+        vhost=vhost,
+        exchange="scheduler_fanout",
+        queue="scheduler_fanout_recell",
+    )
 
 
 def _super_units(facts: Facts, draft: Draft) -> None:
@@ -123,28 +119,22 @@ def _super_units(facts: Facts, draft: Draft) -> None:
         replace_by = _super_files(facts, service)
         own = replace_by.get(edited_file(service), "")
         if own:
-            draft.add_file(
+            draft.copy(
                 f"{service.host}/super-config",
-                "copy-config",
                 service.host,
-                f"copy {edited_file(service)} to {own} for the super-conductor",
+                edited_file(service),
                 own,
-                undone="the copy is removed",
-                source=edited_file(service),
-                changes=_api_changes(facts, service),
+                _api_changes(facts, service),
+                " for the super-conductor",
             )
         argv = commands.renamed_log(commands.with_config(service, replace_by), "nova-conductor", name)
-        draft.add_file(
+        draft.sibling(
             f"{service.host}/super-unit",
-            "sibling-unit",
-            service.host,
+            service,
+            name,
+            argv,
             f"a second unit {name}, modelled on {service.unit}",
-            f"/etc/systemd/system/{name}.service",
-            undone="the unit is removed",
-            unit=name,
-            model=service.unit,
-            argv=argv,
-            description="Nova super-conductor (API level)",
+            "Nova super-conductor (API level)",
         )
 
 
@@ -259,16 +249,7 @@ def _roll_host(
         _restart_scheduler(draft, s, "backward", old, new)
     files = {edited_file(s): s for s in (*webs, *schedulers)}
     for number, (path, service) in enumerate(files.items()):
-        changes = _api_changes(facts, service)
-        draft.add(
-            f"{host}/nova-conf{number or ''}",
-            "edit-config",
-            host,
-            f"{path}: " + "; ".join(describe(c) for c in changes),
-            undone="the old file is put back",
-            path=path,
-            changes=changes,
-        )
+        draft.edit(f"{host}/nova-conf{number or ''}", host, path, _api_changes(facts, service))
     if host in facts.super_hosts:
         name = contained.super_unit(facts, next(c for c in facts.conductors if c.host == host))
         draft.add(

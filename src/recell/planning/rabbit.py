@@ -20,7 +20,6 @@ from recell.planning.rabbit_fresh import KIND as FRESH
 from recell.planning.rabbit_fresh import fresh_steps
 from recell.planning.rabbit_moves import bridge_of, conf, ends, move, picture, span
 from recell.planning.rabbit_reasons import RabbitFacts, decide
-from recell.planning.safety import with_safe_points
 
 KIND = "split-rabbitmq"
 KINDS = (KIND, FRESH)
@@ -34,19 +33,16 @@ def plan_rabbit(deployment: Deployment, layout: BrokerLayout, made_at: float) ->
     fresh = layout.rabbitmq.method == "fresh"
     draft = Draft()
     remarks = fresh_steps(facts, draft) if fresh else _split_steps(facts, draft)
-    return Plan(
-        format=1,
-        kind=FRESH if fresh else KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=rabbit_nova.expected_changes(facts),
+    return draft.plan(
+        FRESH if fresh else KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=rabbit_nova.expected_changes(facts),
         remarks=(*_common_remarks(facts), *rabbit_nova.remarks(facts), *remarks),
-        topology_before=picture([("RabbitMQ", facts.keep, (*facts.moving, *facts.staying))]),
-        topology_after=picture([("kept", facts.keep, facts.staying), ("new", facts.new, facts.moving)]),
-    ).sealed()
+        before=picture([("RabbitMQ", facts.keep, (*facts.moving, *facts.staying))]),
+        after=picture([("kept", facts.keep, facts.staying), ("new", facts.new, facts.moving)]),
+    )
 
 
 # The steps

@@ -10,7 +10,6 @@ from recell.model.rabbit import RabbitClient, RabbitNode
 from recell.model.step import Direction
 from recell.model.urls import parse_url
 from recell.planning import rabbit_nova
-from recell.planning.changes import describe
 from recell.planning.draft import Draft
 from recell.planning.rabbit_reasons import RabbitFacts
 
@@ -66,7 +65,8 @@ def move(facts: RabbitFacts, draft: Draft, *, bridged: Sequence[Direction]) -> N
         for number, (path, changes) in enumerate(_edits(facts, client).items()):
             if (client.host, path) not in edited:
                 edited.add((client.host, path))
-                _edit(draft, client, path, changes, f"-{number + 1}" if number else "")
+                mark = f"-{number + 1}" if number else ""
+                draft.edit(f"{client.host}/{client.unit}-url{mark}", client.host, path, changes)
         title = f"{client.unit} moves to the new nodes"
         title += f"; serves {', '.join(client.queues[:3])}" if client.queues else ""
         _bracketed(facts, draft, client, "forward", title, "forward" in bridged, because)
@@ -82,18 +82,6 @@ def _edits(facts: RabbitFacts, client: RabbitClient) -> dict[str, list[Any]]:
         change = {"section": section, "option": "transport_url", "op": "nodes", "nodes": nodes}
         found.setdefault(path, []).append(change)
     return found
-
-
-def _edit(draft: Draft, client: RabbitClient, path: str, changes: list[Any], number: str) -> None:
-    draft.add(
-        f"{client.host}/{client.unit}-url{number}",
-        "edit-config",
-        client.host,
-        f"{path}: {'; '.join(describe(c) for c in changes)}",
-        undone="the old file is put back",
-        path=path,
-        changes=changes,
-    )
 
 
 def _bracketed(

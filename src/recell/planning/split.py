@@ -20,7 +20,6 @@ from recell.model.plan import ExpectedChange, Plan
 from recell.model.urls import parse_url
 from recell.planning import contained, database, hosts, hosts_phases, moves, phases, topology, upcalls
 from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file, refuse_web_servers
-from recell.planning.safety import with_safe_points
 
 KIND = "split-super-conductor"
 
@@ -75,19 +74,16 @@ def plan_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         ExpectedChange("cell0", "services", "*", "the API level's services report there"),
         *moved,
     ]
-    return Plan(
-        format=1,
-        kind=KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=tuple(changes),
+    return draft.plan(
+        KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=changes,
         remarks=remarks,
-        topology_before=topology.before(deployment),
-        topology_after=picture,
-    ).sealed()
+        before=topology.before(deployment),
+        after=picture,
+    )
 
 
 def is_split(deployment: Deployment) -> bool:

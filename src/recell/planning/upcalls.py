@@ -12,7 +12,7 @@ from typing import Any
 
 from recell.model.deployment import NovaService
 from recell.model.plan import Acts
-from recell.planning.changes import Change, describe
+from recell.planning.changes import Change
 from recell.planning.draft import Draft, Facts, cell_path, edited_file
 
 DISABLE: Change = {
@@ -43,15 +43,7 @@ def change_compute(
         estimate=20,
         **recycle,
     )
-    draft.add(
-        f"{s.host}/{mark}",
-        "edit-config",
-        s.host,
-        f"{path}: " + "; ".join(describe(c) for c in changes),
-        undone="the old file is put back",
-        path=path,
-        changes=changes,
-    )
+    draft.edit(f"{s.host}/{mark}", s.host, path, changes)
     draft.add(
         f"{s.host}/{s.unit}",
         "recycle-compute",
@@ -88,15 +80,7 @@ def remove_api_database(facts: Facts, draft: Draft) -> None:
     for (host, path), mine in readers.items():
         for s in mine:
             _restart_conductor(facts, draft, s, path, "backward")
-        draft.add(
-            f"{host}/no-api-database",
-            "edit-config",
-            host,
-            f"{path}: {describe(UNSET)}",
-            undone="the old file is put back",
-            path=path,
-            changes=[UNSET],
-        )
+        draft.edit(f"{host}/no-api-database", host, path, [UNSET])
         for s in mine:
             _restart_conductor(facts, draft, s, path, "forward")
 

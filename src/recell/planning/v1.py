@@ -18,7 +18,6 @@ from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import commands, topology, v1_prepare
 from recell.planning.draft import Draft
-from recell.planning.safety import with_safe_points
 from recell.planning.v1_facts import V1Facts, decide, main_file
 from recell.planning.v1_names import api_roles, api_unit, child_config, child_unit, numeric
 
@@ -32,8 +31,14 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     """:raises BadInput: the layout contradicts what is there. :raises Unsupported: it can't be converted."""
     facts = decide(deployment, layout)
     draft = Draft()
-    v1_prepare.accounts(facts, draft)
-    _undo_last(facts, draft)
+    v1_prepare.accounts(facts.conversion(), draft)
+    v1_prepare.remember(
+        facts.conversion(),
+        draft,
+        facts.apis[0].host,
+        "prove that Nova is the standard one that it was; usage of quotas is counted anew",
+        (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells),
+    )
     v1_prepare.account(facts, draft)
     v1_prepare.computes(facts, draft)
     v1_prepare.child(facts, draft)
@@ -44,34 +49,15 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     child_api(facts, draft)
     retire(facts, draft)
     _conclude(facts, draft)
-    return Plan(
-        format=1,
-        kind=KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=_changes(facts),
+    return draft.plan(
+        KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=_changes(facts),
         remarks=_remarks(facts),
-        topology_before=topology.before(deployment),
-        topology_after=_picture(facts),
-    ).sealed()
-
-
-def _undo_last(facts: V1Facts, draft: Draft) -> None:
-    draft.add(
-        "undo/prove",
-        "v1-prove",
-        facts.apis[0].host,
-        "remember what stands, for undo to prove itself by",
-        undone="prove that Nova is the standard one that it was; usage of quotas is counted anew",
-        estimate=20,
-        conversion=facts.conversion().to_json(),
-        units=[
-            [s.host, s.unit]
-            for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells)
-        ],
+        before=topology.before(deployment),
+        after=_picture(facts),
     )
 
 
@@ -183,19 +169,23 @@ def retire(facts: V1Facts, draft: Draft) -> None:
     for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles):
         if (s.host, s.unit) in kept:
             continue
-        draft.add(
-            f"{s.host}/retire-{s.unit}",
-            "v1-retire",
-            s.host,
-            f"{s.unit} is off, also after a reboot",
-            notice="open consoles of this proxy end" if s.role in CONSOLES else "nothing",
-            undone="enabled as it was",
-            estimate=5,
-            unit=s.unit,
-            role=s.role,
-            broker=facts.old.name if s.transport_url else "",
-            vhost=facts.old_vhost,
-        )
+        off(draft, s, "enabled as it was", facts.old.name if s.transport_url else "", facts.old_vhost)
+
+
+def off(draft: Draft, s: NovaService, undone: str, broker: str, vhost: str) -> None:
+    draft.add(
+        f"{s.host}/retire-{s.unit}",
+        "v1-retire",
+        s.host,
+        f"{s.unit} is off, also after a reboot",
+        notice="open consoles of this proxy end" if s.role in CONSOLES else "nothing",
+        undone=undone,
+        estimate=5,
+        unit=s.unit,
+        role=s.role,
+        broker=broker,
+        vhost=vhost,
+    )
 
 
 def _conclude(facts: V1Facts, draft: Draft) -> None:

@@ -12,9 +12,8 @@ from recell.model.deployment import Deployment, NovaService
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import topology, v1, v1_prepare
-from recell.planning.changes import Change, describe
+from recell.planning.changes import Change
 from recell.planning.draft import Draft
-from recell.planning.safety import with_safe_points
 from recell.planning.v1_child_facts import ChildFacts, decide
 from recell.planning.v1_facts import main_file
 from recell.planning.v1_names import child_config, child_unit
@@ -28,7 +27,7 @@ def plan_child(deployment: Deployment, layout: CellsV1Layout, made_at: float) ->
     """:raises BadInput: the layout contradicts what is there. :raises Unsupported: it can't be added."""
     facts = decide(deployment, layout)
     draft = Draft()
-    v1_prepare.accounts(facts, draft)
+    v1_prepare.accounts(facts.conversion(), draft)
     _before(facts, draft)
     _computes(facts, draft)
     v1_prepare.child(facts, draft)
@@ -39,22 +38,19 @@ def plan_child(deployment: Deployment, layout: CellsV1Layout, made_at: float) ->
     v1_prepare.start_cells(facts, draft, SERVES)
     _boots(facts, draft)
     _known(facts, draft)
-    return Plan(
-        format=1,
-        kind=KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=(
+    return draft.plan(
+        KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=(
             ExpectedChange(facts.child, "*", "*", "it becomes a child of the tree"),
             ExpectedChange(facts.api.name, "cells", "*", f"the record of {facts.child}, and weights"),
         ),
         remarks=_remarks(facts),
-        topology_before=topology.before(deployment),
-        topology_after=_picture(facts),
-    ).sealed()
+        before=topology.before(deployment),
+        after=_picture(facts),
+    )
 
 
 def _shared(facts: ChildFacts) -> dict[str, Any]:
@@ -62,18 +58,12 @@ def _shared(facts: ChildFacts) -> dict[str, Any]:
 
 
 def _before(facts: ChildFacts, draft: Draft) -> None:
-    first = facts.conductors[0]
-    units = (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells,
-             *facts.api_cells)  # fmt: skip
-    draft.add(
-        "undo/prove",
-        "v1-prove",
-        first.host,
-        "remember what stands, for undo to prove itself by",
-        undone=f"prove that {facts.child} is the standard Nova that it was; usage of quotas is counted anew",
-        estimate=20,
-        units=[[s.host, s.unit] for s in units],
-        **_shared(facts),
+    v1_prepare.remember(
+        facts.conversion(),
+        draft,
+        facts.conductors[0].host,
+        f"prove that {facts.child} is the standard Nova that it was; usage of quotas is counted anew",
+        (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles, *facts.cells, *facts.api_cells),
     )
     draft.add(
         f"{facts.child}/flavors",
@@ -106,15 +96,7 @@ def _restarted(
         acts="backward",
         **restart,
     )
-    draft.add(
-        f"{s.host}/{mark}",
-        "edit-config",
-        s.host,
-        f"{path}: " + "; ".join(describe(c) for c in changes),
-        undone="the old file is put back",
-        path=path,
-        changes=changes,
-    )
+    draft.edit(f"{s.host}/{mark}", s.host, path, changes)
     draft.add(
         f"{s.host}/{mark}-{s.unit}",
         "restart-rpc",

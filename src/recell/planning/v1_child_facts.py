@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.cells_v1 import SEPARATOR, CellV1, path_of
 from recell.model.deployment import CONSOLES, Broker, Deployment, NovaService, Role
-from recell.model.hosts import CellEnd
 from recell.model.layout_v1 import CellsV1Layout
-from recell.model.urls import Url, parse_url
+from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
 from recell.planning import contained
-from recell.planning.database import MYSQL_PORT, addresses, host_of
-from recell.planning.v1_facts import V1Facts, main_file, refuse
+from recell.planning.v1_facts import V1Facts, cell_end, main_file, refuse
 from recell.planning.v1_release import release_of
 
 SEES_ALL_CELLS_SINCE = 16
@@ -48,22 +46,14 @@ class ChildFacts(V1Facts):
     def conversion(self) -> Conversion:
         first, top = self.conductors[0], self.api_cells[0]
         return Conversion(
-            self._end(self.child, parse_url(first.database), self.old, self.old_vhost),
-            self._end(self.api.name, parse_url(top.database), self.new, self.new_vhost),
+            cell_end(self.deployment, "", self.child, first.database, self.old, self.old_vhost),
+            cell_end(self.deployment, "", self.api.name, top.database, self.new, self.new_vhost),
             self.path,
             (top.host, main_file(top)),
             _nodes(first.transport_url, self.old),
             _nodes(self.api.transport_url, self.new),
             keeps_usage=self.release.keeps_usage,
         )
-
-    def _end(self, name: str, url: Url, broker: Broker, vhost: str) -> CellEnd:
-        place = url.endpoints[0]
-        server = host_of(self.deployment, place.host, "")
-        return CellEnd(
-            "", name, server.name, place.host, place.port or MYSQL_PORT, url.path,
-            broker.name, broker.hosts[0], vhost, addresses(server),
-        )  # fmt: skip
 
 
 def _nodes(url: str, broker: Broker) -> tuple[tuple[str, int], ...]:

@@ -112,6 +112,19 @@ class V1Facts:
         return next((s for s in self.deployment.services if (s.host, s.role) == (host, role)), None)
 
 
+def cell_end(
+    deployment: Deployment, uuid: str, name: str, database: str, broker: Broker, vhost: str
+) -> CellEnd:
+    """``database``: its URL. :raises BadInput: its server is not in the inventory."""
+    url = parse_url(database)
+    place = url.endpoints[0]
+    server = host_of(deployment, place.host, "")
+    return CellEnd(
+        uuid, name, server.name, place.host, place.port or MYSQL_PORT, url.path,
+        broker.name, broker.hosts[0], vhost, addresses(server),
+    )  # fmt: skip
+
+
 def main_file(service: NovaService) -> str:
     """The one file in which a service's database and broker are set. Where an old release names the broker in
     options of its own, the database tells the file.

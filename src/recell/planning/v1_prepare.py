@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from recell.model.deployment import CONSOLES, NovaService
+from recell.model.deployment import CONSOLES, NovaService, ProxyBackendServer
+from recell.model.v1 import Conversion
 from recell.planning import commands
 from recell.planning.changes import Change, describe
 from recell.planning.draft import Draft
@@ -23,9 +25,8 @@ from recell.planning.v1_names import (
 from recell.planning.v1_release import NOOP_QUOTA
 
 
-def accounts(facts: V1Facts, draft: Draft) -> None:
+def accounts(conversion: Conversion, draft: Draft) -> None:
     """recell's own account in both databases."""
-    conversion = facts.conversion()
     draft.add(
         "recell/account",
         "v1-account",
@@ -33,6 +34,22 @@ def accounts(facts: V1Facts, draft: Draft) -> None:
         f"an account of recell's own for {conversion.old.where} and {conversion.new.where}",
         undone="it is removed",
         estimate=5,
+        conversion=conversion.to_json(),
+    )
+
+
+def remember(
+    conversion: Conversion, draft: Draft, host: str, proof: str, services: Sequence[NovaService]
+) -> None:
+    """What undo, which meets it last, proves itself by. ``services``: those that run then as they do now."""
+    draft.add(
+        "undo/prove",
+        "v1-prove",
+        host,
+        "remember what stands, for undo to prove itself by",
+        undone=proof,
+        estimate=20,
+        units=[[s.host, s.unit] for s in services],
         conversion=conversion.to_json(),
     )
 
@@ -119,31 +136,18 @@ def child(facts: V1Facts, draft: Draft) -> None:
         changes.append({"section": section, "option": option, "op": "set", "value": NOOP_QUOTA})
         if facts.own.neutron == "wait" and any(s.host == host for s in facts.apis):
             changes.append({"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "metadata"})
-        draft.add_file(
-            f"{host}/child-config",
-            "copy-config",
-            host,
-            f"copy {path} to {child_config(facts, path)}: " + "; ".join(describe(c) for c in changes),
-            child_config(facts, path),
-            undone="the copy is removed",
-            source=path,
-            changes=changes,
-        )
+        draft.copy(f"{host}/child-config", host, path, child_config(facts, path), changes)
     for s in (*facts.conductors, *facts.schedulers):
         path = main_file(s)
         name = child_unit(facts, s)
         argv = commands.with_config(s, {path: child_config(facts, path)})
-        draft.add_file(
+        draft.sibling(
             f"{s.host}/{name}",
-            "sibling-unit",
-            s.host,
+            s,
+            name,
+            commands.renamed_log(argv, s.unit, name),
             f"a unit {name}, modelled on {s.unit}, that reads {child_config(facts, path)}; not started yet",
-            f"/etc/systemd/system/{name}.service",
-            undone="the unit is removed",
-            unit=name,
-            model=s.unit,
-            argv=commands.renamed_log(argv, s.unit, name),
-            description=f"Nova {s.role} of cell {facts.child}",
+            f"Nova {s.role} of cell {facts.child}",
         )
     for s in facts.cells:
         if s.host not in {c.host for c in facts.conductors}:
@@ -208,6 +212,14 @@ def record(
         )
 
 
+def users_api(port: int) -> list[Change]:
+    """nova-api for users alone."""
+    return [
+        {"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "osapi_compute"},
+        {"section": "DEFAULT", "option": "osapi_compute_listen_port", "op": "set", "value": str(port)},
+    ]
+
+
 def api_cell(facts: V1Facts, draft: Draft) -> None:
     """The API cell's configuration, database and units; both sides' records of each other."""
     database = facts.layout.api.database
@@ -216,13 +228,7 @@ def api_cell(facts: V1Facts, draft: Draft) -> None:
     old = facts.deployment.host(source.host)
     for host in facts.layout.api.hosts:
         changes = [*_cells_options(facts, facts.layout.api.name, "api", host), *boot_options(facts)]
-        changes.append(
-            {"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "osapi_compute"}
-        )
-        changes.append(
-            {"section": "DEFAULT", "option": "osapi_compute_listen_port", "op": "set",
-             "value": str(facts.layout.api.port)}
-        )  # fmt: skip
+        changes += users_api(facts.layout.api.port)
         draft.add_file(
             f"{host}/api-config",
             "v1-config",
@@ -276,17 +282,13 @@ def _api_unit_files(facts: V1Facts, draft: Draft, host: str, role: str) -> None:
         return
     name = api_unit(facts, host, role)
     argv = [*installed.argv, "--config-file", api_config(facts, host)]
-    draft.add_file(
+    draft.sibling(
         f"{host}/{name}",
-        "sibling-unit",
-        host,
+        installed,
+        name,
+        commands.renamed_log(argv, installed.unit, name),
         f"a unit {name}, modelled on {installed.unit}, that reads {api_config(facts, host)}",
-        f"/etc/systemd/system/{name}.service",
-        undone="the unit is removed",
-        unit=name,
-        model=installed.unit,
-        argv=commands.renamed_log(argv, installed.unit, name),
-        description=f"Nova {role} of cell {facts.layout.api.name}",
+        f"Nova {role} of cell {facts.layout.api.name}",
     )
 
 
@@ -370,34 +372,33 @@ def state(facts: V1Facts, draft: Draft) -> None:
                 broker=facts.new.name,
                 vhost=facts.new_vhost,
             )
-    for proxy, backend in sorted({(p.proxy, p.backend) for p in facts.proxied}):
+    hosts = facts.layout.api.hosts
+    added = [
+        [f"{h}-{facts.layout.api.name}", numeric(facts.deployment.host(h)), facts.layout.api.port]
+        for h in hosts
+    ]
+    servers(facts.proxied, draft, ", ".join(hosts), added)
+
+
+def servers(
+    proxied: Sequence[ProxyBackendServer], draft: Draft, named: str, added: Sequence[Sequence[Any]]
+) -> None:
+    """``added``: (name, address, port) of each server."""
+    for proxy, backend in sorted({(p.proxy, p.backend) for p in proxied}):
         draft.add(
             f"{proxy}/{backend}-servers",
             "v1-servers",
             proxy,
-            f"teach HAProxy to hold requests to {backend}, and put {', '.join(facts.layout.api.hosts)}"
-            " beside it; nobody is sent there yet",
+            f"teach HAProxy to hold requests to {backend}, and put {named} beside it; nobody is sent there"
+            " yet",
             notice="nothing: HAProxy reloads, and connections that are open go on",
             undone="HAProxy's configuration is as it was",
             estimate=5,
             backend=backend,
-            added=[
-                [f"{h}-{facts.layout.api.name}", numeric(facts.deployment.host(h)), facts.layout.api.port]
-                for h in facts.layout.api.hosts
-            ],
+            added=added,
         )
 
 
 def read_childs(facts: V1Facts, draft: Draft, s: NovaService, path: str, argv: list[str]) -> None:
     """From its next start on the service reads the child's copy of ``path``."""
-    draft.add_file(
-        f"{s.host}/{s.unit}-config",
-        "drop-in",
-        s.host,
-        f"{s.unit} reads {child_config(facts, path)}",
-        f"/etc/systemd/system/{s.unit}.service.d/50-recell.conf",
-        undone="the drop-in is removed",
-        unit=s.unit,
-        argv=argv,
-        text=commands.dropin(argv, facts.child),
-    )
+    draft.drop_in(s, argv, f"{s.unit} reads {child_config(facts, path)}", facts.child)

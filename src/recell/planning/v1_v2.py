@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from recell.model.deployment import CONSOLES, Deployment, NovaService
+from recell.model.deployment import Deployment, NovaService
 from recell.model.layout_v1_v2 import TreeLayout
 from recell.model.plan import ExpectedChange, Plan
-from recell.planning import commands, topology
+from recell.planning import commands, topology, v1_prepare
 from recell.planning.changes import Change, describe
 from recell.planning.draft import CELL0, Draft
-from recell.planning.safety import with_safe_points
-from recell.planning.v1 import METADATA_PORT, NOTICE, door
+from recell.planning.phases import keep_fanout
+from recell.planning.v1 import METADATA_PORT, NOTICE, door, off
 from recell.planning.v1_facts import main_file
 from recell.planning.v1_names import numeric
 from recell.planning.v1_release import NOOP_QUOTA
@@ -38,50 +38,37 @@ def plan_tree(deployment: Deployment, layout: TreeLayout, made_at: float) -> Pla
     _switch(facts, draft)
     _retire(facts, draft)
     _conclude(facts, draft)
-    return Plan(
-        format=1,
-        kind=KIND,
-        made_at=made_at,
-        state=deployment.state_digest(),
-        layout=layout.digest(),
-        steps=with_safe_points(draft.steps),
-        fingerprints=draft.fingerprints(deployment),
-        expected_changes=(
+    return draft.plan(
+        KIND,
+        deployment,
+        layout.digest(),
+        made_at,
+        changes=(
             ExpectedChange(facts.child.name, "services", "*", "what belongs to cells v1 reports no longer"),
             ExpectedChange("cell0", "*", "*", "builds that no cell took are answered for there"),
             ExpectedChange(facts.api.name, "*", "*", "nobody keeps the API cell's database any more"),
         ),
         remarks=_remarks(facts),
-        topology_before=topology.before(deployment),
-        topology_after=_picture(facts),
-    ).sealed()
+        before=topology.before(deployment),
+        after=_picture(facts),
+    )
 
 
 def _before(facts: TreeFacts, draft: Draft) -> None:
     """Accounts, what undo proves itself by, and the rows as cells v2 want them."""
     conversion = facts.conversion()
     shared: dict[str, Any] = {"conversion": conversion.to_json()}
-    draft.add(
-        "recell/account",
-        "v1-account",
-        conversion.old.server,
-        f"an account of recell's own for {conversion.old.where} and {conversion.new.where}",
-        undone="it is removed",
-        estimate=5,
-        **shared,
-    )
-    units = (*facts.apis, *facts.api_cells, *facts.leaving, *facts.conductors, *facts.schedulers,
-             *facts.child_cells, *facts.own_apis, *facts.consoles)  # fmt: skip
-    draft.add(
-        "undo/prove",
-        "v1-prove",
+    v1_prepare.accounts(conversion, draft)
+    v1_prepare.remember(
+        conversion,
+        draft,
         facts.apis[0].host,
-        "remember what stands, for undo to prove itself by",
-        undone="prove that the tree is what it was",
-        estimate=20,
-        units=[[s.host, s.unit] for s in units],
-        **shared,
-    )
+        "prove that the tree is what it was",
+        (
+            *facts.apis, *facts.api_cells, *facts.leaving, *facts.conductors, *facts.schedulers,
+            *facts.child_cells, *facts.own_apis, *facts.consoles,
+        ),
+    )  # fmt: skip
     draft.add(
         "undo/records",
         "retire-records",
@@ -140,14 +127,7 @@ def _files(facts: TreeFacts, draft: Draft) -> None:
     zero = facts.conversion()
     hosts = tuple(dict.fromkeys(s.host for s in (*facts.apis, *facts.supers, *facts.planners)))
     for host in hosts:
-        changes = _off(quota=False)
-        changes.append(
-            {"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "osapi_compute"}
-        )
-        changes.append(
-            {"section": "DEFAULT", "option": "osapi_compute_listen_port", "op": "set",
-             "value": str(facts.layout.api.port)}
-        )  # fmt: skip
+        changes = [*_off(quota=False), *v1_prepare.users_api(facts.layout.api.port)]
         draft.add_file(
             f"{host}/api-config",
             "v1-config",
@@ -179,16 +159,7 @@ def _child_files(facts: TreeFacts, draft: Draft) -> None:
     for host in facts.controllers:
         path = main_file(by_host[host])
         changes = _off(quota=by_host[host].options.get("quota/driver", NOOP_QUOTA) == NOOP_QUOTA)
-        draft.add_file(
-            f"{host}/child-config",
-            "copy-config",
-            host,
-            f"copy {path} to {facts.child_config(path)}: " + "; ".join(describe(c) for c in changes),
-            facts.child_config(path),
-            undone="the copy is removed",
-            source=path,
-            changes=changes,
-        )
+        draft.copy(f"{host}/child-config", host, path, facts.child_config(path), changes)
     for s in facts.conductors:
         path = facts.child_config(main_file(by_host[s.host]))
         _unit(facts, draft, s, facts.unit(s), path, "conductor", f"cell {facts.child.name}")
@@ -201,34 +172,19 @@ def _unit(
     facts: TreeFacts, draft: Draft, model: NovaService, name: str, config: str, what: str, of: str
 ) -> None:
     argv = commands.with_config(model, {main_file(model): config})
-    draft.add_file(
+    draft.sibling(
         f"{model.host}/{name}",
-        "sibling-unit",
-        model.host,
+        model,
+        name,
+        commands.renamed_log(argv, model.unit, name),
         f"a unit {name}, modelled on {model.unit}, that reads {config}; not started yet",
-        f"/etc/systemd/system/{name}.service",
-        undone="the unit is removed",
-        unit=name,
-        model=model.unit,
-        argv=commands.renamed_log(argv, model.unit, name),
-        description=f"Nova {what} of {of}",
+        f"Nova {what} of {of}",
     )
 
 
 def _beside(facts: TreeFacts, draft: Draft) -> None:
     """What cells v2 have more than the tree, started beside it; and their place behind HAProxy."""
-    draft.add(
-        f"{facts.child.name}/scheduler-fanout",
-        "keep-exchange",
-        facts.old.hosts[0],
-        f"keep scheduler_fanout alive on {facts.child.name}'s broker: computes go on casting there, and would"
-        " fail builds and deletes without it",
-        undone="the spare queue is removed",
-        broker=facts.old.name,
-        vhost=facts.old_vhost,
-        exchange="scheduler_fanout",
-        queue="scheduler_fanout_recell",
-    )
+    keep_fanout(draft, facts.child.name, facts.old, facts.old_vhost)
     name = facts.layout.api.super_conductor_unit
     starting = [(s.host, name, ["conductor"]) for s in facts.supers]
     starting += [(s.host, facts.unit(s), ["scheduler"]) for s in facts.planners]
@@ -289,17 +245,7 @@ def _child_api(facts: TreeFacts, draft: Draft) -> None:
             reads=[path],
             **restart,
         )
-        draft.add_file(
-            f"{s.host}/{s.unit}-config",
-            "drop-in",
-            s.host,
-            f"{s.unit} reads {config}",
-            f"/etc/systemd/system/{s.unit}.service.d/60-recell.conf",
-            undone="the drop-in is removed",
-            unit=s.unit,
-            argv=argv,
-            text=commands.dropin(argv, facts.child.name),
-        )
+        draft.drop_in(s, argv, f"{s.unit} reads {config}", facts.child.name, "60-recell.conf")
         draft.add(
             f"{s.host}/{s.unit}",
             "restart-api",
@@ -316,19 +262,8 @@ def _child_api(facts: TreeFacts, draft: Draft) -> None:
 
 def _switch(facts: TreeFacts, draft: Draft) -> None:
     """One step, for a hold is a lease: it must not outlive the recell that renews it."""
-    for proxy, backend in sorted({(p.proxy, p.backend) for p in facts.proxied}):
-        draft.add(
-            f"{proxy}/{backend}-servers",
-            "v1-servers",
-            proxy,
-            f"teach HAProxy to hold requests to {backend}, and put nova-api of cells v2 beside it; nobody is"
-            " sent there yet",
-            notice="nothing: HAProxy reloads, and connections that are open go on",
-            undone="HAProxy's configuration is as it was",
-            estimate=5,
-            backend=backend,
-            added=[[f"{h}{_MARK}", a, p] for h, a, p in _doors(facts)],
-        )
+    added = [[f"{h}{_MARK}", a, p] for h, a, p in _doors(facts)]
+    v1_prepare.servers(facts.proxied, draft, "nova-api of cells v2", added)
     hold = facts.layout.hold
     draft.add(
         SWITCH,
@@ -370,19 +305,8 @@ def _doors(facts: TreeFacts) -> list[list[Any]]:
 def _retire(facts: TreeFacts, draft: Draft) -> None:
     for s in (*facts.apis, *facts.leaving, *facts.child_cells):
         inner = s in facts.child_cells
-        draft.add(
-            f"{s.host}/retire-{s.unit}",
-            "v1-retire",
-            s.host,
-            f"{s.unit} is off, also after a reboot",
-            notice="open consoles of this proxy end" if s.role in CONSOLES else "nothing",
-            undone="enabled and started as it was",
-            estimate=5,
-            unit=s.unit,
-            role=s.role,
-            broker=facts.old.name if inner else facts.new.name,
-            vhost=facts.old_vhost if inner else facts.new_vhost,
-        )
+        broker, vhost = (facts.old, facts.old_vhost) if inner else (facts.new, facts.new_vhost)
+        off(draft, s, "enabled and started as it was", broker.name, vhost)
     draft.add(
         f"{facts.child.name}/records",
         "retire-records",

@@ -21,13 +21,12 @@ from recell.model.deployment import (
     ProxyBackendServer,
     Role,
 )
-from recell.model.hosts import CellEnd
 from recell.model.layout_v1_v2 import TreeChild, TreeLayout
 from recell.model.urls import Url, parse_url
 from recell.model.v1 import Conversion
-from recell.planning.database import MYSQL_PORT, addresses, host_of
+from recell.planning.database import MYSQL_PORT, host_of
 from recell.planning.draft import CELL0
-from recell.planning.v1_facts import main_file, proxied, refuse
+from recell.planning.v1_facts import cell_end, main_file, proxied, refuse
 from recell.planning.v1_release import LAST
 
 SUFFIX = "-v2"
@@ -100,11 +99,13 @@ class TreeFacts:
     def conversion(self) -> Conversion:
         """Both sides as the steps see them. :raises BadInput: a database server is not in the inventory."""
         first = self.conductors[0]
-        child, api = parse_url(first.database), parse_url(self.apis[0].database)
+        api = self.apis[0].database
         child_nodes = parse_url(self.child.transport_url).endpoints
         return Conversion(
-            self._end(self.mapping.uuid, self.child, child, self.old, self.old_vhost),
-            self._end("", self.api, api, self.new, self.new_vhost),
+            cell_end(
+                self.deployment, self.mapping.uuid, self.child.name, first.database, self.old, self.old_vhost
+            ),
+            cell_end(self.deployment, "", self.api.name, api, self.new, self.new_vhost),
             path_of(self.deployment.cells, self.child.key),
             (first.host, main_file(first)),
             tuple((e.host, e.port or self.old.port) for e in child_nodes),
@@ -112,14 +113,6 @@ class TreeFacts:
             parse_url(self.zero.database_resolved).path,
             api_database=parse_url(first.api_database).path,
         )
-
-    def _end(self, uuid: str, cell: CellV1, url: Url, broker: Broker, vhost: str) -> CellEnd:
-        place = url.endpoints[0]
-        server = host_of(self.deployment, place.host, "")
-        return CellEnd(
-            uuid, cell.name, server.name, place.host, place.port or MYSQL_PORT, url.path,
-            broker.name, broker.hosts[0], vhost, addresses(server),
-        )  # fmt: skip
 
 
 def decide(deployment: Deployment, layout: TreeLayout) -> TreeFacts:

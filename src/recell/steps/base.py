@@ -161,6 +161,19 @@ class BaseStep(ABC):
         return finding.why
 
 
+class Anew(BaseStep):
+    """Changes nothing that lasts, and acts again in each run."""
+
+    anew: ClassVar[str] = "a proof is taken anew each time"
+
+    @property
+    def lasting(self) -> bool:
+        return False
+
+    def look(self, toward: Direction) -> Finding:
+        return Finding.not_done(self.anew)
+
+
 def note_file(context: Context, host: str, path: str, sha256: str) -> None:
     """Remember, before writing it, that a file may have this content by our doing."""
     step = f"file:{host}:{path}"

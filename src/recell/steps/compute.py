@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from recell.errors import StepFailed
 from recell.model.step import Direction, Finding
+from recell.steps.base import BaseStep
 from recell.steps.units import UnitStep
 
 POLL_S = 0.5
@@ -24,28 +26,48 @@ BEGUN = (
 soon as it was there Nova never writes when its build ended; its deletion waited for that."""
 
 
-class ComputeMoments(UnitStep):
-    """When a nova-compute may be ended. ``cell``: uuid; ``nova_host``: what Nova calls its host."""
+class Compute:
+    """A nova-compute on ``host``, in ``cell`` (a uuid); ``name``: what Nova calls its host."""
 
-    def await_quiet(self) -> None:
-        """A moment without a task on this host: there is one soon, even on a busy cloud."""
-        began = self.world.clock()
+    def __init__(self, step: BaseStep, host: str, cell: str, name: str) -> None:
+        self._step, self._host, self._cell, self._name = step, host, cell, name
+
+    def await_quiet(self, ways: str, poll_s: float, beat: Callable[[], object] = str) -> None:
+        """A moment without a task on this host: there is one soon, even on a busy cloud.
+
+        :param ways: what the operator may do where there is none. beat: done while it waits.
+        """
+        world = self._step.world
+        began = world.clock()
         while tasks := self._rows(TASKS):
-            if self.world.clock() - began > self.limit("quiet_s"):
+            if world.clock() - began > self._step.limit("quiet_s"):
                 raise StepFailed(
-                    f"{self.spec.where} is never without a task: {', '.join(tasks[:3])}",
-                    "See what these instances wait for, then: recell resume",
+                    f"{self._host} is never without a task: {', '.join(tasks[:3])}",
+                    f"See what these instances wait for, then: {ways}",
                 )
-            self.world.wait(POLL_S)
+            beat()
+            world.wait(poll_s)
 
-    def begun(self) -> str:
+    def begun(self, since: float) -> str:
         """What this nova-compute has begun and not ended since it started."""
-        since = self.unit().started_at
         return ", ".join(self._rows(BEGUN, since))
 
     def _rows(self, sql: str, *more: float) -> list[str]:
-        rows = self.world.nova().query(str(self.param("cell")), sql, [self.param("nova_host"), *more])
+        rows = self._step.world.nova().query(self._cell, sql, [self._name, *more])
         return [str(r["what"]) for r in rows]
+
+
+class ComputeMoments(UnitStep):
+    """When a nova-compute may be ended. ``cell``: uuid; ``nova_host``: what Nova calls its host."""
+
+    def _compute(self) -> Compute:
+        return Compute(self, self.spec.where, str(self.param("cell")), self.param("nova_host"))
+
+    def await_quiet(self) -> None:
+        self._compute().await_quiet("recell resume", POLL_S)
+
+    def begun(self) -> str:
+        return self._compute().begun(self.unit().started_at)
 
 
 class RecycleCompute(ComputeMoments):

@@ -12,7 +12,7 @@ from recell.model.moving import Ends, Login, Thing
 from recell.model.relay import Side
 from recell.model.step import Direction, Finding
 from recell.model.urls import parse_url
-from recell.steps.base import BaseStep, Context
+from recell.steps.base import Anew, BaseStep, Context
 
 POLL_S = 1.0
 MEMORY = "database"
@@ -206,17 +206,10 @@ class RelayStep(DatabaseStep):
             state = self.relay().state()
 
 
-class Relayed(DatabaseStep):
+class Relayed(Anew, DatabaseStep):
     """Wait until nobody is connected to the database but through the relay, and prove it."""
 
     kind: ClassVar[str] = "relayed"
-
-    @property
-    def lasting(self) -> bool:
-        return False
-
-    def look(self, toward: Direction) -> Finding:
-        return Finding.not_done("a proof is taken anew each time")
 
     def _side(self, toward: Direction) -> Side:
         return "old" if toward == "forward" else "new"

@@ -17,7 +17,7 @@ from recell.model.hosts import HostsMove, Late
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
-from recell.steps.compute import BEGUN, TASKS
+from recell.steps.compute import Compute
 from recell.steps.database import recells_login
 
 POLL_S = 1.0
@@ -351,7 +351,8 @@ class HostsComputes(HostsStep):
         if self._unit(compute).active in ("inactive", "failed"):
             return 0.0
         end = self.move().at(self._side())
-        self._await_quiet(end.cell, compute, beat)
+        one = Compute(self, compute["host"], end.cell, compute["nova_host"])
+        one.await_quiet("recell resume, or recell undo", POLL_S, beat)
         since = self._unit(compute).started_at
         return self.world.stop_rpc_server(
             compute["host"],
@@ -359,26 +360,8 @@ class HostsComputes(HostsStep):
             end.broker,
             end.vhost,
             self.limit("stop_s"),
-            idle=lambda: beat() or self._begun(end.cell, compute, since),
+            idle=lambda: beat() or one.begun(since),
         )
-
-    def _await_quiet(self, cell: str, compute: dict[str, Any], beat: _Beat) -> None:
-        """A moment without a task on this host: there is one soon, even on a busy cloud."""
-        began = self.world.clock()
-        while tasks := self._rows(cell, TASKS, compute["nova_host"]):
-            if self.world.clock() - began > self.limit("quiet_s"):
-                raise StepFailed(
-                    f"{compute['host']} is never without a task: {', '.join(tasks[:3])}",
-                    "See what these instances wait for, then: recell resume, or recell undo",
-                )
-            beat()
-            self.world.wait(POLL_S)
-
-    def _begun(self, cell: str, compute: dict[str, Any], since: float) -> str:
-        return ", ".join(self._rows(cell, BEGUN, compute["nova_host"], since))
-
-    def _rows(self, cell: str, sql: str, *args: Any) -> list[str]:
-        return [str(r["what"]) for r in self.world.nova().query(cell, sql, list(args))]
 
     def _enter(self) -> None:
         move, side, computes = self.move(), self._side(), self._computes()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from recell.errors import VerifyFailed
-from recell.model.step import Direction, Finding
-from recell.steps.base import BaseStep
+from recell.model.step import Direction
+from recell.steps.base import Anew
 from recell.steps.units import POLL_S
 
 
-class Prove(BaseStep):
+class Prove(Anew):
     """Changes nothing. Checks, for the direction it acts in: ``commands`` (nova-manage and
     nova-status on a controller) end with 0; ``strangers``: no connection to ``vhost`` of ``broker`` from a
     program in that list, or from one of ``addresses`` by a program that doesn't say what it is; ``serving``:
@@ -18,13 +18,6 @@ class Prove(BaseStep):
     within ``up_s``, but for those that were ``silent`` before ([cell, host, binary])."""
 
     kind: ClassVar[str] = "prove"
-
-    @property
-    def lasting(self) -> bool:
-        return False
-
-    def look(self, toward: Direction) -> Finding:
-        return Finding.not_done("a proof is taken anew each time")
 
     def act(self, toward: Direction) -> None:
         """Records need a report interval to look alive again: wait for it, then prove."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from recell.errors import StepFailed
-from recell.model.step import Direction, Finding
-from recell.steps.base import BaseStep
+from recell.model.step import Direction
+from recell.steps.base import Anew
 
 POLL_S = 1.0
 
 
-class Quiet(BaseStep):
+class Quiet(Anew):
     """Builds and conductor tasks that began before this step and after the conductors did.
 
     What users begin meanwhile goes another way (a drained API server stands before this step), so
@@ -20,13 +20,7 @@ class Quiet(BaseStep):
     """
 
     kind: ClassVar[str] = "quiet"
-
-    @property
-    def lasting(self) -> bool:
-        return False
-
-    def look(self, toward: Direction) -> Finding:
-        return Finding.not_done("a wait is taken anew each time")
+    anew: ClassVar[str] = "a wait is taken anew each time"
 
     def act(self, toward: Direction) -> None:
         if self.context.lost:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, TypeVar
 
 from recell.adapters.ports import RabbitNodePort
+from recell.adapters.together import together
 from recell.errors import StepFailed, Unreachable, VerifyFailed
 from recell.model.rabbit import NO_HOME_OF_ITS_OWN, NodeView, QueueHome
 from recell.model.step import Direction, Finding
@@ -64,8 +65,7 @@ class RabbitStep(BaseStep):
 
 
 def at_once(hosts: list[str], ask: Callable[[str], T]) -> dict[str, T]:
-    with ThreadPoolExecutor(max(1, len(hosts))) as pool:
-        return dict(zip(hosts, pool.map(ask, hosts), strict=True))
+    return dict(zip(hosts, together([partial(ask, host) for host in hosts]), strict=True))
 
 
 class Join(RabbitStep):

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from recell.errors import StepFailed, Unknowable, VerifyFailed
 from recell.model.step import Direction, Finding
-from recell.steps.base import note_file
+from recell.steps.base import Anew, note_file
 from recell.steps.files import FileStep
 from recell.steps.units import POLL_S
 from recell.steps.v1 import SIDES, V1Record, V1Step, with_entry
@@ -32,17 +32,11 @@ def empty(step: V1Step) -> None:
         )
 
 
-class V1Empty(V1Step):
+class V1Empty(Anew, V1Step):
     """Backward, before anything is taken away: nobody has an instance in the child."""
 
     kind: ClassVar[str] = "v1-empty"
-
-    @property
-    def lasting(self) -> bool:
-        return False
-
-    def look(self, toward: Direction) -> Finding:
-        return Finding.not_done("it is looked at anew each time")
+    anew: ClassVar[str] = "it is looked at anew each time"
 
     def act(self, toward: Direction) -> None:
         empty(self)
@@ -240,18 +234,11 @@ class V1ChildRecord(V1Record):
             host.write(path, text, mode=stat.mode, owner=stat.owner, group=stat.group, expect=stat.sha256)
 
 
-class V1Join(V1Step):
+class V1Join(Anew, V1Step):
     """Forward only: the child is one of the tree. ``siblings``: the children that were there before;
     ``records``: table or file."""
 
     kind: ClassVar[str] = "v1-join"
-
-    @property
-    def lasting(self) -> bool:
-        return False
-
-    def look(self, toward: Direction) -> Finding:
-        return Finding.not_done("a proof is taken anew each time")
 
     def act(self, toward: Direction) -> None:
         return
