@@ -165,6 +165,18 @@ def _of_two(text: str, **changes: Any) -> Plan:
     return planned(text.replace("UUID", there), replace(found, mappings=mappings))
 
 
+@pytest.mark.parametrize(("url", "said"), [
+    ("mysql+pymysql://nova:***@vip/nova_cell2", "of cell2: no host of the inventory is vip"),
+    ("mysql+pymysql://nova:***@db2/nova_cell2?ssl_ca=/ca.pem", "of cell2: .* asks for TLS"),
+    ("mysql+pymysql://nova:***@db2,db1/nova_cell2", "of cell2: .* is none of one MySQL or MariaDB server"),
+])  # fmt: skip
+def test_a_database_that_hosts_can_not_move_to_is_told_with_its_cell(url: str, said: str) -> None:
+    with pytest.raises(RecellError, match=said) as refused:
+        _of_two(TO_CELL2, database_resolved=url)
+    remedy = refused.value.remedy
+    assert "update_cell" in remedy and "from:" not in remedy and "database: keep" not in remedy
+
+
 def test_two_cells_on_one_server_or_broker_stay_as_they_are() -> None:
     cell1 = next(m for m in deployment().mappings if m.name == "cell1")
     with pytest.raises(Unsupported, match="databases of cell1 and cell2 are on one server, db1"):

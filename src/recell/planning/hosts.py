@@ -193,9 +193,17 @@ def _end(deployment: Deployment, mapping: CellMapping) -> CellEnd:
             "Write both of its URLs out with nova-manage cell_v2 update_cell, then scan again",
         )
     url = parse_url(mapping.database_resolved)
-    database.refuse_what_cant_be_relayed(url)
-    at = url.endpoints[0]
-    server = database.host_of(deployment, at.host, "")
+    try:
+        database.refuse_what_cant_be_relayed(url)
+        at = url.endpoints[0]
+        server = database.host_of(deployment, at.host, "")
+    except (BadInput, Unsupported) as refused:
+        # What a move of the database itself would need the layout can't say here.
+        raise type(refused)(
+            f"of {name}: {refused.sentence}",
+            "Hosts move where each cell's mapping names one MariaDB server of the inventory, without TLS:"
+            " correct inventory or mapping (nova-manage cell_v2 update_cell, both URLs), then scan again",
+        ) from None
     broker = deployment.broker_of(mapping.transport_resolved)
     if broker is None:
         raise Unsupported(
