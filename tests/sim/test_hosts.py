@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import pytest
 
 from recell.errors import StepFailed, Unknowable
 from recell.journal import Journal
-from recell.model.step import Truth
-from recell.planning import runbook
 from recell.report.hosts import told_of_hosts
 from recell.steps.compute import TASKS
 from tests.sim.database import CELL1
@@ -22,7 +19,7 @@ from tests.sim.desk import desks as desks
 from tests.sim.hosts import LAYOUT, CellsWorld, plan, split
 from tests.sim.hosts_port import SimCells
 from tests.sim.killing import WAYS, killed_everywhere, whole
-from tests.sim.test_trust import rehearsed
+from tests.sim.rehearsing import by_hand, observed
 
 
 @functools.cache
@@ -217,15 +214,8 @@ def test_both_hosts_one_after_the_other_and_together(desks: Any) -> None:
 def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
     world = fresh()
     made = plan(world)
-    for hand in (*runbook.back(made, lambda s, k: None), *runbook.forth(made, lambda s, k: None)):
-        for command in hand.commands:
-            ended = subprocess.run(["sh", "-n"], input=command, text=True, capture_output=True, check=False)
-            assert ended.returncode == 0, (command, ended.stderr)
-    before, changes = world.picture(), list(world.changes)
-    seen, pretended = rehearsed(world, made, tmp_path)
-    assert world.picture() == before and world.changes == changes
-    assert not [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]
-    would = [what for _, what in pretended.record.changes]
+    by_hand(made)
+    would = observed(world, made, tmp_path)
     assert {"map the cell cell2", "copy the rows of cmp2 and follow their changes"} <= set(would)
 
 

@@ -11,8 +11,8 @@ from tests.sim.database import CELL1
 from tests.sim.desk import desks as desks
 from tests.sim.hosts import LAYOUT, CellsWorld, plan
 from tests.sim.hosts_port import CANARY
+from tests.sim.rehearsing import rehearsed
 from tests.sim.test_hosts import at_rest, fresh, well
-from tests.sim.test_trust import rehearsed
 from tests.sim.world import Killed
 
 TEXT = (

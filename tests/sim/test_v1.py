@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,14 @@ from recell.journal import Journal
 from recell.model.deployment import dump_deployment
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import dump_plan
-from recell.model.step import Finding, Truth
-from recell.planning import runbook
+from recell.model.step import Finding
 from recell.preflight import consistency
 from recell.preflight.check import check
 from recell.report.mended import told_of_mended
 from recell.steps.units import StartUnit
 from tests.sim.desk import desks as desks
 from tests.sim.killing import WAYS, killed_everywhere, whole
-from tests.sim.test_trust import rehearsed
+from tests.sim.rehearsing import by_hand, observed
 from tests.sim.v1_hold import HoldWorld
 from tests.sim.v1_world import Inst, SimV1, V1World, build, plan, scan, well, wrong
 from tests.sim.world import Killed, SimFile
@@ -344,17 +342,8 @@ def test_a_change_by_somebody_else_stops_it(desks: Any) -> None:
 def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
     world = fresh()
     for made in (plan(world), plan(world, FILES)):
-        for hand in (*runbook.back(made, lambda s, k: None), *runbook.forth(made, lambda s, k: None)):
-            for command in hand.commands:
-                ended = subprocess.run(
-                    ["sh", "-n"], input=command, text=True, capture_output=True, check=False
-                )
-                assert ended.returncode == 0, (command, ended.stderr)
-    before, changes = world.picture(), list(world.changes)
-    seen, pretended = rehearsed(world, plan(world), tmp_path)
-    assert world.picture() == before and world.changes == changes
-    assert not [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]
-    would = [what for _, what in pretended.record.changes]
+        by_hand(made)
+    would = observed(world, plan(world), tmp_path)
     assert {"make recell's account", "write the record of api", "make the empty database"} <= set(would)
 
 

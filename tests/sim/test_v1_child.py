@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recell.errors import StepFailed, VerifyFailed
-from recell.journal import Journal
 from recell.model.plan import dump_plan
-from recell.model.step import Truth
-from recell.planning import runbook
 from recell.planning.ini import get
 from recell.preflight.check import check
-from recell.steps import Context, bind
-from tests.sim.desk import LIMITS
 from tests.sim.desk import desks as desks
 from tests.sim.killing import WAYS_AND_ON, killed_everywhere, whole
-from tests.sim.test_trust import rehearsed
+from tests.sim.rehearsing import by_hand, observed
 from tests.sim.v1_child_world import MINE, SEEDED, ChildWorld, Inst, fresh, layout_text, plan, scan
 from tests.sim.v1_world import well, wrong
 from tests.unit.stein_cloud import CONF, layout_v1
@@ -181,12 +175,7 @@ def test_finished_it_leaves_no_account(desks: Any) -> None:
     world = fresh()
     desk = desks(world, plan(world))
     desk.go("forward")
-    world.reborn()
-    journal = Journal.open(desk.path)
-    with journal.writing("finish", "forward"):
-        for step in reversed(bind(desk.plan, Context(world, journal, desk.plan.id, (), LIMITS))):
-            step.finish()
-    journal.close()
+    desk.finish()
     assert world.second.known == {"nova2"} and world.api.known == {"nova"}
 
 
@@ -194,18 +183,9 @@ def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> Non
     for files in (False, True):
         world = fresh(files=files)
         made = plan(world, files=files)
-        for hand in (*runbook.back(made, lambda s, k: None), *runbook.forth(made, lambda s, k: None)):
-            for command in hand.commands:
-                ended = subprocess.run(
-                    ["sh", "-n"], input=command, text=True, capture_output=True, check=False
-                )
-                assert ended.returncode == 0, (command, ended.stderr)
+        by_hand(made)
     world = fresh()
-    before, changes = world.picture(), list(world.changes)
-    seen, pretended = rehearsed(world, plan(world), tmp_path)
-    assert world.picture() == before and world.changes == changes
-    assert not [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]
-    would = [what for _, what in pretended.record.changes]
+    would = observed(world, plan(world), tmp_path)
     assert {"write the record of api", "write the record of cell2"} <= set(would)
 
 

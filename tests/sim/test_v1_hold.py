@@ -15,9 +15,7 @@ from recell.journal import Journal
 from recell.model.plan import Plan
 from recell.model.step import Finding
 from recell.planning.v1 import SWITCH, plan_v1
-from recell.steps import Context, bind
 from recell.steps.v1_switch import V1Switch
-from tests.sim.desk import LIMITS
 from tests.sim.desk import desks as desks
 from tests.sim.killing import WAYS, killed_everywhere, whole
 from tests.sim.v1_hold import DOORS, LEASE_S, HoldWorld, SimGate
@@ -233,13 +231,7 @@ def test_finished_the_gates_go_and_users_stay(desks: Any) -> None:
     world, made = pair()
     desk = desks(world, made)
     desk.go("forward")
-    world.reborn()
-    journal = Journal.open(desk.path)
-    with journal.writing("finish", "forward"):
-        for _ in range(2):
-            for step in reversed(bind(made, Context(world, journal, made.id, (), LIMITS))):
-                step.finish()
-    journal.close()
+    desk.finish()
     assert not any(g.written or g.installed for g in world.gates.values())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,11 @@ import pytest
 from recell.errors import StepFailed, Unknowable, VerifyFailed
 from recell.journal import Journal
 from recell.model.plan import dump_plan
-from recell.model.step import Truth
-from recell.planning import runbook
 from recell.planning.v1_v2 import SWITCH
 from recell.preflight.check import check
-from recell.steps import Context, bind
-from tests.sim.desk import LIMITS
 from tests.sim.desk import desks as desks
 from tests.sim.killing import WAYS_AND_ON, killed_everywhere, whole
-from tests.sim.test_trust import rehearsed
+from tests.sim.rehearsing import by_hand, observed
 from tests.sim.v1_hold import LEASE_S
 from tests.sim.v1_v2_world import CELL0, CELL1, FAILED_THERE, NO_ROOM, TreeWorld, fresh, layout_of, plan, scan
 from tests.sim.v1_world import Inst, passes, well, wrong
@@ -186,13 +181,7 @@ def test_finished_it_leaves_no_gate_and_no_account(desks: Any) -> None:
     world = fresh()
     desk = desks(world, plan(world))
     desk.go("forward")
-    world.reborn()
-    journal = Journal.open(desk.path)
-    with journal.writing("finish", "forward"):
-        for _ in range(2):
-            for step in reversed(bind(desk.plan, Context(world, journal, desk.plan.id, (), LIMITS))):
-                step.finish()
-    journal.close()
+    desk.finish()
     assert not any(g.written or g.installed for g in world.gates.values())
     assert world.importing.phase == "none" and world.child.known == {"nova"}
 
@@ -200,15 +189,8 @@ def test_finished_it_leaves_no_gate_and_no_account(desks: Any) -> None:
 def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> None:
     world = fresh()
     made = plan(world)
-    for hand in (*runbook.back(made, lambda s, k: None), *runbook.forth(made, lambda s, k: None)):
-        for command in hand.commands:
-            ended = subprocess.run(["sh", "-n"], input=command, text=True, capture_output=True, check=False)
-            assert ended.returncode == 0, (command, ended.stderr)
-    before, changes = world.picture(), list(world.changes)
-    seen, pretended = rehearsed(world, made, tmp_path)
-    assert world.picture() == before and world.changes == changes
-    assert not [(s.id, f.why) for s, f in seen if f.truth is Truth.UNKNOWN]
-    would = [what for _, what in pretended.record.changes]
+    by_hand(made)
+    would = observed(world, made, tmp_path)
     assert "note that Nova keeps both sides" in would
     assert any(w.startswith("teach HAProxy to hold nova-api") for w in would)
 
