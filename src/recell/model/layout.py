@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from recell.errors import BadInput
+from recell.model.layout_parts import ApiBroker, Limits, Strict
+from recell.model.layout_v1 import CellsV1Layout
+from recell.model.layout_v1_v2 import TreeLayout
 from recell.model.window import PATTERN
 
-if TYPE_CHECKING:
-    from recell.model.layout_v1 import CellsV1Layout
-    from recell.model.layout_v1_v2 import TreeLayout
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ApiBroker(_Strict):
-    """The API level's own RabbitMQ: inventory names of its hosts, port, vhost.
-
-    The account is the one that Nova uses today; recell makes it there when it is missing.
-    """
-
-    nodes: Annotated[tuple[str, ...], Field(min_length=1)]
-    port: Annotated[int, Field(ge=1, le=65535)] = 5672
-    vhost: str = ""  # empty: the same as today's
-
-
-class ApiLevel(_Strict):
+class ApiLevel(Strict):
     """nova-api, scheduler, super-conductor."""
 
     broker: ApiBroker
@@ -39,7 +23,7 @@ class ApiLevel(_Strict):
     hosts: tuple[str, ...] = ()  # of the super-conductor; empty: where nova-conductor runs today
 
 
-class CellDatabase(_Strict):
+class CellDatabase(Strict):
     """A database server of the cell's own: inventory name of its host, port, and the address that Nova's
     URLs get (empty: the host's name, or its IP address where today's URL has one).
 
@@ -58,7 +42,7 @@ class CellDatabase(_Strict):
     name: str = ""
 
 
-class CellBroker(_Strict):
+class CellBroker(Strict):
     """A new cell's own RabbitMQ: inventory names of its hosts, port, vhost (empty: the same as today's)."""
 
     nodes: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -66,7 +50,7 @@ class CellBroker(_Strict):
     vhost: str = ""
 
 
-class CellConsoles(_Strict):
+class CellConsoles(Strict):
     """A new cell's own nova-novncproxy: ``hosts`` that have one to model it on, its ``port``, and the
     ``url`` that its computes give to users."""
 
@@ -75,7 +59,7 @@ class CellConsoles(_Strict):
     url: Annotated[str, Field(min_length=1)]
 
 
-class Cell(_Strict):
+class Cell(Strict):
     """cell1, the deployment that is there today; or a further cell.
 
     ``database``: ``keep``, or the server that it moves to; of a new cell, the server that it gets.
@@ -94,7 +78,7 @@ class Cell(_Strict):
     consoles: CellConsoles | None = None
 
 
-class CanaryGuest(_Strict):
+class CanaryGuest(Strict):
     """A throw-away guest on the canary host: ``flavor`` and ``image`` by name or id; ``network``: a uuid,
     ``auto``, or ``none``. ``cloud``: of clouds.yaml, whose user may say on which host a guest is born."""
 
@@ -104,7 +88,7 @@ class CanaryGuest(_Strict):
     network: Annotated[str, Field(min_length=1)] = "none"
 
 
-class Abort(_Strict):
+class Abort(Strict):
     """What stops a run before a wave's computes are touched, and before the next wave. ``api_errors``: more
     answers of nova-api's with a 5xx status than this since the wave began, as HAProxy counts them;
     ``queue_depth``: more messages than this that wait for ten seconds in a queue that somebody takes from."""
@@ -113,7 +97,7 @@ class Abort(_Strict):
     queue_depth: Annotated[int, Field(ge=1)] | None = None
 
 
-class Moving(_Strict):
+class Moving(Strict):
     """How hosts move to other cells. ``wave``: so many at once; ``canary``: this one alone, before all
     others; ``max_failures``: hosts that may be left out because they don't come to rest. ``window``: a wave
     begins only inside and when it fits, every day, UTC: ``22:00-05:00``. ``grace_s``: so long rows of the
@@ -128,7 +112,7 @@ class Moving(_Strict):
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 60
 
 
-class Placement(_Strict):
+class Placement(Strict):
     """Where the services go that belong to neither side by nature.
 
     ``metadata``: ``api`` serves all cells from the API level, ``cell`` leaves it with cell1.
@@ -142,16 +126,7 @@ class Placement(_Strict):
     notifications: Literal["keep", "follow"] = "keep"
 
 
-class Limits(_Strict):
-    """How long to wait before a step gives up (seconds). Nothing is lost when one does."""
-
-    drain_s: Annotated[float, Field(gt=0)] = 120
-    quiet_s: Annotated[float, Field(gt=0)] = 300
-    stop_s: Annotated[float, Field(gt=0)] = 120
-    start_s: Annotated[float, Field(gt=0)] = 180
-
-
-class RabbitSide(_Strict):
+class RabbitSide(Strict):
     """Hosts of RabbitMQ nodes by their inventory names, and who belongs to them.
 
     ``clients``: patterns of ``unit@host`` as `recell scan --rabbitmq` lists them; ``queues``: patterns of the
@@ -170,7 +145,7 @@ class KeptSide(RabbitSide):
     queues: tuple[str, ...] = ("*",)
 
 
-class RabbitSplit(_Strict):
+class RabbitSplit(Strict):
     """One RabbitMQ cluster becomes two.
 
     ``split``: new nodes join, clients and queues move to them, and the cluster is cut between its sides:
@@ -187,7 +162,7 @@ class RabbitSplit(_Strict):
     firewall: Literal["permanent", "none"] = "permanent"
 
 
-class BrokerLayout(_Strict):
+class BrokerLayout(Strict):
     """A layout about RabbitMQ alone; no Nova has to be there."""
 
     rabbitmq: RabbitSplit
@@ -198,7 +173,7 @@ class BrokerLayout(_Strict):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-class Layout(_Strict):
+class Layout(Strict):
     """The whole file. ``acknowledge`` names findings of `recell check` that the operator has read
     and accepts, by the id that check prints."""
 
@@ -252,9 +227,6 @@ def load_any_layout(text: str, where: str) -> Layout | BrokerLayout | CellsV1Lay
 
     :raises BadInput: as :func:`load_layout`.
     """
-    from recell.model.layout_v1 import CellsV1Layout  # they are made of parts of this one
-    from recell.model.layout_v1_v2 import TreeLayout
-
     try:
         data = yaml.load(text, Loader=_OneOfEach)  # noqa: S506 (a SafeLoader with one more check)
     except yaml.YAMLError as error:

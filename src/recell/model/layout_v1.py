@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from recell.model.cells_v1 import SEPARATOR
-from recell.model.layout import ApiBroker, Limits
+from recell.model.layout_parts import ApiBroker, Limits, Strict
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ApiCellDatabase(_Strict):
+class ApiCellDatabase(Strict):
     """The API cell's own database, made when it is missing. ``host``: inventory name of its server;
     ``address``: what Nova's URL calls it (empty: as today's URL calls servers)."""
 
@@ -25,7 +21,7 @@ class ApiCellDatabase(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")] = "nova_api_cell"
 
 
-class ApiCell(_Strict):
+class ApiCell(Strict):
     """The cell that users talk to. ``hosts``: inventory names, with Nova installed; they may be today's
     controllers, whose units then get siblings. ``config``: path of its nova.conf (empty: chosen)."""
 
@@ -37,7 +33,7 @@ class ApiCell(_Strict):
     port: Annotated[int, Field(ge=1, le=65535)] = 8774
 
 
-class ChildCell(_Strict):
+class ChildCell(Strict):
     """Today's Nova, or a child that is added. ``config``: path of the nova.conf that its services get (empty:
     chosen). ``hosts``: of a child that is added, its controllers by their inventory names.
 
@@ -59,7 +55,7 @@ class ChildCell(_Strict):
     capabilities: tuple[Annotated[str, Field(pattern=r"^[^=,\s]+=[^=,\s]+$")], ...] = ()
 
 
-class Boots(_Strict):
+class Boots(Strict):
     """How nova-cells of the API cell chooses a child for a boot: its options of [cells], seconds and factors.
     What is None or empty is left alone."""
 
@@ -76,7 +72,7 @@ class Boots(_Strict):
         return {k: ",".join(v) if isinstance(v, tuple) else f"{v:g}" for k, v in given.items()}
 
 
-class Hold(_Strict):
+class Hold(Strict):
     """How long requests may wait at the load balancer, seconds. ``lease_s``: a hold that is not renewed
     ends by itself after this long; ``longest_s``: recell gives up and lets go after this long."""
 
@@ -84,7 +80,7 @@ class Hold(_Strict):
     longest_s: Annotated[float, Field(ge=1, le=300)] = 30
 
 
-class CellsV1Layout(_Strict):
+class CellsV1Layout(Strict):
     """The whole file. ``cells``: today's alone; once there is a tree, its children and one that is added."""
 
     generation: Literal["v1"]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recell.model.layout import Limits
+from recell.model.layout_parts import Limits
 from recell.model.layout_v1 import Hold
 
 

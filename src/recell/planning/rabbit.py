@@ -16,10 +16,11 @@ from recell.planning import rabbit_nova
 from recell.planning.apart import EPMD, unit_name, unit_text
 from recell.planning.draft import Draft
 from recell.planning.queues import confirms_get_lost
+from recell.planning.rabbit_facts import RabbitFacts
 from recell.planning.rabbit_fresh import KIND as FRESH
 from recell.planning.rabbit_fresh import fresh_steps
 from recell.planning.rabbit_moves import bridge_of, conf, ends, move, picture, span
-from recell.planning.rabbit_reasons import RabbitFacts, decide
+from recell.planning.rabbit_reasons import decide
 
 KIND = "split-rabbitmq"
 KINDS = (KIND, FRESH)

@@ -7,8 +7,9 @@ move, shovels bring over what is sent to those who are on the other side (:mod:`
 from __future__ import annotations
 
 from recell.planning.draft import Draft
+from recell.planning.rabbit_facts import RabbitFacts
 from recell.planning.rabbit_moves import conf, ends, move, span
-from recell.planning.rabbit_reasons import HANDLINGS, RabbitFacts
+from recell.planning.rabbit_reasons import HANDLINGS
 
 KIND = "fresh-rabbitmq"
 

@@ -11,7 +11,7 @@ from recell.model.step import Direction
 from recell.model.urls import parse_url
 from recell.planning import rabbit_nova
 from recell.planning.draft import Draft
-from recell.planning.rabbit_reasons import RabbitFacts
+from recell.planning.rabbit_facts import RabbitFacts
 
 
 def in_order(clients: tuple[RabbitClient, ...]) -> tuple[RabbitClient, ...]:

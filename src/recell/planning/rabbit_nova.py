@@ -8,7 +8,7 @@ other one begins anew after that, also on the way back. No I/O.
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recell.errors import Unsupported
 from recell.model.deployment import (
@@ -23,11 +23,8 @@ from recell.model.plan import ExpectedChange
 from recell.model.rabbit import WEB_SERVERS, RabbitClient
 from recell.model.urls import is_template, parse_url
 from recell.planning.draft import Draft
+from recell.planning.rabbit_facts import RabbitFacts, Reason
 from recell.planning.templates import resolve_template
-
-if TYPE_CHECKING:
-    from recell.planning.rabbit_reasons import RabbitFacts, Reason
-
 
 # Who is moved
 

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
 
 from recell.errors import BadInput, Unsupported
 from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout
 from recell.model.rabbit import RabbitClient, RabbitNode
 from recell.planning import rabbit_nova
+from recell.planning.rabbit_facts import RabbitFacts, Reason
 
 HANDLINGS = ("ignore", "autoheal", "pause_minority")
 OLDEST, NEWEST = (3, 8, 2), (3, 12)
 """Before 3.8.2 rabbitmqctl exports no definitions: a bridge needs them, and so does undo after a cut."""
 SHORTEST_TICKTIME_S = 20.0
-
-
-@dataclass(frozen=True)
-class RabbitFacts:
-    """What deployment and layout come to."""
-
-    deployment: Deployment
-    layout: BrokerLayout
-    keep: tuple[RabbitNode, ...]
-    new: tuple[RabbitNode, ...]
-    moving: tuple[RabbitClient, ...]
-    staying: tuple[RabbitClient, ...]
-
-    @property
-    def fresh(self) -> bool:
-        return self.layout.rabbitmq.method == "fresh"
-
-    @property
-    def nodes(self) -> tuple[RabbitNode, ...]:
-        return (*self.keep, *self.new)
 
 
 def decide(deployment: Deployment, layout: BrokerLayout) -> RabbitFacts:
@@ -96,10 +76,6 @@ def _clients(
             f"no client of the cluster matches {idle[0]}", "recell scan --rabbitmq lists them as unit@host"
         )
     return tuple(moving), tuple(staying)
-
-
-Reason = tuple[str, str, str]
-"""(where, what, remedy)"""
 
 
 def reasons(facts: RabbitFacts) -> list[Reason]:

@@ -16,9 +16,10 @@ from recell.model.plan import Plan
 from recell.model.violation import Violation
 from recell.planning.apart import EPMD
 from recell.planning.rabbit import plan_rabbit
+from recell.planning.rabbit_facts import RabbitFacts
 from recell.planning.rabbit_moves import bridge_of
 from recell.planning.rabbit_nova import nodes_for
-from recell.planning.rabbit_reasons import RabbitFacts, reasons, taken_apart
+from recell.planning.rabbit_reasons import reasons, taken_apart
 from recell.preflight import live
 
 
