@@ -157,3 +157,20 @@ def test_a_build_that_nova_never_ends_on_paper_is_over_when_its_instance_is_dele
     assert tables.work().in_flight() == ("compute_terminate_instance of i4", "compute_reboot_instance of i1")
     assert tables.begun("cmp1", 0.0) == ["compute_terminate_instance", "compute_reboot_instance"]
     assert tables.begun("cmp2", 0.0) == []
+
+
+def test_an_event_that_is_there_twice_ends_once(tables: Tables) -> None:
+    """As a nova-compute leaves it that was restarted while messages waited for it."""
+    later, last = "'2026-01-01 10:00:13'", "2026-01-01 10:00:17"
+    start = {"event": "compute_start_instance", "action_id": 1, "host": "cmp1", "deleted": 0}
+    tables.add("instance_actions_events", "'2026-01-01 10:00:00'", id=2, **start)
+    tables.add("instance_actions_events", later, id=3, **start)
+    assert tables.begun("cmp1", 0.0) == ["compute_start_instance"] * 2
+    for ended, left in (("2026-01-01 10:00:12", 1), (last, 0)):
+        tables.server.sql(f"UPDATE instance_actions_events SET finish_time = '{ended}' WHERE id = 2",
+                          database=tables.database)
+        assert tables.begun("cmp1", 0.0) == ["compute_start_instance"] * left
+    # Another action of the same kind is nothing to it.
+    tables.add("instance_actions", id=9, instance_uuid="i2", action="start", deleted=0)
+    tables.add("instance_actions_events", later, id=4, **{**start, "action_id": 9})
+    assert tables.begun("cmp1", 0.0) == ["compute_start_instance"]

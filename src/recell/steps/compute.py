@@ -21,9 +21,13 @@ BEGUN = (
     " WHERE e.host = %s AND e.finish_time IS NULL"
     " AND e.event LIKE 'compute%%' AND e.start_time >= FROM_UNIXTIME(%s)"
     " AND (i.deleted = 0 OR e.event LIKE '%%terminate%%')"
+    " AND NOT EXISTS (SELECT 1 FROM instance_actions_events o WHERE o.action_id = e.action_id"
+    " AND o.event = e.event AND o.id <> e.id AND o.finish_time >= e.start_time)"
 )
 """By its host and the time it started: what it has begun and not ended. Of an instance that was deleted as
-soon as it was there Nova never writes when its build ended; its deletion waited for that."""
+soon as it was there Nova never writes when its build ended; its deletion waited for that. A nova-compute that
+was restarted takes up a task by itself, and once more when its message comes: then an action has an event
+twice, and Nova writes the end of both into one of them."""
 
 
 class Compute:
