@@ -71,7 +71,7 @@ def call(told: Any, transport: Any, note: Any, over: threading.Event) -> None:
         "F": lambda seq: everybody.cast({}, "fan", seq=seq),
     }
     pool = ThreadPoolExecutor(300)
-    left: set[str] = set()
+    left: dict[str, tuple[str, float]] = {}
 
     def send(kind: str, seq: str) -> None:
         began = time.time()
@@ -81,7 +81,7 @@ def call(told: Any, transport: Any, note: Any, over: threading.Event) -> None:
         except Exception as error:
             words = " ".join(str(error).split())[:120]
             note(kind, seq, "ERR", f"{time.time() - began:.3f}", type(error).__name__, words)
-        left.discard(seq)
+        left.pop(seq, None)
 
     note("UP", told.name)
     began, number = time.time(), 0
@@ -91,12 +91,15 @@ def call(told: Any, transport: Any, note: Any, over: threading.Event) -> None:
         number += 1
         for kind in "CSF" if number % 5 == 0 else "CS":
             seq = f"{base}.{kind}.{number}"
-            left.add(seq)
+            left[seq] = kind, time.time()
             pool.submit(send, kind, seq)
         over.wait(max(0.0, began + number / told.rate - time.time()))
     deadline = time.time() + 65
     while left and time.time() < deadline:
         time.sleep(0.1)
+    # A publisher that still waits for its confirm is a failure too, and the quietest one.
+    for seq, (kind, began) in sorted(left.copy().items()):
+        note(kind, seq, "ERR", f"{time.time() - began:.3f}", "Unanswered", "neither done nor failed")
 
 
 if __name__ == "__main__":

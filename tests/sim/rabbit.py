@@ -44,6 +44,7 @@ class Node:
     app: bool = True
     links: set[str] = field(default_factory=set)
     handling: str = "autoheal"
+    unheeding: int = 3  # as where somebody had set the handling live
     cookie: bytes = OLD_COOKIE
     wall: str = ""
     queues: dict[str, Queue] = field(default_factory=dict)  # its cluster's, the same object for members
@@ -118,6 +119,8 @@ class RabbitWorld(SimWorld):
         for node in self.nodes.values():
             if node.handling != "ignore":
                 self._complain(f"{node.name} acts on the partition: {node.handling}")
+            if node.unheeding:
+                self._complain(f"{node.unheeding} channels of {node.name} confirm nothing from now on")
             heard = node.links | {node.name}
             for queue in node.queues.values():
                 if queue.leader in heard and set(queue.members) - heard:
@@ -223,6 +226,7 @@ class SimRabbit:
             tuple(sorted(n.links)),
             (),
             n.handling,
+            unheeding=n.unheeding,
             used=used + ((f"a cluster of {len(members)}",) if len(members) > 1 else ()),
         )
 
@@ -300,6 +304,7 @@ class SimRabbit:
 
     def set_handling(self, word: str) -> None:
         self.node.handling = word
+        self.node.unheeding = 0
         self._point(f"handling {word}")
 
     def set_policy(self, policy: Policy) -> None:

@@ -28,7 +28,7 @@ class DryRabbit:
             whole = tuple(sorted(self._joined))
             others = tuple(n for n in whole if n != view.name)
             view = replace(view, members=whole, on_disk=whole, running=whole, linked=others)
-        return replace(view, handling=self._handling or view.handling)
+        return replace(view, handling=self._handling, unheeding=0) if self._handling else view
 
     def queues(self) -> tuple[QueueHome, ...]:
         return self._real.queues()

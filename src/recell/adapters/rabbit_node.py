@@ -20,6 +20,7 @@ from recell.adapters.ports import Finished, HostPort, RabbitNodePort
 from recell.adapters.rabbit_settings import SETTINGS
 from recell.errors import RecellError, StepFailed, Unreachable, Unsupported
 from recell.model.rabbit import NodeView, Policy, QueueHome
+from recell.planning.partition_handling import CHANNELS_THAT_DIFFER, put_in_force
 
 _CTL = ("env", "RABBITMQ_CTL_ERL_ARGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
 _ACCOUNT = "rabbitmq"
@@ -54,6 +55,7 @@ io:put_chars([rabbit_json:encode(#{
  linked => L(nodes()),
  partitions => G(fun() -> L(rabbit_node_monitor:partitions()) end, []),
  handling => T(H),
+ unheeding => G(fun() -> UNHEEDING end, 0),
  ticktime => G(fun() -> case net_kernel:get_net_ticktime() of
    {_, N} -> N; N when is_integer(N) -> N end end, 0),
  alarms => G(fun() -> [T(element(1, A)) || A <- rabbit_alarm:get_alarms()] end, []),
@@ -68,7 +70,7 @@ io:put_chars([rabbit_json:encode(#{
  port => G(fun() -> {ok, Es} = erl_epmd:names(), {value, {_, P}} =
    lists:keysearch(hd(string:tokens(atom_to_list(node()), "@")), 1, Es), P end, 0)
 }), 10])
-"""
+""".replace("UNHEEDING", CHANNELS_THAT_DIFFER)
 
 _QUEUES = """
 L = fun(X) -> [atom_to_binary(N, utf8) || N <- X] end,
@@ -133,6 +135,7 @@ class RabbitNode:
             alarms=tuple(told["alarms"]),
             used=used(told),
             ticktime_s=float(told["ticktime"]),
+            unheeding=int(told["unheeding"]),
         )
 
     def queues(self) -> tuple[QueueHome, ...]:
@@ -229,7 +232,7 @@ class RabbitNode:
     def set_handling(self, word: str) -> None:
         if word not in ("ignore", "autoheal", "pause_minority"):
             raise Unsupported(f"cluster_partition_handling {word} can't be set live", "Use another one")
-        self._eval(f"application:set_env(rabbit, cluster_partition_handling, {word})")
+        self._eval(put_in_force(word))
 
     def set_policy(self, policy: Policy) -> None:
         words = ["-p", policy.vhost, "--priority", str(policy.priority), "--apply-to", policy.apply_to]

@@ -149,6 +149,7 @@ class NodeView:
     """A node as it is this moment. ``linked``: nodes that it has an Erlang connection to, of any cluster.
 
     ``members`` come from the node's own database, ``on_disk`` from the file that it will start with.
+    ``unheeding``: channels that go by another partition handling than the node's ``handling``.
     """
 
     name: str
@@ -161,3 +162,4 @@ class NodeView:
     alarms: tuple[str, ...] = ()
     used: tuple[str, ...] = ()
     ticktime_s: float = 60.0
+    unheeding: int = 0

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from recell.model.plan import PlanStep
+from recell.planning.partition_handling import put_in_force
 
 Told = Callable[[PlanStep, bool, str], list[tuple[str, str, Sequence[str]]]]
 """(step, undo, path of what is kept or "") -> [(where, words, commands)]"""
@@ -46,8 +47,9 @@ def _join(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequenc
 def _handling(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
     out: list[tuple[str, str, Sequence[str]]] = []
     for host, words in step.params["words"].items():
-        code = f"application:set_env(rabbit, cluster_partition_handling, {words[1 if undo else 0]})."
-        out.append((host, "At once, without a restart.", (_sh("rabbitmqctl", "eval", code),)))
+        code = put_in_force(words[1 if undo else 0]) + "."
+        why = "At once, without a restart, and for channels that are open."
+        out.append((host, why, (_sh("rabbitmqctl", "eval", code),)))
     return out
 
 

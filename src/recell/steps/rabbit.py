@@ -189,11 +189,9 @@ class Handling(RabbitStep):
     kind: ClassVar[str] = "rabbit-handling"
 
     def look(self, toward: Direction) -> Finding:
-        wrong = [
-            f"{host} has {view.handling}"
-            for host, view in self._views().items()
-            if view.handling != self._word(host, toward)
-        ]
+        views = self._views()
+        wrong = [f"{h} has {v.handling}" for h, v in views.items() if v.handling != self._word(h, toward)]
+        wrong += [f"{v.unheeding} channels of {h} go by another" for h, v in views.items() if v.unheeding]
         return Finding.not_done("; ".join(wrong)) if wrong else Finding.done("set on every node")
 
     def _views(self) -> dict[str, NodeView]:
@@ -208,7 +206,7 @@ class Handling(RabbitStep):
 
     def act(self, toward: Direction) -> None:
         for host, view in self._views().items():
-            if view.handling != self._word(host, toward):
+            if view.handling != self._word(host, toward) or view.unheeding:
                 self.node(host).set_handling(self._word(host, toward))
 
 

@@ -88,6 +88,11 @@ class Part(RabbitStep):
             for h, v in views.items()
             if v.handling != "ignore"
         ]
+        wrong += [
+            f"{v.unheeding} channels of {h} go by another partition handling"
+            for h, v in views.items()
+            if v.unheeding
+        ]
         wrong += [f"{h} has an alarm: {a}" for h, v in views.items() for a in v.alarms]
         away = homes.misplaced(self.node(self.hosts("keep")[0]).queues(), self.sides)
         wrong += [f"{q.name} is on {', '.join(q.members)}" for q in away[:5]]

@@ -1,0 +1,83 @@
+"""A real node's channels heed a partition handling that is set while they are open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from recell.adapters.amqp import Amqp
+from recell.adapters.ports import Finished, UnitState
+from recell.adapters.rabbit_node import RabbitNode
+from recell.errors import Unreachable
+from tests.private_broker import PrivateBroker
+
+_PROPERTIES = b"\x00\x00"
+_NODES = "['rabbit@gone']"
+
+
+class Host:
+    """The broker's host, as far as a node's eval needs it."""
+
+    name = "mq1"
+
+    def __init__(self, broker: PrivateBroker) -> None:
+        self._broker = broker
+
+    def query(self, argv: Sequence[str], **_: Any) -> Finished:
+        if argv[0] == "getent":
+            return Finished(0, b"rabbitmq:x:1:1::/var/lib/rabbitmq:/bin/false\n", b"")
+        return self._broker.do(argv)
+
+    run = query
+
+    def unit(self, name: str) -> UnitState:
+        return UnitState(name, True, "active", True, 7, 1.0, "", (), (), False)
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    made = PrivateBroker()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def node(broker: PrivateBroker) -> RabbitNode:
+    host: Any = Host(broker)
+    return RabbitNode(host)
+
+
+def in_channels(broker: PrivateBroker, code: str) -> None:
+    """Run inside every channel, where what it keeps of the handling is."""
+    words = f"[sys:replace_state(C, fun(S) -> {code}, S end) || C <- rabbit_channel:list_local()], ok."
+    done = broker.do(["rabbitmqctl", "eval", words])
+    assert done.returncode == 0, done.stdout
+
+
+def publish(client: Amqp) -> bool:
+    return client.publish("", "here", _PROPERTIES, b"1")
+
+
+def test_channels_that_were_open_before_confirm_after_a_cut(broker: PrivateBroker, node: RabbitNode) -> None:
+    client = broker.connect()
+    client.declare("here")
+    node.set_handling("pause_minority")
+    assert publish(client) and node.view().unheeding == 0
+    # What a channel keeps while other nodes are linked, and finds when they are not any more.
+    in_channels(broker, f"put(pause_partition_guard, {{minority_mode, {_NODES}, pausing}})")
+    in_channels(broker, "put(pause_partition_guard, {minority_mode, nodes(), pausing})")
+    assert node.view().unheeding == 0, "it goes by the node's handling, and pauses"
+    broker.do(["rabbitmqctl", "eval", "application:set_env(rabbit, cluster_partition_handling, ignore)."])
+    assert node.view().unheeding == 1, "this is what setting it alone leaves behind"
+    client._socket.settimeout(2)
+    with pytest.raises(Unreachable):
+        publish(client)
+    again = broker.connect()
+    in_channels(broker, "put(pause_partition_guard, {minority_mode, nodes(), pausing})")
+    node.set_handling("ignore")
+    assert publish(again) and node.view().unheeding == 0
+    node.set_handling("pause_minority")
+    assert node.view().unheeding == 0 and publish(again), "and the way back"
+    again.close()
