@@ -192,6 +192,13 @@ def hosts_of(plan: Plan, lost: frozenset[str] = frozenset()) -> list[str]:
         | {str(c["host"]) for s in plan.steps for c in s.params.get("computes", [])}
         | {str(s.params["move"][side]["server"]) for s in plan.steps if "move" in s.params
            for side in ("old", "new")}
+        # A process of recell's answers there while requests wait.
+        | {
+            str(s.params["conversion"][side]["broker_node"])
+            for s in plan.steps
+            if s.kind == "v1-switch"
+            for side in ("old", "new")
+        }
     )
 
 
