@@ -233,6 +233,38 @@ def test_a_task_that_nova_api_may_have_begun_is_left_and_stops_it(desks: Any) ->
     assert well(world)
 
 
+@pytest.mark.parametrize(("task", "mended"), [("rebooting", True), ("deleting", False)])
+def test_a_task_that_the_child_has_had_and_refused_is_mended(desks: Any, task: str, mended: bool) -> None:
+    world = fresh()
+    world.quiet_s = 100.0
+    desk = desks(world, plan(world))
+    overtaken(world, "guest-1", task=task)
+    if not mended:
+        with pytest.raises(VerifyFailed, match="guest-1"):
+            desk.go("forward")
+        assert world.api.rows["guest-1"].task == task
+        return
+    desk.go("forward")
+    assert well(world) and world.api.rows["guest-1"].task is None
+
+
+def test_a_task_is_left_while_the_cells_do_not_answer_each_other(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    world.quiet_s = 100.0
+    desk = desks(world, plan(world))
+    overtaken(world, "guest-1", task="rebooting")
+    answering = SimV1.answering
+    monkeypatch.setattr(
+        SimV1, "answering", lambda self, s: frozenset() if "rebooting" in
+        {r.task for r in world.api.rows.values()} else answering(self, s)
+    )  # fmt: skip
+    with pytest.raises(VerifyFailed, match="guest-1"):
+        desk.go("forward")
+    assert world.api.rows["guest-1"].task == "rebooting"
+
+
 def test_a_row_that_is_written_between_the_last_look_and_the_mending_is_left(desks: Any) -> None:
     world = fresh()
     desk = desks(world, plan(world))

@@ -97,6 +97,7 @@ class V1World(SimWorld):
         self.told: dict[str, int] = {}
         self.requests = 0
         self.room_known = False
+        self.quiet_s = 60.0  # since anybody wrote a row
         self.after: dict[str, Callable[[], None]] = {}  # what happens once, after a change
         self.mute = False  # the child's nova-cells can't reach the API cell's broker
 
@@ -454,7 +455,8 @@ class SimV1:
         def rows(one: Database) -> dict[str, InstanceRow]:
             return {
                 u: InstanceRow(r.path or "", "cmp1", "active", r.task is not None, 9000.0,
-                               {"vm_state": "active", "task_state": r.task}, 60.0, float(r.value), n)
+                               {"vm_state": "active", "task_state": r.task}, self.world.quiet_s,
+                               float(r.value), n)
                 for n, (u, r) in enumerate(sorted(one.rows.items()), 1)
             }  # fmt: skip
 

@@ -105,10 +105,13 @@ def as_told(
     return RowChange(key, "instances", top.id, before, after, uuid, why)
 
 
-def overtaken(key: str, path: str, first: BothSides, second: BothSides) -> tuple[RowChange, ...]:
+def overtaken(
+    key: str, path: str, first: BothSides, second: BothSides, *, heard: bool = False
+) -> tuple[RowChange, ...]:
     """What the API cell (``key``) missed of its one child, proven by two looks some seconds apart: in both,
     the child has the instance at rest and wrote it ``AT_REST_S`` before the second at least, and nobody wrote
-    either row between them. A task that nova-api or a user may have begun is not touched."""
+    either row between them. A task that nova-api or a user may have begun is not touched, but for those that
+    the child has had and is not at: ``heard``, see :func:`~recell.planning.homes_v1.differing`."""
     changes = []
     for uuid, top in sorted(second.api.items()):
         child = second.child.get(uuid)
@@ -116,7 +119,9 @@ def overtaken(key: str, path: str, first: BothSides, second: BothSides) -> tuple
             continue
         if top.cell_name != path or not still(child, first.child.get(uuid)):
             continue
-        if still(top, first.api.get(uuid)) and (names := differing(child, top, AT_REST_S)):
+        if still(top, first.api.get(uuid)) and (
+            names := differing(child, top, AT_REST_S, heard=heard)
+        ):
             changes.append(as_told(key, uuid, child, top, names, "overtaken on the way up"))
     return tuple(changes)
 

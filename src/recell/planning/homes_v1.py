@@ -21,6 +21,12 @@ COMPUTES_OWN = frozenset((
 """Tasks that nova-compute alone sets. Where the child has none for ``SETTLED_S`` and the API cell one of
 these, its end was overtaken on the way up; nova-cells may write that row again and again, and never mends it.
 """
+HEARD_S = 90.0
+"""Where neither row was written for so long and both cells' nova-cells answer each other, the child has had
+every message about the instance: nova-cells itself gives up after 60 s. A child that refuses what nova-api
+has begun (it shows a state of before) tells nobody, and the task would stand for ever."""
+_KEPT = frozenset(("deleting", "soft-deleting"))
+"""What ends an instance is for a person to look at."""
 STALE_S = 60.0
 """By how much a child's row may be the younger one: clocks differ, messages wait."""
 
@@ -154,11 +160,16 @@ def still(now: InstanceRow, before: InstanceRow | None) -> bool:
     return before is not None and dict(before.states) == dict(now.states) and before.updated == now.updated
 
 
-def differing(child: InstanceRow, top: InstanceRow, settled_s: float = SETTLED_S) -> tuple[str, ...]:
+def differing(
+    child: InstanceRow, top: InstanceRow, settled_s: float = SETTLED_S, *, heard: bool = False
+) -> tuple[str, ...]:
     """Columns in which rows that stand still differ. A task that nothing was heard of for long is no task:
-    what ended it in the child never reached the API cell, or never came to the child."""
-    overtaken = not child.busy and top.states.get("task_state") in COMPUTES_OWN and child.quiet_s >= settled_s
-    if (child.busy or top.busy) and min(child.quiet_s, top.quiet_s) < YOUNG_S and not overtaken:
+    what ended it in the child never reached the API cell, or never came to the child. ``heard``: both sides'
+    nova-cells have answered each other, see :data:`HEARD_S`."""
+    task = top.states.get("task_state")
+    overtaken = not child.busy and task in COMPUTES_OWN and child.quiet_s >= settled_s
+    young = HEARD_S if heard and not child.busy and task not in _KEPT else YOUNG_S
+    if (child.busy or top.busy) and min(child.quiet_s, top.quiet_s) < young and not overtaken:
         return ()
     if child.vm_state != top.vm_state and not child.states:
         return ("vm_state",)

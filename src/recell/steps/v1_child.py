@@ -12,7 +12,7 @@ from recell.steps.base import Anew, note_file
 from recell.steps.files import FileStep
 from recell.steps.units import POLL_S
 from recell.steps.v1 import SIDES, V1Record, V1Step, with_entry
-from recell.steps.v1_rows import ANSWER_S
+from recell.steps.v1_mend import ANSWER_S
 
 CELLS = "cells"
 FORGET_S = 75.0

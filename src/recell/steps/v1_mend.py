@@ -10,6 +10,8 @@ from recell.planning.heal_v1 import AT_REST_S, overtaken
 from recell.steps.v1 import V1Step
 
 MENDED = "mended"
+ANSWER_S = 60.0
+"""What a message down and one up may take: nova-cells itself gives up after 60 s."""
 _NAMED = 10
 
 
@@ -18,6 +20,7 @@ class Mender:
 
     nova-cells gives each update a thread of its own, so that of two in a row the first may be written last:
     the API cell then shows a task whose end it has heard of already. Stein's mends no state when it is asked.
+    What a user asks of an instance that is shown in a state of before, the child refuses without a word.
     """
 
     def __init__(self, step: V1Step) -> None:
@@ -32,8 +35,15 @@ class Mender:
         now = step.port().both_sides()
         first, self._first, self._at = self._first, now, step.world.clock()
         if first is not None:
-            conversion = step.conversion
-            self._write(overtaken(conversion.new.name, conversion.path, first, now), now)
+            changes = self._missed(first, now, heard=False)
+            refused = self._missed(first, now, heard=True)
+            if refused != changes and step.conversion.path in step.port().answering(ANSWER_S):
+                changes = refused
+            self._write(changes, now)
+
+    def _missed(self, first: BothSides, now: BothSides, *, heard: bool) -> tuple[RowChange, ...]:
+        conversion = self._step.conversion
+        return overtaken(conversion.new.name, conversion.path, first, now, heard=heard)
 
     def _write(self, changes: tuple[RowChange, ...], seen: BothSides) -> None:
         if not changes:

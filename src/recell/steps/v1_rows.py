@@ -12,10 +12,8 @@ from recell.model.step import Direction, Finding
 from recell.model.v1 import Agreement
 from recell.steps.units import POLL_S, at_rest
 from recell.steps.v1 import SIDES, V1Step
-from recell.steps.v1_mend import MENDED, Mender, told
+from recell.steps.v1_mend import ANSWER_S, MENDED, Mender, told
 
-ANSWER_S = 60.0
-"""What a message down and one up may take: nova-cells itself gives up after 60 s."""
 LOOK_S = 2.0
 PROOF_S = 30.0
 """How long a proof waits for what may be on its way."""
