@@ -512,30 +512,3 @@ def test_a_second_run_takes_no_name_of_the_first_and_keeps_the_number_of_copies(
     (second,) = movers([again], [first], sides, next_step([first]))
     assert second.name != first.name and second.priority > first.priority
     assert len(json.loads(second.definition)["ha-params"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("version", "lost"),
-    [("3.9.29", False), ("3.10.0", True), ("3.10.8", True), ("3.10.10", False), ("3.11.1", False)],
-)
-def test_where_confirms_of_mirrored_queues_get_lost_no_queue_is_cut_with_mirrors(
-    version: str, lost: bool
-) -> None:
-    import json
-
-    from recell.planning.queues import Sides, confirms_get_lost, misplaced, movers
-
-    assert confirms_get_lost(version) is lost
-    sides = Sides(("a1", "a2", "a3"), ("b1", "b2", "b3"), single=lost)
-    ha = Policy("/", "ha-all", ".*", "queues", 3, '{"ha-mode": "all"}')
-    home = ("a1", "a2", "a3")
-    stays = QueueHome("/", "q", "classic", "a2", home, home, policy="ha-all", takers=("a1",))
-    assert misplaced([stays], sides) == ((stays,) if lost else ())
-    for policy in movers([stays], [ha], sides):
-        assert json.loads(policy.definition)["ha-params"] == ["a2"], "where its leader is, no message moves"
-    alone = replace(stays, members=("a2",), synced=("a2",))
-    quorum = replace(stays, kind="quorum", policy="")
-    assert misplaced([alone, quorum], sides) == ()
-    goes = replace(stays, takers=("b3",), members=(*home, "b1"), synced=(*home, "b1"))
-    (policy,) = movers([goes], [ha], sides)
-    assert json.loads(policy.definition)["ha-params"] == (["b1"] if lost else ["b1", "b2", "b3"])

@@ -24,24 +24,14 @@ _A_POLICY = 50
 
 @dataclass(frozen=True)
 class Sides:
-    """Node names of both sides. ``patterns``: of queues that nobody takes from and the new one gets.
-    ``single``: no classic queue has a mirror when the cluster is cut, see :func:`confirms_get_lost`."""
+    """Node names of both sides. ``patterns``: of queues that nobody takes from and the new one gets."""
 
     keep: tuple[str, ...]
     new: tuple[str, ...]
     patterns: tuple[str, ...] = ()
-    single: bool = False
 
     def nodes(self, side: Side) -> tuple[str, ...]:
         return self.keep if side == "keep" else self.new
-
-
-def confirms_get_lost(version: str) -> bool:
-    """Whether this release may order wrongly what it sends to a mirror, and then never confirms a message:
-    its publisher waits for minutes and sends it again. Seen when a cluster of 3.10.8 was cut; RabbitMQ
-    mended it in 3.10.10."""
-    numbers = tuple(int(p) for p in version.split(".")[:3] if p.isdigit())
-    return (3, 10, 0) <= numbers < (3, 10, 10)
 
 
 def side_of(queue: QueueHome, sides: Sides) -> Side | None:
@@ -64,14 +54,13 @@ def shared(queues: Sequence[QueueHome], sides: Sides) -> tuple[QueueHome, ...]:
 
 def misplaced(queues: Sequence[QueueHome], sides: Sides) -> tuple[QueueHome, ...]:
     """Queues with their leader or a member on the side that they don't belong to, or without a whole copy
-    on their own, or with mirrors where there shall be none."""
+    on their own."""
     out = []
     for queue in queues:
         side = side_of(queue, sides)
         home = set(sides.nodes(side)) if side else set()
-        mirrored = sides.single and queue.kind == "classic" and len({queue.leader, *queue.members}) > 1
         away = not {queue.leader, *queue.members} <= home
-        if away or mirrored or set(queue.members) - set(queue.synced):
+        if away or set(queue.members) - set(queue.synced):
             out.append(queue)
     return tuple(out)
 
@@ -104,9 +93,6 @@ def movers(
             continue
         base = _definition(known.get((queue.vhost, queue.policy)))
         targets = _targets(queue, sides.nodes(side), base)
-        if sides.single:
-            # Where its leader is there already, it stays.
-            targets = (queue.leader if queue.leader in sides.nodes(side) else targets[0],)
         text = _moved(base, targets)
         groups.setdefault((queue.vhost, text, targets), []).append(queue.name)
     top = max((p.priority for p in policies), default=0)

@@ -15,7 +15,6 @@ from recell.model.rabbit import RabbitNode
 from recell.planning import rabbit_nova
 from recell.planning.apart import EPMD, unit_name, unit_text
 from recell.planning.draft import Draft
-from recell.planning.queues import confirms_get_lost
 from recell.planning.rabbit_facts import RabbitFacts
 from recell.planning.rabbit_fresh import KIND as FRESH
 from recell.planning.rabbit_fresh import fresh_steps
@@ -72,12 +71,7 @@ def _both(facts: RabbitFacts) -> dict[str, Any]:
         "keep": ends(facts.keep),
         "new": ends(facts.new),
         "queues": list(facts.layout.rabbitmq.new.queues),
-        "single": _single(facts),
     }
-
-
-def _single(facts: RabbitFacts) -> bool:
-    return any(confirms_get_lost(node.version) for node in facts.nodes)
 
 
 def _undo_last(facts: RabbitFacts, draft: Draft) -> None:
@@ -139,8 +133,7 @@ def _part(facts: RabbitFacts, draft: Draft) -> None:
         "rabbitmq/rehome",
         "rabbit-rehome",
         facts.keep[0].host,
-        "every queue to the side whose clients take from it, "
-        + ("without a mirror until the cut is made" if _single(facts) else "with a whole copy there"),
+        "every queue to the side whose clients take from it, with a whole copy there",
         notice="calls wait for parts of a second while a queue changes its leader",
         undone="queues go back to the old nodes; recell's policies are removed",
         estimate=30,
@@ -272,17 +265,5 @@ def _remarks(facts: RabbitFacts) -> tuple[str, ...]:
         f" keep ports 4369 and {facts.keep[0].dist_port} closed between them"
         + (" (a unit of recell's does)" if facts.layout.rabbitmq.firewall == "permanent" else "")
         + ": a single ping would join them.",
-        *_of_mirrors(facts),
         "Ansible, Puppet or kolla must learn both node lists, the clients' transport_url and the new cookie.",
-    )
-
-
-def _of_mirrors(facts: RabbitFacts) -> tuple[str, ...]:
-    if not _single(facts):
-        return ()
-    return (
-        f"RabbitMQ {facts.keep[0].version} now and then never confirms what is published to a mirrored queue"
-        " (3.10.0 to 3.10.9 do), above all while a cluster is cut. So no classic queue has a mirror from"
-        " rabbitmq/rehome to rabbitmq/policies, and a node that is lost meanwhile takes its queues along."
-        " To keep the mirrors, upgrade to 3.10.10 first, or use method: fresh.",
     )

@@ -38,8 +38,7 @@ class RabbitStep(BaseStep):
     @property
     def sides(self) -> Sides:
         patterns = tuple(self.param("queues", []))
-        single = bool(self.param("single", False))
-        return Sides(tuple(self.names("keep")), tuple(self.names("new")), patterns, single)
+        return Sides(tuple(self.names("keep")), tuple(self.names("new")), patterns)
 
     def views(self, *sides: str) -> dict[str, NodeView]:
         """By host; all are asked at once, since one answer takes seconds."""
