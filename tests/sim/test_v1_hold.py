@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from recell.errors import StepFailed, Unknowable, VerifyFailed
+from recell.errors import StepFailed, Unknowable, Unreachable, VerifyFailed
 from recell.journal import Journal
 from recell.model.plan import Plan
 from recell.model.step import Finding
@@ -18,6 +18,7 @@ from recell.planning.v1 import SWITCH, plan_v1
 from recell.steps.v1_switch import V1Switch
 from tests.sim.desk import desks as desks
 from tests.sim.killing import WAYS, killed_everywhere, whole
+from tests.sim.v1_ear import SimEar, Update
 from tests.sim.v1_hold import DOORS, LEASE_S, HoldWorld, SimGate
 from tests.sim.v1_world import SimV1, build, passes, plan, scan, well, wrong
 from tests.sim.world import SimProxy
@@ -88,7 +89,7 @@ def test_users_wait_for_a_moment_and_how_long_is_told(desks: Any) -> None:
     assert hold["seconds"] == round(remembered(desk, "held-forward"), 3)
     assert [part["what"] for part in hold["parts"]] == [
         "requests begin to wait", "is anything under way?", "the last rows arrive and are proven equal",
-        "does it stay so?", "the copy ends, failed builds come", "HAProxy is armed",
+        "does it stay so?", "the copy ends, failed builds come", "api hears cell1 again", "HAProxy is armed",
         "nova-api of cell1 is fenced off", "requests go on",
     ]  # fmt: skip
     assert sum(part["seconds"] for part in hold["parts"]) == pytest.approx(hold["seconds"], abs=0.01)
@@ -101,8 +102,14 @@ def test_users_wait_for_a_moment_and_how_long_is_told(desks: Any) -> None:
     for host in ("ctl1", "ctl2"):
         gone = world.changes.index(f"{host} open")
         assert f"{host} restart nova-api" in world.changes[:gone], "nothing old is behind it any more"
-    begun, paused = world.changes.index("lb1 holds"), world.changes.index("ctl2 pause nova-cells")
-    assert "api1 start nova-cells" in world.changes[paused:begun]
+    after = world.changes[world.changes.index("ctl2 pause nova-cells"):]
+    places = [after.index(c) for c in (
+        "api1 start nova-cells", "ear shut", "ctl2 continue nova-cells", "ctl1 start nova-conductor-cell1",
+        "lb1 holds", "handed over", "ear open", "lb1 armed new",
+    )]  # fmt: skip
+    assert places == sorted(places)
+    begun, said = world.changes.index("lb1 holds"), world.dropped
+    assert said > 0 and not world.said, "what was said before is dropped, and nothing comes late"
     released = world.changes.index("api1 released")
     assert not [c for c in world.changes[begun:released] if " start " in c], "nobody waits for a start"
     desk.go("backward")
@@ -185,6 +192,100 @@ def test_failing_once_the_rows_were_handed_over_they_are_copied_anew(
     monkeypatch.undo()
     desk.go("forward")
     assert well(world) and led(world) == "new"
+
+
+def test_a_nova_cells_that_connects_again_hears_nothing_before_its_time(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    hold = SimGate.hold
+
+    def connects(self: SimGate, lease_s: float, longest_s: float) -> None:
+        hold(self, lease_s, longest_s)
+        assert world.said, "somebody has something to tell"
+        world.shut_at = None
+
+    monkeypatch.setattr(SimGate, "hold", connects)
+    desk.go("forward")
+    assert well(world) and led(world) == "new"
+
+
+def test_what_is_still_being_told_is_waited_for_and_most_of_it_before_users_wait(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    caught_up, hold = SimV1.catch_up, SimGate.hold
+
+    def told(count: int) -> None:
+        world.said += [Update("guest-1", -1, world.time) for _ in range(count)]
+
+    def busy(self: SimV1, limit_s: float) -> float:
+        told(200)
+        world.pace = 2
+        return caught_up(self, limit_s)
+
+    def last(self: SimGate, lease_s: float, longest_s: float) -> None:
+        hold(self, lease_s, longest_s)
+        told(40)
+
+    monkeypatch.setattr(SimV1, "catch_up", busy)
+    monkeypatch.setattr(SimGate, "hold", last)
+    desk.go("forward")
+    assert well(world) and led(world) == "new"
+    assert 2 < remembered(desk, "held-forward") < 6
+
+
+def test_a_broker_that_does_not_answer_when_the_ear_has_to_open_lets_users_go_on(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+
+    def away(self: SimEar) -> None:
+        raise Unreachable("the broker mq4 does not answer", "")
+
+    monkeypatch.setattr(SimEar, "open", away)
+    with pytest.raises(Unreachable, match="mq4"):
+        desk.go("forward")
+    assert well(world) and led(world) == "old" and world.importing.phase == "stale"
+    monkeypatch.undo()
+    desk.go("forward")
+    assert well(world) and led(world) == "new"
+
+
+def test_an_ear_that_somebody_shut_is_told(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    assert well(world)
+    world.shut_at = world.time
+    with pytest.raises(VerifyFailed, match="nova-cells of api does not hear cell1"):
+        desk.go("forward")
+    # An undo that leaves users where they are leaves them with it open.
+    world.busy = 10_000
+    with pytest.raises(StepFailed, match="guest-1 is rebooting"):
+        desk.go("backward")
+    assert world.complaints and not world.shut_now()
+    world.complaints.clear()
+    assert well(world) and led(world) == "new"
+
+
+def test_a_run_that_goes_on_opens_it_again(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+
+    def dies(self: V1Switch, toward: str) -> str:
+        raise StepFailed("it ends here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(V1Switch, "prove", dies)
+        with pytest.raises(StepFailed, match="it ends here"):
+            desk.go("forward")
+    world.shut_at = world.time
+    desk.go("forward")
+    assert well(world) and led(world) == "new" and world.changes.count("ear open") == 2
 
 
 def test_a_reload_in_the_moment_stops_it(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:

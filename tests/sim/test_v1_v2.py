@@ -86,8 +86,12 @@ def test_users_wait_for_a_moment_in_which_nothing_starts(desks: Any) -> None:
         off, opened = world.changes.index(f"{host} stop nova-api"), world.changes.index(f"{host} open")
         assert released < off < opened, "the old nova-api is fenced until it is off"
     assert not any(world.fences.values())
+    gone = len(world.changes)
     desk.go("backward")
     assert well(world) and 0 < remembered(desk, SWITCH, "held-backward") < 2
+    after = world.changes[gone:]
+    places = [after.index(c) for c in ("compared", "api1 start nova-cells", "ear shut", "ear open")]
+    assert places == sorted(places), "nobody else could write to the API cell while it was copied"
 
 
 def test_no_compute_is_touched_and_no_secret_leaves_its_host(desks: Any) -> None:

@@ -11,7 +11,7 @@ from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
 from recell.errors import StepFailed
 from recell.model.gate import GateServer, GateState
 from recell.model.relay import Side, other
-from tests.sim.v1_world import V1World
+from tests.sim.v1_ear import EarWorld
 from tests.sim.world import API_START_S, Killed
 
 Door = tuple[str, int]
@@ -25,7 +25,7 @@ LEASE_S = 8
 """Longer than a lease: what users find when nobody comes back soon."""
 
 
-class HoldWorld(V1World):
+class HoldWorld(EarWorld):
     """Users go where each HAProxy's gate leads them, or wait there. ``doors``: of the gate's two sides."""
 
     doors = DOORS

@@ -31,6 +31,7 @@ from recell.planning.ini import get
 from recell.planning.v1_v2 import plan_tree
 from recell.steps import Context, bind
 from tests.sim.database import CELL0, CELL1
+from tests.sim.v1_ear import EarWorld
 from tests.sim.v1_hold import Door, HoldWorld, SimUnderWay
 from tests.sim.v1_world import CELL0_ROWS, Inst, SimV1, V1Host, V1World, build
 from tests.sim.v1_world import plan as plan_v1_of
@@ -92,7 +93,7 @@ class TreeWorld(HoldWorld):
             asks = self.hosts[host].api
             if asks.active and asks.config["cell"] and not self._a_unit("cells", "cell1"):
                 self._complain(f"metadata on {host} asks nova-cells, which is off")
-        V1World.observe(self)
+        EarWorld.observe(self)
 
     def _a_unit(self, role: str, cell: str) -> bool:
         units = [u for h in self.hosts.values() for u in h.units_.values() if u.active and u.role == role]
@@ -109,6 +110,7 @@ class TreeWorld(HoldWorld):
         if self.mapped.get(uuid) != "cell1":
             self._complain(f"{uuid} answers 404: its mapping says {self.mapped.get(uuid, 'nothing')}")
         self.child.rows[uuid].value = self.told[uuid] = self.requests
+        self.tell(uuid)
         if self.requests % 5 == 0:
             self._boot(f"v2-{self.requests}", None)
         for failed in (*CELL0_ROWS, NO_ROOM):

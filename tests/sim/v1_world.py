@@ -58,6 +58,8 @@ COMPUTE_CONF = f"[DEFAULT]\ntransport_url = {RABBIT}\n"
 EMPTY = b"# nothing is configured here yet\n"
 SEEDED = 5
 CELL0_ROWS = ("failed-1",)
+BOUND_S = START_S + 1.0
+"""nova-cells binds what it takes from other cells after it has begun to serve its own."""
 INTERCELL = tuple(f"cells.intercell.{kind}" for kind in ("targeted", "broadcast", "response"))
 
 
@@ -99,10 +101,14 @@ class V1World(SimWorld):
         self.room_known = False
         self.quiet_s = 60.0  # since anybody wrote a row
         self.after: dict[str, Callable[[], None]] = {}  # what happens once, after a change
+        self.handed_at = 0.0
         self.mute = False  # the child's nova-cells can't reach the API cell's broker
 
     def v1(self, conversion: Conversion, ours: Login) -> V1Port:
         return SimV1(self, conversion, ours)
+
+    def make_broker(self, name: str, hosts: Sequence[str]) -> V1Broker:
+        return V1Broker(self, name, hosts)
 
     # -- who runs ----------------------------------------------------------------------------------
 
@@ -156,8 +162,6 @@ class V1World(SimWorld):
             self.api.rows[uuid] = Inst(self.requests, path)
 
     def _serve_new(self) -> None:
-        if any(u.paused for h in self.hosts.values() for u in h.units_.values()):
-            return  # nova-cells of the child stands still: what is asked for waits in its queue
         for role, broker, cell in (
             ("cells", "mq4", "api"), ("cells", "mq1", "cell1"), ("conductor", "mq1", "cell1"),
             ("scheduler", "mq1", "cell1"), ("api", "mq4", "api"),
@@ -184,7 +188,7 @@ class V1World(SimWorld):
     def _heal(self) -> None:
         """nova-cells of the API cell writes what the child tells it, and meets rows that come meanwhile."""
         coming = self.importing.phase in ("copying", "following", "drained")
-        if self.talking() and coming and self.api.rows and not self.held:
+        if self.talking() and self.hears() and coming and self.api.rows and not self.held:
             self._complain("nova-cells heals while rows are imported")
         if self.talking() and not self.mute:
             self.room_known = self.knows("old") and self.knows("new")
@@ -192,6 +196,10 @@ class V1World(SimWorld):
     def talking(self) -> bool:
         """The API cell's nova-cells runs, and the child's does not stand still."""
         return bool(self.running("cells", "mq4", "api") and self.running("cells", "mq1", "cell1"))
+
+    def hears(self) -> bool:
+        """Whether the API cell's nova-cells is told what the child says of its instances."""
+        return True
 
     def knows(self, side: Side) -> bool:
         """Whether this side has a record of its neighbour, in its table or in its file."""
@@ -270,7 +278,7 @@ class V1Broker(SimBroker):
             for queue in (topic, f"{topic}.{h.name}")
             if u.active
             and u.role in ("conductor", "scheduler", "compute", "cells", "consoleauth")
-            and self.world.time >= u.started_at + START_S
+            and self.world.time >= u.started_at + (BOUND_S if topic in INTERCELL else START_S)
             and self.world.broker_named(u.config["transport_url"]) == self.name
         )
 
@@ -405,11 +413,12 @@ class SimV1:
         assert self.world.held
         count = 0
         if self.world.importing.phase == "drained":
-            assert not self.world.talking()
+            assert not (self.world.talking() and self.world.hears())
             for failed in CELL0_ROWS:
                 self.world.api.rows[failed] = Inst()
                 count += 1
         self.world.importing = Importing("live", True)
+        self.world.handed_at = self.world.time
         self._change("handed over")
         return count
 
@@ -548,7 +557,7 @@ def build(make: Callable[[], V1World] = V1World, host_of: Callable[[Any, str], V
         host.files[s.fragment] = SimFile(unit.encode(), 0o644, "root", "root", world.time - 2000)
         host.units_[s.unit] = SimUnit(s.unit, enabled=s.enabled, loaded=s.argv)
     for broker in found.brokers:
-        made = V1Broker(world, broker.name, broker.hosts)
+        made = world.make_broker(broker.name, broker.hosts)
         made.user_map["nova"] = "s3cret"
         made.permits["/", "nova"] = (".*", ".*", ".*")
         world.brokers[broker.name] = made

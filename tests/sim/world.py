@@ -29,7 +29,7 @@ from recell.adapters.ports import (
     SocketInfo,
     UnitState,
 )
-from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
+from recell.adapters.v1_hold_port import EarPort, FencePort, GatePort, UnderWayPort
 from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, Unreachable
 from recell.model.hosts import HostsMove
@@ -155,6 +155,9 @@ class SimWorld:
         raise AssertionError("no cells v1 here")
 
     def fence(self, host: str) -> FencePort:
+        raise AssertionError("no cells v1 here")
+
+    def ear(self, conversion: Conversion) -> EarPort:
         raise AssertionError("no cells v1 here")
 
     def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWayPort:

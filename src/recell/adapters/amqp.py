@@ -124,8 +124,7 @@ class Amqp:
         self._send(1, (40, 10), head + _short("direct") + bytes([0b0100]) + _long(b""))
         self._expect(1, (40, 11))
         self.declare(queue, expires_ms)
-        self._send(1, (50, 20), head + _short(queue) + _short(queue) + b"\0" + _long(b""))
-        self._expect(1, (50, 21))
+        self.bind(queue, queue, queue)
 
     def _declare(self, queue: str, bits: int, table: bytes) -> Declared | None:
         self._send(1, (50, 10), b"\0\0" + _short(queue) + bytes([bits]) + _long(table))
@@ -148,6 +147,29 @@ class Amqp:
             self._expect(1, (50, 41))
         except _Closed:
             self._open_channel()
+
+    def bind(self, queue: str, exchange: str, key: str) -> None:
+        """What comes to the exchange by this key goes into the queue from now on. Can be repeated.
+
+        :raises StepFailed: there is no such queue or exchange.
+        """
+        self._binding((50, 20), _names(queue, exchange, key) + b"\0" + _long(b""))
+
+    def unbind(self, queue: str, exchange: str, key: str) -> None:
+        """Undoes :meth:`bind`, whoever has done it. Can be repeated."""
+        self._binding((50, 50), _names(queue, exchange, key) + _long(b""))
+
+    def _binding(self, method: tuple[int, int], arguments: bytes) -> None:
+        self._send(1, method, arguments)
+        try:
+            self._expect(1, (method[0], method[1] + 1))
+        except _Closed as closed:
+            self._open_channel()
+            if method == (50, 50) and closed.code == _NOT_FOUND:
+                return  # RabbitMQ before 3.2
+            raise StepFailed(
+                f"the broker {self.where} refuses to bind a queue ({closed.text})", "See its log"
+            ) from None
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -306,6 +328,10 @@ def _short(text: str) -> bytes:
 
 def _long(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
+
+
+def _names(queue: str, exchange: str, key: str) -> bytes:
+    return b"\0\0" + _short(queue) + _short(exchange) + _short(key)
 
 
 def _cut(data: bytes) -> tuple[str, bytes]:

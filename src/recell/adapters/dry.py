@@ -23,7 +23,7 @@ from recell.adapters.dry_nova import DryNova
 from recell.adapters.dry_rabbit import DryRabbit
 from recell.adapters.dry_record import Record
 from recell.adapters.dry_v1 import DryV1
-from recell.adapters.dry_v1_hold import DryFence, DryGate
+from recell.adapters.dry_v1_hold import DryEar, DryFence, DryGate
 from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
@@ -44,7 +44,7 @@ from recell.adapters.ports import (
     UnitVerb,
     World,
 )
-from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
+from recell.adapters.v1_hold_port import EarPort, FencePort, GatePort, UnderWayPort
 from recell.adapters.v1_port import V1Port
 from recell.errors import StalePlan, WouldWait
 from recell.model.hosts import HostsMove
@@ -279,6 +279,7 @@ class DryWorld:
         self._relays: dict[tuple[str, str], DryRelay] = {}
         self._gates: dict[tuple[str, str], GatePort] = {}
         self._fences: dict[str, FencePort] = {}
+        self._ears: dict[Conversion, EarPort] = {}
         self._nova: NovaPort | None = None
         self._rabbits: dict[str, DryRabbit] = {}
         self._joined: set[str] = set()
@@ -345,6 +346,13 @@ class DryWorld:
             if host not in self._fences:
                 self._fences[host] = DryFence(self._real.fence(host), self.record)
             return self._fences[host]
+
+    def ear(self, conversion: Conversion) -> EarPort:
+        with self._lock:
+            if conversion not in self._ears:
+                name = conversion.new.broker
+                self._ears[conversion] = DryEar(self._real.ear(conversion), name, self.record)
+            return self._ears[conversion]
 
     def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWayPort:
         return self._real.under_way(host, config, broker, vhost)  # it only reads

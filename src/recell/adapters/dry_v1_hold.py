@@ -1,12 +1,14 @@
-"""A gate and a fence that would be: HAProxy and firewalls are read for real, and nobody waits."""
+"""A gate, a fence, an ear that would be: HAProxy, firewalls, RabbitMQ are read for real, and nobody waits."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Literal
 
 from recell.adapters.dry_record import Record
-from recell.adapters.v1_hold_port import FencePort, GatePort
+from recell.adapters.v1_hold_port import EarPort, FencePort, GatePort
 from recell.model.gate import GateServer, GateState
 from recell.model.relay import Side
 
@@ -97,3 +99,30 @@ class DryFence:
 
     def standing(self) -> frozenset[tuple[str, int]]:
         return self._real.standing() if self._doors is None else self._doors
+
+
+class DryEar:
+    """:class:`~recell.adapters.v1_hold_port.EarPort` that binds and unbinds nothing."""
+
+    def __init__(self, real: EarPort, broker: str, record: Record) -> None:
+        self.base = real.base
+        self._real = real
+        self._broker = broker
+        self._record = record
+        self._state: Literal["open", "shut"] | None = None
+
+    def state(self) -> Literal["open", "shut", "none"]:
+        return self._real.state() if self._state is None else self._state
+
+    def at_hand(self) -> AbstractContextManager[None]:
+        return nullcontext()  # nobody waits for it
+
+    def shut(self) -> None:
+        if self._state != "shut":
+            self._record.add(self._broker, f"unbind {self.base}.broadcast")
+        self._state = "shut"
+
+    def open(self) -> None:
+        if self.state() != "open":
+            self._record.add(self._broker, f"bind {self.base}.broadcast")
+        self._state = "open"

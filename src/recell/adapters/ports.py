@@ -31,7 +31,7 @@ from recell.adapters.nova_port import NovaPort, RawMapping, ServiceRow
 from recell.adapters.proxy_port import ProxyPort, ProxyServer
 from recell.adapters.rabbit_port import CutNode, RabbitNodePort
 from recell.adapters.relay_port import RelayPort
-from recell.adapters.v1_hold_port import FencePort, GatePort, UnderWayPort
+from recell.adapters.v1_hold_port import EarPort, FencePort, GatePort, UnderWayPort
 from recell.adapters.v1_port import V1Port
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
@@ -82,6 +82,10 @@ class World(Protocol):
         ...
 
     def fence(self, host: str) -> FencePort: ...
+    def ear(self, conversion: Conversion) -> EarPort:
+        """Of this API cell; the same one at each call."""
+        ...
+
     def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWayPort:
         """Of the Nova that this file on ``host`` configures."""
         ...

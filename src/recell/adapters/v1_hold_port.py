@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol
 
 from recell.model.gate import GateServer, GateState
 from recell.model.relay import Side
@@ -98,6 +99,43 @@ class FencePort(Protocol):
         ...
 
     def standing(self) -> frozenset[tuple[str, int]]: ...
+
+
+class EarPort(Protocol):
+    """Whether the API cell's nova-cells hears what the child has to tell of its instances.
+
+    All of it, and nothing else that comes up, is sent to one key of an exchange in the API cell's vhost, in
+    every release with cells v1: nova-cells' queue of broadcasts is bound to that. Unbound, the broker drops
+    it at once. nova-cells binds its queues whenever it starts or connects again.
+
+    ``base``: what the names of nova-cells' queues between cells begin with.
+
+    :raises Unreachable: the broker doesn't answer (from every method).
+    """
+
+    base: str
+
+    def state(self) -> Literal["open", "shut", "none"]:
+        """"none": nova-cells has no queues there. Takes a second or two."""
+        ...
+
+    def at_hand(self) -> AbstractContextManager[None]:
+        """While it lasts, :meth:`shut` and :meth:`open` take milliseconds."""
+        ...
+
+    def shut(self) -> None:
+        """From its return on nothing new comes into the queue; what is in it stays. Can be repeated.
+
+        :raises StepFailed: there is no such queue, or it is still bound.
+        """
+        ...
+
+    def open(self) -> None:
+        """Undoes :meth:`shut`. Can be repeated.
+
+        :raises StepFailed: there is no such queue.
+        """
+        ...
 
 
 class UnderWayPort(Protocol):

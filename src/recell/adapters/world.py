@@ -29,6 +29,7 @@ from recell.adapters.relay import Relay
 from recell.adapters.rpc import stop_plainly, stop_rpc_server
 from recell.adapters.ssh import Fence, SshHost
 from recell.adapters.together import together
+from recell.adapters.v1_ear import Ear
 from recell.adapters.v1_fence import Fence as DoorFence
 from recell.adapters.v1_port import V1Port
 from recell.adapters.v1_work import UnderWay
@@ -41,6 +42,8 @@ from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
 
 T = TypeVar("T")
+EAR_S = 5.0
+"""Users may be waiting for the broker's answer."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class RealWorld:
         self._relays: dict[tuple[str, str], Relay] = {}
         self._gates: dict[tuple[str, str], Gate] = {}
         self._fences: dict[str, DoorFence] = {}
+        self._ears: dict[Conversion, Ear] = {}
         self._under_way: dict[tuple[str, str, str, str], UnderWay] = {}
         self._read: list[Database] = []
         self._nova: NovaDatabases | None = None
@@ -228,6 +232,18 @@ class RealWorld:
                 self._fences[host] = DoorFence(self.host(host))
             return self._fences[host]
 
+    def ear(self, conversion: Conversion) -> Ear:
+        with self._lock:
+            if conversion not in self._ears:
+                config = self._config_at(*conversion.config)
+                account = parse_url(secrets_of(config).transport_url).endpoints[0]
+                self._ears[conversion] = Ear(
+                    lambda: self.broker(conversion.new.broker), conversion.new.vhost,
+                    config.get("cells", "rpc_driver_queue_base"),
+                    lambda: self._cells_amqp(conversion, "new", account.user, account.password, EAR_S),
+                    self._permit)
+            return self._ears[conversion]
+
     def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWay:
         with self._lock:
             key = (host, config, broker, vhost)
@@ -241,17 +257,23 @@ class RealWorld:
             return self._under_way[key]
 
     def _secrets_in(self, host: str, path: str) -> Secrets:
+        return secrets_of(self._config_at(host, path))
+
+    def _config_at(self, host: str, path: str) -> Config:
         content = self.host(host).read(path)
         if content is None:
             raise StalePlan(f"{path} is no longer on {host}", "Make the plan again: recell scan, recell plan")
-        return secrets_of(parse_config([(f"{path} on {host}", content)]))
+        return parse_config([(f"{path} on {host}", content)])
 
-    def _cells_amqp(self, conversion: Conversion, side: Side, user: str, password: str) -> Amqp:
+    def _cells_amqp(
+        self, conversion: Conversion, side: Side, user: str, password: str, timeout: float = 30
+    ) -> Amqp:
         end, via = conversion.at(side), self.host(conversion.at(side).broker_node)
         silent: Unreachable | None = None
         for host, port in conversion.nodes(side):
             try:
-                return Amqp(via.forward(host, port), user, password, end.vhost, f"{end.broker} ({host})")
+                door, where = via.forward(host, port), f"{end.broker} ({host})"
+                return Amqp(door, user, password, end.vhost, where, timeout)
             except Unreachable as error:
                 silent = error
         raise silent or Unreachable(f"the broker {end.broker} has no node", "See the layout")
@@ -411,6 +433,7 @@ class RealWorld:
             self._under_way.clear()
             self._gates.clear()
             self._fences.clear()
+            self._ears.clear()
         for mover in movers:
             mover.close()
         for database in read:

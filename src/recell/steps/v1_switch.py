@@ -1,8 +1,12 @@
 """The moment of a conversion to cells v1: requests wait, the last rows arrive, the API cell takes over.
 
-What takes long comes before it, while users work: conductors and schedulers change places, nova-cells of the
-API cell starts, and the child's stands still, so that nobody writes to the API cell but the copy. In the
-moment itself nothing has to start.
+What takes long comes before it, while users work: nova-cells of the API cell starts, and conductors and
+schedulers change places. In the moment itself nothing has to start.
+
+Nobody writes to the API cell but the copy: its nova-cells has its ear shut (:class:`EarPort`), so that what
+the child says of instances is dropped, and none of it comes late and over what is newer. The ear opens when
+all is at rest and proven equal, and before any HAProxy is armed: whoever is led there finds it open.
+As it starts nova-cells binds its queues; for that long the child's stands still.
 
 Where requests go is decided at one point. Each HAProxy is armed first; then a fence goes up before each
 server that is left, and the last one decides. A recell that dies before it leaves users where they were, one
@@ -17,8 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+from recell.adapters.host_port import UnitVerb
 from recell.adapters.ports import Consumer, UnitState, processes_of
-from recell.adapters.v1_hold_port import GatePort, UnderWayPort
+from recell.adapters.v1_hold_port import EarPort, GatePort, UnderWayPort
 from recell.adapters.v1_port import V1Port
 from recell.adapters.v1_work import named
 from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed, WouldWait
@@ -36,11 +41,13 @@ REST = 0.6
 LAST = 0.9
 """After so much of it nothing is decided any more."""
 POLL_HELD_S = 0.1
-QUIET_S: dict[Side, float] = {"new": 0.4, "old": 0.8}
-"""Between two looks that find nothing under way, on the way to a side. A message that was just acknowledged
-shows nowhere until its taker has written what it is at, or sent it on: twice, from one cell to the other."""
+QUIET_S = 0.8
+"""Between two looks that find nothing under way. A message that was just acknowledged shows nowhere until its
+taker has written what it is at, or sent it on: twice, as what a conductor has taken goes to its nova-cells,
+and on to the other cell's."""
 IDLE_S = 60.0
 CELLS = "cells"
+BETWEEN = ("targeted", "broadcast", "response")
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,8 @@ class V1Switch(V1Step):
         found = [f"{s.unit} on {s.host} does not run" for s in on if not self._unit(s).running]
         if goal == "new" or begun:
             found += [f"{s.unit} on {s.host} runs" for s in off if self._up(s)]
+        if goal == "new" and not found and self._heard() in ("shut", "none"):
+            found.append(f"nova-cells of {self.conversion.new.name} does not hear {self.conversion.old.name}")
         if self.recall("paused"):
             found.append("nova-cells of the child stands still")
         if goal == "old":
@@ -167,8 +176,8 @@ class V1Switch(V1Step):
         goal: Side = "new" if toward == "forward" else "old"
         self.remember("begun", True)
         self._free()
-        if self.side() == "new" and self.recall("paused"):
-            self._go_on_cells()  # of a run that died as soon as it was decided
+        if self.side() == "new" and self._heard() == "shut":
+            self._ear().open()
         if self.side() != goal:
             self._ready(goal)
             try:
@@ -204,15 +213,40 @@ class V1Switch(V1Step):
             return
         if port.importing().phase == "live":
             port.take_back()  # handed over by a run that died before anybody was led there
+        if port.importing().phase not in ("following", "drained"):
+            # Copied anew, which may take hours: nobody is there who could write as well.
+            self._end(self._servers("cells"))
+            port.catch_up(CATCH_UP_S)
+        self._start_deaf()
         self._start(self._servers("start"))
         self._end(self._servers("stop"))
+        port.catch_up(CATCH_UP_S)
+        self._await_told([self.conversion.old])
+        self.remember("stuck", list(self._at_work().stuck()))
+
+    def _start_deaf(self) -> None:
+        """nova-cells of the API cell runs, and does not hear what the child says of instances: also what was
+        said while nobody listened is dropped."""
         self.remember("paused", True)
-        pausing = [(self.world.host(one.host), one.unit) for one in self._servers("child_cells")]
-        self.world.together([partial(host.systemctl, "pause", unit) for host, unit in pausing])
+        self._each_child("pause")
         self._drop_waiting()
         self._start(self._servers("cells"))
-        port.catch_up(CATCH_UP_S)
-        self.remember("stuck", list(self._at_work().stuck()))
+        self._ear().shut()
+        # What it had heard before, where a run that died had left it so.
+        self._await_told([self.conversion.new])
+        with suppress(WouldWait):
+            self.world.wait(QUIET_S)
+        self._go_on_cells()
+
+    def _await_told(self, ends: Sequence[CellEnd]) -> None:
+        began = self.world.clock()
+        while busy := self._told(ends):
+            if self.world.clock() - began > CATCH_UP_S:
+                raise StepFailed(
+                    f"nova-cells does not get through what it is told: {busy[0]}",
+                    "Users are where they were. See its log and RabbitMQ's, then: recell resume",
+                )
+            self.world.wait(POLL_S)
 
     def _drop_waiting(self) -> None:
         """What the child told the API cell's nova-cells while that was off: older than the rows are."""
@@ -222,7 +256,7 @@ class V1Switch(V1Step):
         end = cells[0].end
         broker = self.world.broker(end.broker)
         for queue in broker.queues(end.vhost):
-            if queue.name.split(".")[0] == CELLS and queue.messages_ready and not queue.consumers:
+            if self._of_cells(queue.name) and queue.messages_ready and not queue.consumers:
                 broker.delete_queue(end.vhost, queue.name)
 
     def _start(self, servers: list[_Server]) -> None:
@@ -253,18 +287,21 @@ class V1Switch(V1Step):
         return [s for s in servers if not self._serves(s, consumers[s.end.broker])]
 
     def _serves(self, one: _Server, consumers: Sequence[Consumer]) -> bool:
-        """Its own process takes from its host's queue: the other unit of this role there has the same one."""
+        """Its own process takes from its host's queues: the other unit of this role there has the same."""
         host, unit = self.world.host(one.host), self._unit(one)
         if not unit.running:
             return False
         processes = processes_of(unit, host.processes())
         told = {str(p.told_pid) for p in processes}
         peers = {(s.local_ip, s.local_port) for s in host.sockets([p.pid for p in processes])}
-        return any(
-            c.queue == f"{one.topic}.{one.nova_host}"
-            and ((c.peer_host, c.peer_port) in peers or c.client_name.split(":")[1:2] in [[t] for t in told])
+        taken = {
+            c.queue
             for c in consumers
-        )
+            if (c.peer_host, c.peer_port) in peers or c.client_name.split(":")[1:2] in [[t] for t in told]
+        }
+        # nova-cells binds what it takes from other cells when it serves its own already.
+        between = [f"{self._ear().base}.{kind}" for kind in BETWEEN] if one.topic == CELLS else []
+        return all(f"{topic}.{one.nova_host}" in taken for topic in (one.topic, *between))
 
     def _end(self, servers: list[_Server], *, disable: bool = False) -> None:
         def end(mine: list[_Server]) -> None:
@@ -291,6 +328,8 @@ class V1Switch(V1Step):
         with ExitStack() as stack:
             for broker, vhost in self._asked(goal):
                 stack.enter_context(self.world.broker(broker).at_hand(vhost, longest + IDLE_S))
+            if goal == "new":
+                stack.enter_context(self._ear().at_hand())
             self._at_work().make_ready()
             self.world.together([self.world.fence(host).standing for host in self._doors(left)])
             said, decided, brought, waited = "", False, None, 0
@@ -300,12 +339,16 @@ class V1Switch(V1Step):
                     self.world.together([partial(gate.hold, lease, longest) for gate in gates])
                     if goal == "new":
                         self._fence(self._bare())
+                        self._ear().shut()  # a nova-cells that connected again has opened it
                 said = self._rest(goal, port, moment, before)
                 if goal == "new":
                     with moment.part("the copy ends, failed builds come"):
                         brought = port.hand_over()
                 if moment.seconds > longest * LAST:
                     raise StepFailed(f"it took more than {longest * LAST:.0f} s", "Try at a calmer hour")
+                if goal == "new":
+                    with moment.part(f"{self.conversion.new.name} hears {self.conversion.old.name} again"):
+                        self._ear().open()
                 with moment.part("HAProxy is armed"):
                     self.world.together([partial(gate.arm, goal) for gate in gates])
                 if not gates:
@@ -333,9 +376,7 @@ class V1Switch(V1Step):
 
     def _asked(self, goal: Side) -> set[tuple[str, str]]:
         """Brokers that are asked while requests wait."""
-        conversion = self.conversion
-        ends = (conversion.old,) if goal == "new" else (conversion.old, conversion.new)
-        return {(end.broker, end.vhost) for end in ends}
+        return {(end.broker, end.vhost) for end in (self.conversion.old, self.conversion.new)}
 
     def _fit(self, gate: GatePort, goal: Side) -> GateState:
         began = self.world.clock()
@@ -373,7 +414,7 @@ class V1Switch(V1Step):
                     with moment.part("does it stay so?"):
                         # What was taken from a queue a moment ago may not have written a row yet.
                         with suppress(WouldWait):
-                            if (more := quiet + QUIET_S[goal] - moment.seconds) > 0:
+                            if (more := quiet + QUIET_S - moment.seconds) > 0:
                                 self.world.wait(more)
                         busy = self._busy(goal, before)
                     if not busy:
@@ -403,22 +444,33 @@ class V1Switch(V1Step):
             if state.inside:
                 found.append(f"{state.inside} requests of {gate.backend} on {gate.host}")
         # In this order: what a request has begun shows before the request has ended.
-        return found or list(self._at_work().in_flight()) or (self._between() if goal == "old" else [])
+        ends = (self.conversion.old, self.conversion.new)
+        return found or list(self._at_work().in_flight()) or self._told(ends)
 
     def _at_work(self) -> UnderWayPort:
         conversion = self.conversion
         return self.world.under_way(*conversion.config, conversion.old.broker, conversion.old.vhost)
 
-    def _between(self) -> list[str]:
-        """Messages from one cell to the other that have not arrived."""
-        ends = (self.conversion.old, self.conversion.new)
+    def _ear(self) -> EarPort:
+        return self.world.ear(self.conversion)
+
+    def _heard(self) -> str:
+        """:meth:`EarPort.state`; "" when its broker was given up."""
+        return "" if self.is_lost(self.conversion.new.broker) else self._ear().state()
+
+    def _of_cells(self, queue: str) -> bool:
+        """Of what nova-cells is told, by its own cell or by the other."""
+        return queue.split(".")[0] == CELLS or queue.startswith(f"{self._ear().base}.")
+
+    def _told(self, ends: Sequence[CellEnd]) -> list[str]:
+        """Messages there that nova-cells has not taken, or not acknowledged."""
         brokers = [(self.world.broker(end.broker), end.vhost) for end in ends]
         asked = self.world.together([partial(broker.queues, vhost) for broker, vhost in brokers])
         return [
             f"{q.messages_ready + q.messages_unacknowledged} messages in {q.name} on {end.broker}"
             for end, queues in zip(ends, asked, strict=True)
             for q in queues
-            if q.name.split(".")[0] == CELLS and q.consumers
+            if self._of_cells(q.name) and q.consumers
             if q.messages_ready + q.messages_unacknowledged
         ]
 
@@ -430,30 +482,25 @@ class V1Switch(V1Step):
         self.world.together([partial(shut, host, mine) for host, mine in doors.items()])
 
     def _go_on_cells(self) -> None:
-        self.world.together(self._continuing())
-        self.remember("paused", False)
+        if self.recall("paused"):
+            self._each_child("continue")
+            self.remember("paused", False)
 
-    def _continuing(self) -> list[Callable[[], None]]:
-        return [
-            partial(self.world.host(one.host).systemctl, "continue", one.unit)
-            for one in self._servers("child_cells")
-        ]
+    def _each_child(self, verb: UnitVerb) -> None:
+        units = [(self.world.host(one.host), one.unit) for one in self._servers("child_cells")]
+        self.world.together([partial(host.systemctl, verb, unit) for host, unit in units])
 
     def _let_go(self, gates: list[GatePort], side: Side, decided: bool) -> None:
-        """Nobody waits any more. A gate that doesn't answer lets go by itself, where the fence says.
-
-        The child's nova-cells goes on beside it: until it does, what requests ask of it waits in its queue.
-        """
+        """Nobody waits any more. A gate that doesn't answer lets go by itself, where the fence says."""
         sure = True
         if not decided:
             try:
                 self._unfence(side)
             except RecellError:
                 sure = False  # then every gate asks what stands, and all find the same
-        go_on = self._continuing() if decided and self.recall("paused") else []
         acts: list[Callable[[], None]] = [partial(g.release, side if sure else None) for g in gates]
-        wrong = self.world.together([partial(_error_of, act) for act in (*acts, *go_on)])
-        if decided and (first := next((e for e in wrong[: len(gates)] if e is not None), None)):
+        wrong = self.world.together([partial(_error_of, act) for act in acts])
+        if decided and (first := next((e for e in wrong if e is not None), None)):
             raise first
 
     def _stay(self, side: Side) -> None:

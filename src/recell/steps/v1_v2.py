@@ -201,9 +201,6 @@ class V2Switch(V1Switch):
             self._unfence("new")  # up since the way forward, where nova-api was not retired any more
         super()._ready(goal)
 
-    def _asked(self, goal: Side) -> set[tuple[str, str]]:
-        return {(end.broker, end.vhost) for end in (self.conversion.old, self.conversion.new)}
-
     def _rest(self, goal: Side, port: V1Port, moment: Moment, before: list[GateState]) -> str:
         said = super()._rest(goal, port, moment, before)
         if goal == "old":
@@ -223,11 +220,6 @@ class V2Switch(V1Switch):
             if q.consumers and q.name.split(".")[0].split("_fanout")[0] in TOPICS
             if (count := q.messages_ready + q.messages_unacknowledged)
         ]
-
-    def _go_on_cells(self) -> None:
-        # Asked in the hold as well, where the way forward has made nobody stand still.
-        if self.recall("paused"):
-            super()._go_on_cells()
 
     def _not_as_wanted(self, goal: Side) -> list[str]:
         # The API cell's nova-api runs until it is retired: who asks it by its own address is refused.
