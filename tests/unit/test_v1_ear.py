@@ -9,8 +9,12 @@ import pytest
 from recell.adapters.amqp import Amqp
 from recell.adapters.broker import RabbitCluster
 from recell.adapters.v1_ear import Ear
+from recell.adapters.world import RealWorld
 from recell.errors import Denied, StepFailed, Unreachable
+from recell.model.v1 import Conversion
+from recell.planning.v1 import SWITCH, plan_v1
 from tests.private_broker import PrivateBroker
+from tests.unit.stein_cloud import layout_v1, stein
 from tests.unit.test_queue_door import PROPERTIES, Node, broker
 
 __all__ = ["broker"]
@@ -152,3 +156,34 @@ def test_a_broker_that_is_gone_is_told(broker: PrivateBroker, cells: Cells) -> N
     with pytest.raises(Unreachable, match="does not answer"), ear.at_hand():
         ear.shut()
     assert ear.state() == "open"
+
+
+@pytest.mark.parametrize("cells", ["tree.words"], indirect=True)
+def test_it_is_found_by_novas_own_configuration(
+    broker: PrivateBroker, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = next(s for s in plan_v1(stein(), layout_v1(), 0.0).steps if s.id == SWITCH)
+    conversion = Conversion.from_json(spec.params["conversion"])
+    asked: list[object] = []
+
+    class Host:
+        def read(self, path: str) -> bytes:
+            asked.append(path)
+            url = "transport_url = rabbit://guest:guest@mq1:5672/"
+            return f"[DEFAULT]\n{url}\n[cells]\nrpc_driver_queue_base = tree.words\n".encode()
+
+        def forward(self, host: str, port: int) -> tuple[str, int]:
+            asked.append(host)
+            return ("127.0.0.1", broker.port)
+
+    cluster = RabbitCluster("mq4", [Node(broker)])
+    monkeypatch.setattr(RealWorld, "host", lambda self, name: Host())
+    monkeypatch.setattr(RealWorld, "broker", lambda self, name: cluster if name == "mq4" else None)
+    world = RealWorld(stein())
+    ear = world.ear(conversion)
+    assert ear is world.ear(conversion) and ear.base == "tree.words"
+    ear.shut()
+    assert not cells.arrives("broadcast") and cells.arrives("targeted")
+    ear.open()
+    assert cells.arrives("broadcast")
+    assert asked == [conversion.config[1], *[conversion.new_nodes[0][0]] * 2]
