@@ -215,6 +215,14 @@ def test_services(nova: NovaDatabases, server: Path) -> None:
         nova.retire_service(_CELL1, ServiceRow(9, "", "cmp1", "nova-compute", 1, False, 0))
 
 
+def test_before_pike_a_service_has_no_uuid(nova: NovaDatabases, server: Path) -> None:
+    _sql(server, "ALTER TABLE nova.services DROP COLUMN uuid")
+    _sql(server, "INSERT INTO nova.services (id, host, `binary`, version, disabled, deleted, created_at)"
+                 " VALUES (1, 'ctl1', 'nova-conductor', 16, 0, 0, UTC_TIMESTAMP())")
+    (found,) = nova.services(_CELL1)
+    assert (found.id, found.uuid, found.host, found.version) == (1, "", "ctl1", 16)
+
+
 def test_a_record_that_was_made_anew_is_not_restored(nova: NovaDatabases, server: Path) -> None:
     _sql(server, "INSERT INTO nova.services (id, host, `binary`, deleted) VALUES"
                  " (1, 'ctl1', 'nova-conductor', 1), (2, 'ctl1', 'nova-conductor', 0)")

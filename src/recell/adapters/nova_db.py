@@ -145,8 +145,14 @@ class NovaDatabases:
         self._hold.end()
 
     def services(self, cell: str) -> tuple[ServiceRow, ...]:
-        rows = self._cell(cell).read(
-            "SELECT id, uuid, host, `binary`, version, disabled,"
+        database = self._cell(cell)
+        there = {str(r["name"]).lower() for r in database.read(
+            "SELECT column_name AS name FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name = 'services'")}
+        # A service got its uuid in Pike; cells have mappings since Ocata.
+        uuid = "uuid" if "uuid" in there else "NULL AS uuid"
+        rows = database.read(
+            f"SELECT id, {uuid}, host, `binary`, version, disabled,"  # noqa: S608 (ours)
             " TIMESTAMPDIFF(MICROSECOND, COALESCE(last_seen_up, created_at), UTC_TIMESTAMP(6))"
             " / 1e6 AS age FROM services WHERE deleted = 0 ORDER BY id"
         )
