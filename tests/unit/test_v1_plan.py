@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from recell.cli.desk import hosts_of
 from recell.cli.main import main
-from recell.discovery.scan import generation_of
+from recell.discovery.scan import generation_of, has_no_cells
 from recell.errors import BadInput, Unsupported
 from recell.model.deployment import Deployment, Role, dump_deployment
 from recell.model.layout import load_any_layout, load_layout
@@ -387,6 +387,12 @@ def test_an_old_nova_without_an_api_database_is_told_from_an_inventory_that_lack
     assert generation_of([s for s in services if s.role == "compute"], "2014.2.4") == "v2"
     enabled = [replace(s, options={**s.options, "cells/enable": "true"}) for s in services]
     assert generation_of(enabled, "2014.2.4") == "v1"
+
+
+def test_before_ocata_an_api_database_may_know_no_cells() -> None:
+    cell0, cell1 = stein().mappings
+    assert has_no_cells("13.1.4", ()) and has_no_cells("2015.1.4", ()) and has_no_cells("14.1.0", (cell0,))
+    assert not has_no_cells("14.1.0", (cell0, cell1)) and not has_no_cells("15.1.5", ())
 
 
 # -- releases ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pymysql.cursors import DictCursor
 
 from recell.adapters.ports import QueueInfo
 from recell.adapters.v1_work import UnderWay, named
+from recell.errors import Unreachable
 from recell.steps.compute import BEGUN
 from recell_bench.schemas import JUNO, STEIN, ddl, load
 from tests.private_server import PrivateServer
@@ -26,6 +27,13 @@ def server() -> Iterator[PrivateServer]:
         made.create(database_of(release), ddl(load(release)))
     made.create("nova_api", ["CREATE TABLE build_requests (id INT PRIMARY KEY AUTO_INCREMENT,"
                              " created_at DATETIME, instance_uuid VARCHAR(36))"])
+    # Kilo's and Liberty's API database holds mappings alone; Mitaka's requests have no instance's uuid.
+    made.create("nova_api_liberty", ["CREATE TABLE cell_mappings (id INT PRIMARY KEY)"])
+    made.create("nova_api_mitaka", [
+        "CREATE TABLE build_requests (id INT PRIMARY KEY AUTO_INCREMENT, created_at DATETIME,"
+        " request_spec_id INT NOT NULL, project_id VARCHAR(255) NOT NULL)",
+        f"INSERT INTO build_requests (created_at, request_spec_id, project_id) VALUES ({NOW}, 1, 'p')",
+    ])
     yield made
     made.stop()
 
@@ -104,6 +112,34 @@ def test_each_kind_of_work_shows(tables: Tables) -> None:
     prepared = tables.work()
     prepared.make_ready()
     assert list(prepared.in_flight()) == expected
+
+
+@pytest.mark.parametrize("database", ["nova_api_liberty", "nova_api_mitaka"])
+def test_before_newton_builds_show_as_tasks_alone(
+    server: PrivateServer, tables: Tables, database: str
+) -> None:
+    """The API database may be there all the same, and has other columns."""
+    api = Tables(server, tables.release, database=database)
+    work = UnderWay(tables, api, lambda: tables, "/nova")  # type: ignore[arg-type, return-value]
+    work.make_ready()
+    assert work.in_flight() == ()
+    tables.add("instances", id=3, uuid="i3", task_state="scheduling", vm_state="building", deleted=0)
+    assert work.in_flight() == ("i3 is scheduling",)
+
+
+def test_an_api_database_that_was_never_made_holds_nobody_up(tables: Tables) -> None:
+    class Missing:
+        sentence = "the database nova_api on db1 does not exist"
+
+        def read(self, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
+            raise Unreachable(self.sentence, "")
+
+    work = UnderWay(tables, Missing(), lambda: tables, "/nova")  # type: ignore[arg-type, return-value]
+    assert work.in_flight() == ()
+    Missing.sentence = "the database nova_api on db1 port 3306 does not answer from ctl1"
+    work = UnderWay(tables, Missing(), lambda: tables, "/nova")  # type: ignore[arg-type, return-value]
+    with pytest.raises(Unreachable):
+        work.in_flight()
 
 
 def test_made_ready_it_looks_at_few_rows_and_misses_none_that_comes(tables: Tables) -> None:
