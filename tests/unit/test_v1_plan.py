@@ -14,7 +14,7 @@ from recell.cli.desk import hosts_of
 from recell.cli.main import main
 from recell.discovery.scan import generation_of, has_no_cells
 from recell.errors import BadInput, Unsupported
-from recell.model.deployment import Deployment, Role, dump_deployment
+from recell.model.deployment import Deployment, Role, ServiceRecord, dump_deployment
 from recell.model.layout import load_any_layout, load_layout
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import PlanStep, dump_plan, load_plan
@@ -283,6 +283,19 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda d: with_options(d, "api", DEFAULT__use_neutron="False"),
         "nova-network serves guests here",
     ),
+    "nova-network by its record": (
+        lambda d: replace(d, records=(ServiceRecord("", 1, "", "net1", "nova-network", 0, False, 3.0),)),
+        "nova-network on net1",
+    ),
+    "Newton, which reads no class of networks": (
+        lambda d: with_options(replace(d, nova_version="14.1.0", mappings=()), "api",
+                               DEFAULT__use_neutron="False",
+                               DEFAULT__network_api_class="nova.network.neutronv2.api.API"),
+        "nova-network serves guests here",
+    ),
+    "Newton with mappings": (
+        lambda d: replace(d, nova_version="14.1.0"), "404 for what is mapped to cell1",
+    ),
     "qpid": (
         _services(transport_url="qpid://nova:***@mq1/"),
         "over qpid",
@@ -395,6 +408,114 @@ def test_before_ocata_an_api_database_may_know_no_cells() -> None:
     assert not has_no_cells("14.1.0", (cell0, cell1)) and not has_no_cells("15.1.5", ())
 
 
+# -- what nova-api serves ----------------------------------------------------------------------------
+
+
+def with_api(**more: Any) -> Deployment:
+    found = stein()
+    services = tuple(
+        replace(s, **more) if s.role == "api" and s.active else s for s in found.services
+    )
+    return replace(found, services=services)
+
+
+def liberty(**more: Any) -> Deployment:
+    """nova-api as it comes: EC2 at a port below its own."""
+    options = {"DEFAULT/network_api_class": "nova.network.neutronv2.api.API"}
+    found = with_api(**{"ports": (8773, 8774, 8775), "options": options, **more})
+    return replace(found, nova_version="12.0.6")
+
+
+def test_ec2_is_refused_from_the_hold_on_and_said_before() -> None:
+    plan = plan_v1(liberty(), layout_v1(), 0.0)
+    switch = only(plan.steps, SWITCH).params
+    assert switch["bare"] == [["ctl1", "10.1.0.2", 8773], ["ctl2", "10.1.0.3", 8773]]
+    assert switch["doors"]["old"] == [["ctl1", "10.1.0.2", 8774], ["ctl2", "10.1.0.3", 8774]]
+    assert any("nova-api on ctl1 (port 8773)" in r and "EC2" in r for r in plan.remarks)
+    assert options(only(plan.steps, "ctl1/child-config"))["DEFAULT/enabled_apis"] == "metadata"
+    kept = plan_v1(liberty(), layout_v1(CELLS_V1_EXAMPLE.replace("neutron: wait ", "neutron: child ")), 0.0)
+    changed = options(only(kept.steps, "ctl1/child-config"))
+    assert changed["DEFAULT/enabled_apis"] == "osapi_compute,metadata"
+    for without in (liberty(ports=(8774, 8775)), replace(liberty(), nova_version="13.1.4"),
+                    liberty(options={"DEFAULT/enabled_apis": "osapi_compute, metadata"})):  # fmt: skip
+        quiet = plan_v1(without, layout_v1(), 0.0)
+        assert only(quiet.steps, SWITCH).params["bare"] == []
+        assert not any("EC2" in r for r in quiet.remarks)
+
+
+def test_who_is_led_to_ec2_is_asked_about_before() -> None:
+    led = liberty()
+    ec2 = tuple(replace(p, backend="ec2", address=p.address.replace("8774", "8773"))
+                for p in led.proxies if p.backend == "nova-api")  # fmt: skip
+    led = replace(led, proxies=(*led.proxies, *ec2))
+    (found,) = [v for v in check(led, layout_v1()) if v.id == "ec2:lb1:ec2"]
+    assert found.severity == "stop" and found.may_accept and found.remedy
+    accepted = layout_v1(CELLS_V1_EXAMPLE + "acknowledge: ['ec2:lb1:ec2']\n")
+    assert [v.severity for v in check(led, accepted) if v.id == "ec2:lb1:ec2"] == ["warning"]
+    assert not [v for v in check(liberty(), layout_v1()) if v.id.startswith("ec2")]
+
+
+def test_metadata_is_asked_where_it_listens() -> None:
+    elsewhere = with_api(options={
+        "DEFAULT/metadata_listen": "127.0.0.1", "DEFAULT/metadata_listen_port": "9775",
+        "DEFAULT/osapi_compute_listen": "10.2.0.2",
+    })  # fmt: skip
+    found = steps(elsewhere)
+    assert only(found, "ctl1/nova-api").params["url"] == "http://127.0.0.1:9775/"
+    assert only(found, "ctl1/undo-nova-api").params["url"] == "http://10.2.0.2:8774/"
+    unknown = with_api(options={"DEFAULT/metadata_listen": "$my_ip"})
+    assert only(steps(unknown), "ctl1/nova-api").params["url"] == "http://10.1.0.2:8775/"
+
+
+def test_units_that_serve_one_api_each_are_told_apart() -> None:
+    """nova-api-os-compute reads no enabled_apis: it would serve users of the child for ever. Metadata writes
+    passwords of guests, which the API cell hears of only from a service that knows its cell."""
+    found = with_api(argv=("/usr/bin/nova-api-os-compute",), options={})
+    apart = [service(h, "metadata", unit="nova-api-metadata", port=8775) for h in ("ctl1", "cmp1")]
+    found = replace(found, services=(*found.services, *apart))
+    made = steps(found)
+    assert only(made, "ctl1/retire-nova-api").kind == "v1-retire"
+    assert "ctl1/nova-api" not in [s.id for s in made]
+    for host in ("ctl1", "cmp1"):
+        restart = only(made, f"{host}/nova-api-metadata")
+        assert restart.kind == "restart-api", "no fence stands before it that it could take down"
+        assert restart.params["reads"] == ["/etc/nova/nova-cell1.conf"]
+        assert place(made, SWITCH) < place(made, f"{host}/nova-api-metadata")
+    assert only(made, "ctl1/retire-nova-api").safe_point
+    copies = [(s.where, s.params["path"]) for s in made if s.kind == "copy-config"]
+    assert sorted(copies) == [(h, "/etc/nova/nova-cell1.conf") for h in ("cmp1", "ctl1", "ctl2")]
+    separate = replace(found, services=(*found.services, service("ctl1", "ec2", unit="nova-api-ec2")))
+    with pytest.raises(Unsupported, match="nova-api-ec2 on ctl1 serves EC2"):
+        steps(separate)
+
+
+def test_a_service_with_a_file_of_its_own_gets_a_copy_of_that() -> None:
+    own = dict.fromkeys(("DEFAULT/transport_url", "database/connection"), "/etc/nova/api.conf")
+    apart = with_api(config_files=("/etc/nova/api.conf",), explicit_config=True, origins=own,
+                     argv=("/usr/bin/nova-api", "--config-file", "/etc/nova/api.conf"))  # fmt: skip
+    found = steps(apart)
+    copies = {(s.where, s.params["source"]): s.params["path"] for s in found if s.kind == "copy-config"}
+    assert copies["ctl1", CONF] == "/etc/nova/nova-cell1.conf"
+    assert copies["ctl1", "/etc/nova/api.conf"] == "/etc/nova/api-cell1.conf"
+    assert only(found, "ctl1/nova-api").params["reads"] == ["/etc/nova/api-cell1.conf"]
+    one = CELLS_V1_EXAMPLE.replace("records: table ", "config: /etc/nova/one.conf\n    records: table ")
+    with pytest.raises(BadInput, match=r"services on ctl1 read /etc/nova/api\.conf and /etc/nova/nova\.conf"):
+        steps(apart, one)
+
+
+def test_on_a_controller_a_console_proxy_begins_when_the_other_one_has_left_its_port() -> None:
+    beside = CELLS_V1_EXAMPLE.replace("hosts: [api1, api2]", "hosts: [ctl1]\n  port: 8784")
+    found = steps(text=beside)
+    begins = place(found, "ctl1/start-nova-novncproxy-api")
+    assert place(found, "ctl1/retire-nova-novncproxy") < begins < place(found, "prove")
+    assert only(found, "ctl1/start-nova-novncproxy-api").kind == "start-console"
+    apart = steps()
+    assert place(apart, "api1/start-nova-novncproxy") < place(apart, SWITCH)
+    full = with_api(ports=(8774, 8775))
+    with pytest.raises(BadInput, match="nova-api on ctl1 listens on 8775"):
+        steps(full, beside.replace("8784", "8775"))
+
+
 # -- releases ----------------------------------------------------------------------------------------
 
 
@@ -403,6 +524,7 @@ def test_before_ocata_an_api_database_may_know_no_cells() -> None:
     [
         ("19.3.2", "Stein", ("quota", "driver"), ("db", "sync", "--local_cell")),
         ("15.1.5", "Ocata", ("quota", "driver"), ("db", "sync", "--local_cell")),
+        ("14.1.0", "Newton", ("DEFAULT", "quota_driver"), ("db", "sync", "--local_cell")),
         ("13.0.0", "Mitaka", ("DEFAULT", "quota_driver"), ("db", "sync")),
         ("2014.2.4", "Juno", ("DEFAULT", "quota_driver"), ("db", "sync")),
     ],
@@ -426,6 +548,35 @@ def test_juno_has_no_database_to_share() -> None:
     assert only(plan.steps, "state/follow").params["failed_builds"] == ""
     assert only(plan.steps, "api/database").params["argv"][-2:] == ["db", "sync"]
     assert any("change them on both sides" in r for r in plan.remarks)
+
+
+def test_an_api_database_of_before_newton_is_not_what_cells_share() -> None:
+    """It holds mappings and requests of builds alone."""
+    for version in ("2015.1.4", "12.0.6", "13.1.4"):
+        plan = plan_v1(stein(nova_version=version, mappings=()), layout_v1(), 0.0)
+        assert any("change them on both sides" in r for r in plan.remarks), version
+        assert any("among the child's instances" in r for r in plan.remarks)
+        assert only(plan.steps, "api/database").params["argv"][-2:] == ["db", "sync"]
+    newton = plan_v1(stein(nova_version="14.1.0", mappings=stein().mappings[:1]), layout_v1(), 0.0)
+    assert any("which both cells share" in r for r in newton.remarks)
+
+
+def test_failed_builds_that_are_elsewhere_are_told_of() -> None:
+    cell0, cell1 = stein().mappings
+    away = replace(cell0, database_resolved=cell0.database_resolved.replace("db1", "db9"))
+    plan = plan_v1(stein(mappings=(away, cell1)), layout_v1(), 0.0)
+    assert any("cell0 is on another server" in r for r in plan.remarks)
+    assert not any("are copied" in r for r in plan.remarks)
+    assert only(plan.steps, "state/follow").params["failed_builds"] == ""
+
+
+def test_two_releases_look_for_key_pairs_in_the_child() -> None:
+    def said(version: str) -> list[str]:
+        plan = plan_v1(stein(nova_version=version, mappings=()), layout_v1(), 0.0)
+        return [r for r in plan.remarks if "a config drive fails" in r]
+
+    assert "500" in said("2015.1.4")[0] and "nova-compute looks" in said("12.0.6")[0]
+    assert not any(said(v) for v in ("2014.2.4", "13.1.4", "14.1.0", "19.3.2"))
 
 
 # -- rows --------------------------------------------------------------------------------------------

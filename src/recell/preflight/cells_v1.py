@@ -14,6 +14,8 @@ from recell.model.plan import Plan
 from recell.model.v1 import Conversion
 from recell.model.violation import Violation
 from recell.planning.v1 import plan_v1
+from recell.planning.v1_release import release_of
+from recell.planning.v1_serves import ec2_port
 from recell.preflight import live, rules
 
 ALIKE: tuple[Callable[[Deployment], Iterator[Violation]], ...] = (
@@ -35,6 +37,7 @@ def check(
         found += rule(_without_the_api_cell(deployment, layout))
     found += firewalls(deployment)
     found += writers(deployment)
+    found += ec2(deployment)
     try:
         plan = plan or plan_v1(deployment, layout, 0.0)
     except RecellError as error:
@@ -88,6 +91,30 @@ def writers(deployment: Deployment) -> Iterator[Violation]:
             w.host,
             f"{w.where}: {w.what}",
             "Suspend it until the conversion is done; or acknowledge it",
+            may_accept=True,
+        )
+
+
+def ec2(deployment: Deployment) -> Iterator[Violation]:
+    """Somebody is led to an API that the API cell will not have."""
+    apis = {(s.host, s.unit): s for s in deployment.role("api") if s.active}
+    try:
+        release = release_of(deployment, apis.values())
+    except RecellError:
+        return  # the plan says why
+    led = {
+        (p.proxy, p.backend)
+        for p in deployment.proxies
+        if (s := apis.get((p.host, p.unit))) is not None
+        and p.address.rpartition(":")[2] == str(ec2_port(s, release))
+    }
+    for proxy, backend in sorted(led):
+        yield Violation(
+            f"ec2:{proxy}:{backend}",
+            "stop",
+            proxy,
+            f"{backend} leads to nova-api's EC2 port, whose requests are refused from the hold on",
+            "Lead its users to the Compute API first; or acknowledge it",
             may_accept=True,
         )
 
