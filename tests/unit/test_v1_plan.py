@@ -503,6 +503,67 @@ def test_a_service_with_a_file_of_its_own_gets_a_copy_of_that() -> None:
         steps(apart, one)
 
 
+DIST = "/usr/share/nova/nova-dist.conf"
+
+
+def test_a_distributions_defaults_are_read_on_and_never_written() -> None:
+    """RDO's nova.conf comes second: the first file is a package's, and counts for less."""
+    found = stein()
+    juno = replace(found, services=tuple(
+        replace(s, config_files=(DIST, *s.config_files),
+                origins={k: v for k, v in s.origins.items() if s.role != "compute"})
+        for s in found.services
+    ))  # fmt: skip
+    made = steps(juno, CELLS_V1_EXAMPLE.replace("hosts: [api1, api2]", "hosts: [ctl1]\n  port: 8784"))
+    assert only(made, "cmp1/vif-conf").params["path"] == CONF
+    for id in ("ctl1/nova-cells-api", "ctl1/nova-novncproxy-api"):
+        argv = only(made, id).params["argv"]
+        assert argv[1:] == ["--config-file", DIST, "--config-file", "/etc/nova/nova-api.conf"]
+    own = only(made, "ctl1/nova-cells-config").params["argv"]
+    assert own[1:] == ["--config-file", DIST, "--config-file", "/etc/nova/nova-cell1.conf"]
+
+
+def test_a_computes_options_are_written_where_they_count() -> None:
+    later = "/etc/nova/nova-compute.conf"
+    found = stein()
+
+    def with_origin(**more: str) -> Deployment:
+        services = tuple(
+            replace(s, config_files=(CONF, later), origins={**s.origins, **more})
+            if s.role == "compute"
+            else s
+            for s in found.services
+        )
+        return replace(found, services=services)
+
+    assert only(steps(with_origin()), "cmp1/vif-conf").params["path"] == CONF
+    waits = with_origin(**{"DEFAULT/vif_plugging_timeout": later})
+    assert only(steps(waits), "cmp1/vif-conf").params["path"] == later
+    with pytest.raises(Unsupported, match="from its environment"):
+        steps(with_origin(**{"DEFAULT/vif_plugging_is_fatal": "its environment"}))
+
+
+def test_what_would_win_over_the_childs_copy_is_refused() -> None:
+    later = "/etc/nova/nova-api.conf"
+    origins = dict.fromkeys(("DEFAULT/transport_url", "database/connection"), CONF)
+    apart = with_api(config_files=(CONF, later), origins={**origins, "DEFAULT/enabled_apis": later})
+    with pytest.raises(Unsupported, match=rf"\[DEFAULT\] enabled_apis from {later}, which wins over {CONF}"):
+        steps(apart)
+    before = with_api(config_files=(DIST, CONF), origins={**origins, "DEFAULT/enabled_apis": DIST})
+    assert steps(before)
+
+
+def test_an_api_cells_units_read_the_file_that_the_layout_names() -> None:
+    hosts = "hosts: [api1, api2]"
+    named = CELLS_V1_EXAMPLE.replace(hosts, f"{hosts}\n  config: /etc/nova/top.conf")
+    found = steps(text=named)
+    for unit in ("nova-api", "nova-cells", "nova-consoleauth", "nova-novncproxy"):
+        argv = only(found, f"api2/{unit}-config").params["argv"]
+        assert argv == [f"/usr/bin/{unit}", "--config-file", "/etc/nova/top.conf"]
+        assert only(found, f"api2/{unit}-config").kind == "drop-in"
+    assert not [s for s in steps() if s.kind == "drop-in" and s.where.startswith("api")]
+
+
 def test_on_a_controller_a_console_proxy_begins_when_the_other_one_has_left_its_port() -> None:
     beside = CELLS_V1_EXAMPLE.replace("hosts: [api1, api2]", "hosts: [ctl1]\n  port: 8784")
     found = steps(text=beside)

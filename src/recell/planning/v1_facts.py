@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.cells_v1 import SEPARATOR
-from recell.model.deployment import CONSOLES, Broker, Deployment, HostFacts, NovaService, ProxyBackendServer
+from recell.model.deployment import (
+    CONSOLES,
+    ENVIRONMENT,
+    Broker,
+    Deployment,
+    HostFacts,
+    NovaService,
+    ProxyBackendServer,
+)
 from recell.model.hosts import CellEnd
 from recell.model.layout_v1 import CellsV1Layout, ChildCell
 from recell.model.urls import parse_url
@@ -331,6 +339,25 @@ def _brokers(
     return old, new
 
 
+def _overruled(facts: V1Facts) -> Iterator[RecellError]:
+    """A file that a service reads after the one that is copied for the child would win over the copy."""
+    told = [f"cells/{option}" for option in ("enable", "name", "cell_type", "cells_config")]
+    told.append("/".join(facts.release.quota))
+    for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.metadata):
+        path = main_file(s)
+        for option in (*told, *(["DEFAULT/enabled_apis"] if s.role == "api" else [])):
+            origin = s.origins.get(option, path)
+            if origin == ENVIRONMENT or (
+                origin in s.config_files and s.config_files.index(origin) > s.config_files.index(path)
+            ):
+                section, _, word = option.partition("/")
+                yield Unsupported(
+                    f"{s.unit} on {s.host} takes [{section}] {word} from {origin}, which wins over {path} and"
+                    " over any copy of it",
+                    f"Move it into {path}, restart the service, and scan again",
+                )
+
+
 def _unfit(facts: V1Facts) -> Iterator[RecellError]:
     """What the layout wants and the hosts don't have."""
     layout, deployment = facts.layout, facts.deployment
@@ -381,6 +408,8 @@ def _unfit(facts: V1Facts) -> Iterator[RecellError]:
         except RecellError as error:
             unfit = True
             yield error
+    if not unfit:
+        yield from _overruled(facts)
     for name, paths in read.items() if facts.own.config else ():
         if len(paths) > 1:
             yield BadInput(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recell.model.deployment import CONSOLES, NovaService, ProxyBackendServer
+from recell.model.deployment import CONSOLES, NovaService, ProxyBackendServer, named_values
 from recell.model.v1 import Conversion
 from recell.planning import commands
 from recell.planning.changes import Change, describe
@@ -14,6 +14,7 @@ from recell.planning.upcalls import change_compute
 from recell.planning.v1_facts import V1Facts, main_file
 from recell.planning.v1_import import full_path_assignment
 from recell.planning.v1_names import (
+    USUAL,
     api_config,
     api_roles,
     api_unit,
@@ -159,8 +160,7 @@ def child(facts: V1Facts, draft: Draft) -> None:
         if s.host not in {c.host for c in facts.conductors}:
             continue
         path = main_file(next(c for c in facts.conductors if c.host == s.host))
-        argv = [*s.argv, "--config-file", child_config(facts, path)]
-        read_childs(facts, draft, s, path, argv)
+        read_childs(facts, draft, s, path, commands.reading(s, child_config(facts, path)))
 
 
 def boot_options(facts: V1Facts) -> list[Change]:
@@ -282,18 +282,24 @@ def api_cell(facts: V1Facts, draft: Draft) -> None:
 
 
 def _api_unit_files(facts: V1Facts, draft: Draft, host: str, role: str) -> None:
-    """Siblings on shared hosts; elsewhere the installed unit reads the usual nova.conf by itself."""
-    installed = facts.installed(host, role)
-    if installed is None or host not in facts.shared:
+    """Siblings on shared hosts; elsewhere the installed unit reads the usual nova.conf by itself, and is told
+    of another one."""
+    installed, path = facts.installed(host, role), api_config(facts, host)
+    if installed is None:
+        return
+    argv = commands.reading(installed, path)
+    if host not in facts.shared:
+        named = named_values(installed.argv, "--config-file")
+        if path not in (named or [USUAL]):
+            draft.drop_in(installed, argv, f"{installed.unit} reads {path}", facts.layout.api.name)
         return
     name = api_unit(facts, host, role)
-    argv = [*installed.argv, "--config-file", api_config(facts, host)]
     draft.sibling(
         f"{host}/{name}",
         installed,
         name,
         commands.renamed_log(argv, installed.unit, name),
-        f"a unit {name}, modelled on {installed.unit}, that reads {api_config(facts, host)}",
+        f"a unit {name}, modelled on {installed.unit}, that reads {path}",
         f"Nova {role} of cell {facts.layout.api.name}",
     )
 
