@@ -160,6 +160,28 @@ def test_each_side_knows_all_brokers_of_the_other() -> None:
     assert (child.params["side"], api.params["side"]) == ("old", "new")
 
 
+@pytest.mark.parametrize(("url", "old", "new"), [
+    # By addresses, at a port of TLS: what is named is named so, too, and whoever knows no names finds it.
+    ("rabbit://nova:***@10.1.0.10:5671,nova:***@10.1.0.11:5671/",
+     [["10.1.0.10", 5671], ["10.1.0.11", 5671], ["10.1.0.12", 5671]],
+     [["10.1.0.13", 5672], ["10.1.0.14", 5672], ["10.1.0.15", 5672]]),
+    # Of one host alone nobody else could make sense.
+    ("rabbit://nova:***@localhost:5672/", [["mq1", 5672], ["mq2", 5672], ["mq3", 5672]],
+     [["mq4", 5672], ["mq5", 5672], ["mq6", 5672]]),
+    # A load balancer stands before them.
+    ("rabbit://nova:***@mq-vip:5670/", [["mq1", 5672], ["mq2", 5672], ["mq3", 5672]],
+     [["mq4", 5672], ["mq5", 5672], ["mq6", 5672]]),
+])  # fmt: skip
+def test_records_name_nodes_as_nova_does(url: str, old: list[Any], new: list[Any]) -> None:
+    found = _services(transport_url=url)(stein())
+    doors = (replace(found.brokers[0], doors=("mq-vip:5670",)), found.brokers[1])
+    hosts = tuple(replace(h, aliases=("localhost",)) if h.name == "mq1" else h for h in found.hosts)
+    made = steps(replace(found, brokers=doors, hosts=hosts))
+    assert only(made, "api/record").params["nodes"] == old
+    assert only(made, "child/record").params["nodes"] == new
+    assert only(made, "api1/api-config").params["nodes"] == new
+
+
 def test_the_childs_services_read_a_file_of_their_own() -> None:
     found = steps()
     conf = only(found, "ctl1/child-config")

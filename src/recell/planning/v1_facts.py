@@ -5,8 +5,9 @@ Reasons are gathered and said at once: an operator who has to change three thing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.cells_v1 import SEPARATOR
@@ -21,11 +22,12 @@ from recell.model.deployment import (
 )
 from recell.model.hosts import CellEnd
 from recell.model.layout_v1 import CellsV1Layout, ChildCell
-from recell.model.urls import parse_url
+from recell.model.urls import is_address, parse_url
 from recell.model.v1 import Conversion
 from recell.planning import contained
 from recell.planning.database import MYSQL_PORT, addresses, host_of
 from recell.planning.draft import CELL0, edited_file
+from recell.planning.rabbit_nova import address_like
 from recell.planning.v1_release import Release, release_of
 from recell.planning.v1_serves import ec2_port
 
@@ -108,7 +110,8 @@ class V1Facts:
         beside = failed is not None and [(e.host, e.port or MYSQL_PORT) for e in failed.endpoints] == [
             (today.host, port)
         ]
-        nodes = tuple((deployment.host(n).hostname, layout.api.broker.port) for n in layout.api.broker.nodes)
+        hosts = [deployment.host(n) for n in self.old.hosts]
+        wanted_nodes = [deployment.host(n) for n in layout.api.broker.nodes]
         return Conversion(
             CellEnd(
                 self.cell, self.child, old.name, today.host, port, url.path,
@@ -121,8 +124,8 @@ class V1Facts:
             ),
             self.path,
             (first.host, main_file(first)),
-            tuple((deployment.host(h).hostname, self.old.port) for h in self.old.hosts),
-            nodes,
+            nodes_like(first.transport_url, hosts, self.old.port),
+            tuple((h, layout.api.broker.port) for h, _ in nodes_like(first.transport_url, wanted_nodes, 0)),
             failed.path if failed is not None and beside else "",
             self.release.keeps_usage,
         )  # fmt: skip
@@ -143,6 +146,27 @@ def cell_end(
         uuid, name, server.name, place.host, place.port or MYSQL_PORT, url.path,
         broker.name, broker.hosts[0], vhost, addresses(server),
     )  # fmt: skip
+
+
+def nodes_like(url: str, hosts: Sequence[HostFacts], port: int) -> tuple[tuple[str, int], ...]:
+    """These hosts as nodes of a broker, in the manner of a URL: as it names them, else by addresses of the
+    same network, or by names. ``port``: where it names none of them."""
+    endpoints = [e for e in (parse_url(url).endpoints if url else ()) if not _loopback(e.host)]
+    address = endpoints[0].host if endpoints and is_address(endpoints[0].host) else ""
+    named: dict[str, tuple[str, int]] = {}
+    for h in hosts:
+        known = {h.name, h.hostname, h.address.host, *h.ips, *h.aliases}
+        for e in endpoints:
+            if e.host in known:
+                named.setdefault(h.name, (e.host, e.port or port))
+    usual = next((p for _, p in named.values()), port)
+    return tuple(
+        named.get(h.name, (address_like(h, address) if address else h.hostname, usual)) for h in hosts
+    )
+
+
+def _loopback(host: str) -> bool:
+    return host == "localhost" or (is_address(host) and ip_address(host).is_loopback)
 
 
 def main_file(service: NovaService) -> str:

@@ -44,6 +44,7 @@ def check(
         found.append(Violation(f"plan:{error.word}", "stop", "layout", error.sentence, error.remedy))
     if world is not None and plan is not None:
         found += live.check_files(world, plan)
+        found += live.check_brokers(world, plan)
         found += databases(world, plan)
         found += gates(world, plan)
     return sorted_out(found, layout.acknowledge)
