@@ -653,6 +653,16 @@ def test_failed_builds_that_are_elsewhere_are_told_of() -> None:
     assert only(plan.steps, "state/follow").params["failed_builds"] == ""
 
 
+def test_a_ca_that_is_in_files_is_told_of() -> None:
+    """nova-cert's, until Ocata."""
+    running = stein()
+    old = replace(running, services=(*running.services, service("ctl1", "cert")))
+    assert any("so certificates can't be had" in r for r in plan_v1(old, layout_v1(), 0.0).remarks)
+    both = replace(old, services=(*old.services, service("api1", "cert", configured=False, active=False)))
+    assert any("take them to api1 before" in r for r in plan_v1(both, layout_v1(), 0.0).remarks)
+    assert not any("CA in files" in r for r in plan_v1(running, layout_v1(), 0.0).remarks)
+
+
 def test_two_releases_look_for_key_pairs_in_the_child() -> None:
     def said(version: str) -> list[str]:
         plan = plan_v1(stein(nova_version=version, mappings=()), layout_v1(), 0.0)

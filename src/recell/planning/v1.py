@@ -286,6 +286,17 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         remarks.insert(
             0, f"Point Neutron's [nova] endpoint at {facts.child}'s own nova-api, and restart Neutron."
         )
+    certs = [f"{s.unit} on {s.host}" for s in facts.deployment.role("cert") if s.active]
+    if certs:
+        here = [h for h in facts.layout.api.hosts if "cert" in api_roles(facts, h)]
+        remarks.append(
+            f"{', '.join(certs)} keeps its CA in files, which recell does not copy: "
+            + (
+                f"take them to {', '.join(here)} before, or certificates there have another root."
+                if here
+                else f"no host of {facts.layout.api.name} has nova-cert, so certificates can't be had there."
+            )
+        )
     if facts.ec2:
         units = ", ".join(f"{unit} on {host} (port {port})" for (host, unit), port in facts.ec2.items())
         remarks.insert(
