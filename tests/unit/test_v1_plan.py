@@ -572,7 +572,9 @@ def test_what_would_win_over_the_childs_copy_is_refused() -> None:
     with pytest.raises(Unsupported, match=rf"\[DEFAULT\] enabled_apis from {later}, which wins over {CONF}"):
         steps(apart)
     before = with_api(config_files=(DIST, CONF), origins={**origins, "DEFAULT/enabled_apis": DIST})
-    assert steps(before)
+    assert not any("by other means" in r for r in plan_v1(before, layout_v1(), 0.0).remarks)
+    beside = plan_v1(with_api(config_files=(DIST, CONF, later), origins=origins), layout_v1(), 0.0)
+    assert any(f"what {later} says there" in r for r in beside.remarks)
 
 
 def test_an_api_cells_units_read_the_file_that_the_layout_names() -> None:

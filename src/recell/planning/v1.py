@@ -286,6 +286,14 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         remarks.insert(
             0, f"Point Neutron's [nova] endpoint at {facts.child}'s own nova-api, and restart Neutron."
         )
+    source = facts.apis[0]
+    path = main_file(source)
+    others = [p for p in source.config_files if p != path and not p.startswith("/usr/")]
+    if others:
+        remarks.append(
+            f"nova.conf of {facts.layout.api.name} is made after {path} of {source.host} alone: what"
+            f" {', '.join(others)} says there has to come to its hosts by other means."
+        )
     certs = [f"{s.unit} on {s.host}" for s in facts.deployment.role("cert") if s.active]
     if certs:
         here = [h for h in facts.layout.api.hosts if "cert" in api_roles(facts, h)]
