@@ -622,9 +622,17 @@ def test_a_release_says_what_differs(
     assert (found.name, found.quota, found.sync) == (name, quota, sync)
 
 
-def test_what_is_set_today_wins_over_the_release() -> None:
-    deployment = with_options(stein(), "conductor", DEFAULT__quota_driver="nova.quota.DbQuotaDriver")
-    assert release_of(deployment, deployment.services).quota == ("DEFAULT", "quota_driver")
+@pytest.mark.parametrize(("version", "leftover", "quota"), [
+    ("19.3.2", "DEFAULT__quota_driver", ("quota", "driver")),  # Rocky and Stein read the older name no more
+    ("16.1.8", "DEFAULT__quota_driver", ("quota", "driver")),  # it is read, and the newer one wins
+    ("13.1.4", "quota__driver", ("DEFAULT", "quota_driver")),
+])  # fmt: skip
+def test_quotas_go_off_by_the_name_that_the_release_reads(
+    version: str, leftover: str, quota: tuple[str, str]
+) -> None:
+    told = {leftover: "nova.quota.DbQuotaDriver"}
+    deployment = with_options(stein(nova_version=version), "conductor", **told)
+    assert release_of(deployment, deployment.services).quota == quota
 
 
 def test_juno_has_no_database_to_share() -> None:

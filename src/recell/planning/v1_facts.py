@@ -366,7 +366,7 @@ def _brokers(
 def _overruled(facts: V1Facts) -> Iterator[RecellError]:
     """A file that a service reads after the one that is copied for the child would win over the copy."""
     told = [f"cells/{option}" for option in ("enable", "name", "cell_type", "cells_config")]
-    told.append("/".join(facts.release.quota))
+    told += ["quota/driver", "DEFAULT/quota_driver"]
     for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.metadata):
         path = main_file(s)
         for option in (*told, *(["DEFAULT/enabled_apis"] if s.role == "api" else [])):

@@ -62,7 +62,9 @@ def release_of(deployment: Deployment, controllers: Iterable[NovaService]) -> Re
     return Release(
         version,
         name,
-        _quota(services, number),
+        # The release's own name, whatever is set today: it wins over the older one where both are read (Ocata
+        # to Queens), and the other one is read by no release but these.
+        ("quota", "driver") if number >= _QUOTA_GROUP_SINCE else ("DEFAULT", "quota_driver"),
         # With mappings, a plain sync goes on to cell0's database as well.
         ("db", "sync", "--local_cell") if shares else ("db", "sync"),
         shares,
@@ -70,13 +72,3 @@ def release_of(deployment: Deployment, controllers: Iterable[NovaService]) -> Re
         "osapi_compute,metadata" if number >= _NO_EC2_SINCE else "ec2,osapi_compute,metadata",
         number,
     )
-
-
-def _quota(services: Iterable[NovaService], number: int) -> tuple[str, str]:
-    """The option that is set today, whatever its age; else the release's own."""
-    for s in services:
-        for option in ("quota/driver", "DEFAULT/quota_driver"):
-            if option in s.options:
-                section, _, word = option.partition("/")
-                return section, word
-    return ("quota", "driver") if number >= _QUOTA_GROUP_SINCE else ("DEFAULT", "quota_driver")
