@@ -424,8 +424,14 @@ def test_undo_is_told_what_it_would_lose_counts_quotas_and_leaves_no_trace(serve
         new.row(API, "key_pairs", id=50, user_id="u1", name="mine", fingerprint="f", deleted=0)
         new.row(API, "instance_types", id=50, name="m1.new", flavorid="new", deleted=0)
         assert port.stranded() == ("flavor new", "key pair u1 mine")
+        # Nova itself makes one with a project's first boot, also where Neutron filters.
+        new.row(API, "security_groups", id=60, project_id="p9", name="default", deleted=0)
+        assert port.stranded() == ("flavor new", "key pair u1 mine")
+        new.row(API, "security_group_rules", id=60, parent_group_id=60, deleted=0)
+        assert port.stranded()[-1] == "security group p9 default"
         for number in (40, 41):
             instance(old, "nova", number, f"made-{number}")
+        instance(old, "nova", 42, "kept-a-while", vm_state="soft-delete")
         assert port.recount("old") == 3
         used = dict(old.sql("SELECT resource, in_use FROM quota_usages", database="nova"))
         assert used == {"instances": 7, "cores": 14, "ram": 3584, "fixed_ips": 3}

@@ -168,6 +168,22 @@ def test_before_rocky_no_column_says_that_a_cell_is_disabled(nova: NovaDatabases
     assert nova.mappings()[1:] == (new, second)
 
 
+def test_an_api_database_that_was_never_made_knows_no_cells(
+    nova: NovaDatabases, gateway: Gateway, server: Path
+) -> None:
+    assert nova.knows_cells()
+    _sql(server, "DROP TABLE nova_api.cell_mappings")
+    assert not nova.knows_cells()
+    _sql(server, "DROP DATABASE nova_api")
+    other = NovaDatabases(gateway, "mysql+pymysql://nova:p%40w@db1/nova_api", "", "")
+    assert not other.knows_cells()
+    other.close()
+    away = NovaDatabases(
+        Gateway(server.parent / "none"), "mysql://nova:x@db1/nova_api", "", "mysql://nova:x@db1/nova")
+    with pytest.raises(Unreachable):
+        away.knows_cells()
+
+
 def test_a_cell_without_a_name_keeps_none(nova: NovaDatabases, server: Path) -> None:
     _sql(server, f"UPDATE nova_api.cell_mappings SET name = NULL WHERE uuid = '{_CELL1}'")
     cell1 = nova.mappings()[1]
@@ -213,6 +229,14 @@ def test_services(nova: NovaDatabases, server: Path) -> None:
         nova.retire_service(_CELL1, replace(second, host="other"))
     with pytest.raises(Unsupported, match="compute service delete"):
         nova.retire_service(_CELL1, ServiceRow(9, "", "cmp1", "nova-compute", 1, False, 0))
+
+
+def test_before_pike_a_service_has_no_uuid(nova: NovaDatabases, server: Path) -> None:
+    _sql(server, "ALTER TABLE nova.services DROP COLUMN uuid")
+    _sql(server, "INSERT INTO nova.services (id, host, `binary`, version, disabled, deleted, created_at)"
+                 " VALUES (1, 'ctl1', 'nova-conductor', 16, 0, 0, UTC_TIMESTAMP())")
+    (found,) = nova.services(_CELL1)
+    assert (found.id, found.uuid, found.host, found.version) == (1, "", "ctl1", 16)
 
 
 def test_a_record_that_was_made_anew_is_not_restored(nova: NovaDatabases, server: Path) -> None:

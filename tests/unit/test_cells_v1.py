@@ -22,6 +22,7 @@ from recell.adapters.world import Secrets
 from recell.cli.main import main
 from recell.cli.scan import text
 from recell.discovery import health, health_v1
+from recell.discovery.alone import look_alone
 from recell.discovery.cells_v1 import CellDatabases, find_cells, is_v1
 from recell.discovery.looking import Notes
 from recell.discovery.services import find_services
@@ -460,3 +461,29 @@ def test_a_scan_tells_cells_records_and_instances(server: Path, root: Any) -> No
     assert [(r.cell, r.binary) for r in found.records] == [
         ("api", "nova-cells"), ("cell1", "nova-cells"), ("cell1", "nova-conductor"), ("cell1", "nova-compute")
     ]  # fmt: skip
+
+
+# -- no cells at all ---------------------------------------------------------------------------------
+
+
+def test_a_nova_without_cells_tells_of_its_services_and_counts_instances(server: Path, root: Any) -> None:
+    """Otherwise a conductor on a host that the inventory lacks would go on as if there were no cells."""
+    unseen: list[str] = []
+    controllers = [s for s in healthy().deployment.services if s.database and "nova_top" not in s.database]
+    door = {s.host: Gateway(server, s.host) for s in controllers}
+
+    def look() -> tuple[tuple[ServiceRecord, ...], dict[str, int]]:
+        return look_alone(controllers, door, secrets(), lambda what, error: unseen.append(what))
+
+    records, instances = look()
+    assert {(r.cell, r.host, r.binary) for r in records} == {
+        ("", "ctl1", "nova-cells"), ("", "ctl1", "nova-conductor"), ("", "cmp1", "nova-compute"),
+    }  # fmt: skip
+    assert all(r.seconds_since_report < 60 for r in records)
+    assert instances == {"nova": 1} and unseen == []
+    assert all(d.forwards == 0 for d in door.values())
+    elsewhere = SimpleNamespace(database="postgresql://nova@db1/nova", api_database="")
+    said: Any = unseen.append
+    assert look_alone(controllers, door, lambda s: elsewhere, said) == ((), {})
+    root.execute("DROP TABLE nova.services")
+    assert look() == ((), {}) and unseen == ["service records"]

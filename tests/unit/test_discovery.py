@@ -221,6 +221,20 @@ def test_a_service_is_found_with_where_its_settings_come_from() -> None:
     assert service.options["oslo_messaging_notifications/driver"] == "messagingv2"
 
 
+@pytest.mark.parametrize(("more", "ports", "port"), [
+    (b"", (8773, 8774, 8775), 8774),  # Juno to Liberty: EC2 is on unless it is switched off
+    (b"osapi_compute_listen_port = 18774\nmetadata_listen_port = 9775\n", (9775, 18774), 18774),
+    (b"enabled_apis = metadata\n", (8775,), 8775),
+    (b"", (18774, 18775), 18774),  # behind something that passes its port on
+])  # fmt: skip
+def test_of_several_ports_it_is_asked_at_its_own(more: bytes, ports: tuple[int, ...], port: int) -> None:
+    lines = [f'LISTEN 0 100 *:{p} *:* users:(("nova-api",pid=7,fd=3))\n' for p in ports]
+    host = Paper({"/etc/nova/nova.conf": CONF.replace(b"[DEFAULT]\n", b"[DEFAULT]\n" + more)},
+                 {"nova-api": ("/usr/bin/nova-api",)}, listening="".join(lines).encode())  # fmt: skip
+    (service,) = find_services(as_host(host), "ctl1").services
+    assert (service.port, service.ports) == (port, ports)
+
+
 def test_containers_of_an_older_kolla_are_seen_and_not_controlled() -> None:
     """It had no units: docker itself started them at boot. The doctor looks at them all the same."""
     config = {

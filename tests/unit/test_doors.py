@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ import pytest
 from recell.adapters.ports import Finished
 from recell.model.violation import Violation
 from recell.planning.split import make_plan, plan_split
+from recell.planning.v1 import plan_v1
 from recell.preflight import doors
 from tests.sim import cloud
 from tests.sim.hosts import LAYOUT, split
 from tests.sim.hosts import scan as scan_hosts
 from tests.sim.world import SimFile, SimHost, SimWorld
+from tests.unit.stein_cloud import layout_v1, stein
 
 Answer = Callable[[str, int, bool], str]
 
@@ -61,6 +64,28 @@ def test_tls_is_asked_for_where_nova_speaks_it(monkeypatch: pytest.MonkeyPatch) 
                 file.content + line.encode(), file.mode, file.owner, file.group, file.mtime
             )
         assert len(checked(world)) == (2 if line else 0)
+
+
+@pytest.mark.parametrize(("conf", "tls"), [
+    (b"[DEFAULT]\ntransport_url = rabbit://nova:p@mq1/\n", False),
+    (b"[DEFAULT]\nrabbit_hosts = mq1:5671\nrabbit_use_ssl = True\n", True),  # Juno's
+])  # fmt: skip
+def test_each_sides_nova_cells_has_to_reach_the_other_ones_broker(conf: bytes, tls: bool) -> None:
+    asked: dict[str, list[Any]] = {}
+
+    def host(name: str) -> Any:
+        def query(argv: Sequence[str], timeout: float = 60) -> Finished:
+            asked[name] = json.loads(argv[-1])
+            said = ["No route to host" if name == "api2" and h == "mq2" else "" for h, _, _ in asked[name]]
+            return Finished(0, json.dumps(said).encode(), b"")
+
+        return SimpleNamespace(query=query, read=lambda path: conf)
+
+    world: Any = SimpleNamespace(host=host)
+    (found,) = doors.check(world, plan_v1(stein(), layout_v1(), 0.0))
+    assert found.id == "unreached:api2:mq2:5672" and found.severity == "stop"
+    old, new = ([[f"mq{n}", 5672, tls] for n in some] for some in ((1, 2, 3), (4, 5, 6)))
+    assert asked == {"api1": new + old, "api2": new + old, "ctl1": new, "ctl2": new}
 
 
 def test_a_computes_account_has_to_be_known_where_it_goes() -> None:

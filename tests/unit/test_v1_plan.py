@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from recell.cli.desk import hosts_of
 from recell.cli.main import main
-from recell.discovery.scan import generation_of
+from recell.discovery.scan import generation_of, has_no_cells
 from recell.errors import BadInput, Unsupported
-from recell.model.deployment import Deployment, Role, dump_deployment
+from recell.model.deployment import Deployment, Role, ServiceRecord, dump_deployment
 from recell.model.layout import load_any_layout, load_layout
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import PlanStep, dump_plan, load_plan
@@ -160,6 +160,28 @@ def test_each_side_knows_all_brokers_of_the_other() -> None:
     assert (child.params["side"], api.params["side"]) == ("old", "new")
 
 
+@pytest.mark.parametrize(("url", "old", "new"), [
+    # By addresses, at a port of TLS: what is named is named so, too, and whoever knows no names finds it.
+    ("rabbit://nova:***@10.1.0.10:5671,nova:***@10.1.0.11:5671/",
+     [["10.1.0.10", 5671], ["10.1.0.11", 5671], ["10.1.0.12", 5671]],
+     [["10.1.0.13", 5672], ["10.1.0.14", 5672], ["10.1.0.15", 5672]]),
+    # Of one host alone nobody else could make sense.
+    ("rabbit://nova:***@localhost:5672/", [["mq1", 5672], ["mq2", 5672], ["mq3", 5672]],
+     [["mq4", 5672], ["mq5", 5672], ["mq6", 5672]]),
+    # A load balancer stands before them.
+    ("rabbit://nova:***@mq-vip:5670/", [["mq1", 5672], ["mq2", 5672], ["mq3", 5672]],
+     [["mq4", 5672], ["mq5", 5672], ["mq6", 5672]]),
+])  # fmt: skip
+def test_records_name_nodes_as_nova_does(url: str, old: list[Any], new: list[Any]) -> None:
+    found = _services(transport_url=url)(stein())
+    doors = (replace(found.brokers[0], doors=("mq-vip:5670",)), found.brokers[1])
+    hosts = tuple(replace(h, aliases=("localhost",)) if h.name == "mq1" else h for h in found.hosts)
+    made = steps(replace(found, brokers=doors, hosts=hosts))
+    assert only(made, "api/record").params["nodes"] == old
+    assert only(made, "child/record").params["nodes"] == new
+    assert only(made, "api1/api-config").params["nodes"] == new
+
+
 def test_the_childs_services_read_a_file_of_their_own() -> None:
     found = steps()
     conf = only(found, "ctl1/child-config")
@@ -283,6 +305,19 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda d: with_options(d, "api", DEFAULT__use_neutron="False"),
         "nova-network serves guests here",
     ),
+    "nova-network by its record": (
+        lambda d: replace(d, records=(ServiceRecord("", 1, "", "net1", "nova-network", 0, False, 3.0),)),
+        "nova-network on net1",
+    ),
+    "Newton, which reads no class of networks": (
+        lambda d: with_options(replace(d, nova_version="14.1.0", mappings=()), "api",
+                               DEFAULT__use_neutron="False",
+                               DEFAULT__network_api_class="nova.network.neutronv2.api.API"),
+        "nova-network serves guests here",
+    ),
+    "Newton with mappings": (
+        lambda d: replace(d, nova_version="14.1.0"), "404 for what is mapped to cell1",
+    ),
     "qpid": (
         _services(transport_url="qpid://nova:***@mq1/"),
         "over qpid",
@@ -389,6 +424,183 @@ def test_an_old_nova_without_an_api_database_is_told_from_an_inventory_that_lack
     assert generation_of(enabled, "2014.2.4") == "v1"
 
 
+def test_before_ocata_an_api_database_may_know_no_cells() -> None:
+    cell0, cell1 = stein().mappings
+    assert has_no_cells("13.1.4", ()) and has_no_cells("2015.1.4", ()) and has_no_cells("14.1.0", (cell0,))
+    assert not has_no_cells("14.1.0", (cell0, cell1)) and not has_no_cells("15.1.5", ())
+
+
+# -- what nova-api serves ----------------------------------------------------------------------------
+
+
+def with_api(**more: Any) -> Deployment:
+    found = stein()
+    services = tuple(
+        replace(s, **more) if s.role == "api" and s.active else s for s in found.services
+    )
+    return replace(found, services=services)
+
+
+def liberty(**more: Any) -> Deployment:
+    """nova-api as it comes: EC2 at a port below its own."""
+    options = {"DEFAULT/network_api_class": "nova.network.neutronv2.api.API"}
+    found = with_api(**{"ports": (8773, 8774, 8775), "options": options, **more})
+    return replace(found, nova_version="12.0.6")
+
+
+def test_ec2_is_refused_from_the_hold_on_and_said_before() -> None:
+    plan = plan_v1(liberty(), layout_v1(), 0.0)
+    switch = only(plan.steps, SWITCH).params
+    assert switch["bare"] == [["ctl1", "10.1.0.2", 8773], ["ctl2", "10.1.0.3", 8773]]
+    assert switch["doors"]["old"] == [["ctl1", "10.1.0.2", 8774], ["ctl2", "10.1.0.3", 8774]]
+    assert any("nova-api on ctl1 (port 8773)" in r and "EC2" in r for r in plan.remarks)
+    assert options(only(plan.steps, "ctl1/child-config"))["DEFAULT/enabled_apis"] == "metadata"
+    kept = plan_v1(liberty(), layout_v1(CELLS_V1_EXAMPLE.replace("neutron: wait ", "neutron: child ")), 0.0)
+    changed = options(only(kept.steps, "ctl1/child-config"))
+    assert changed["DEFAULT/enabled_apis"] == "osapi_compute,metadata"
+    for without in (liberty(ports=(8774, 8775)), replace(liberty(), nova_version="13.1.4"),
+                    liberty(options={"DEFAULT/enabled_apis": "osapi_compute, metadata"})):  # fmt: skip
+        quiet = plan_v1(without, layout_v1(), 0.0)
+        assert only(quiet.steps, SWITCH).params["bare"] == []
+        assert not any("EC2" in r for r in quiet.remarks)
+
+
+def test_who_is_led_to_ec2_is_asked_about_before() -> None:
+    led = liberty()
+    ec2 = tuple(replace(p, backend="ec2", address=p.address.replace("8774", "8773"))
+                for p in led.proxies if p.backend == "nova-api")  # fmt: skip
+    led = replace(led, proxies=(*led.proxies, *ec2))
+    (found,) = [v for v in check(led, layout_v1()) if v.id == "ec2:lb1:ec2"]
+    assert found.severity == "stop" and found.may_accept and found.remedy
+    accepted = layout_v1(CELLS_V1_EXAMPLE + "acknowledge: ['ec2:lb1:ec2']\n")
+    assert [v.severity for v in check(led, accepted) if v.id == "ec2:lb1:ec2"] == ["warning"]
+    assert not [v for v in check(liberty(), layout_v1()) if v.id.startswith("ec2")]
+
+
+def test_metadata_is_asked_where_it_listens() -> None:
+    elsewhere = with_api(options={
+        "DEFAULT/metadata_listen": "127.0.0.1", "DEFAULT/metadata_listen_port": "9775",
+        "DEFAULT/osapi_compute_listen": "10.2.0.2",
+    })  # fmt: skip
+    found = steps(elsewhere)
+    assert only(found, "ctl1/nova-api").params["url"] == "http://127.0.0.1:9775/"
+    assert only(found, "ctl1/undo-nova-api").params["url"] == "http://10.2.0.2:8774/"
+    unknown = with_api(options={"DEFAULT/metadata_listen": "$my_ip"})
+    assert only(steps(unknown), "ctl1/nova-api").params["url"] == "http://10.1.0.2:8775/"
+
+
+def test_units_that_serve_one_api_each_are_told_apart() -> None:
+    """nova-api-os-compute reads no enabled_apis: it would serve users of the child for ever. Metadata writes
+    passwords of guests, which the API cell hears of only from a service that knows its cell."""
+    found = with_api(argv=("/usr/bin/nova-api-os-compute",), options={})
+    apart = [service(h, "metadata", unit="nova-api-metadata", port=8775) for h in ("ctl1", "cmp1")]
+    found = replace(found, services=(*found.services, *apart))
+    made = steps(found)
+    assert only(made, "ctl1/retire-nova-api").kind == "v1-retire"
+    assert "ctl1/nova-api" not in [s.id for s in made]
+    for host in ("ctl1", "cmp1"):
+        restart = only(made, f"{host}/nova-api-metadata")
+        assert restart.kind == "restart-api", "no fence stands before it that it could take down"
+        assert restart.params["reads"] == ["/etc/nova/nova-cell1.conf"]
+        assert place(made, SWITCH) < place(made, f"{host}/nova-api-metadata")
+    assert only(made, "ctl1/retire-nova-api").safe_point
+    copies = [(s.where, s.params["path"]) for s in made if s.kind == "copy-config"]
+    assert sorted(copies) == [(h, "/etc/nova/nova-cell1.conf") for h in ("cmp1", "ctl1", "ctl2")]
+    separate = replace(found, services=(*found.services, service("ctl1", "ec2", unit="nova-api-ec2")))
+    with pytest.raises(Unsupported, match="nova-api-ec2 on ctl1 serves EC2"):
+        steps(separate)
+
+
+def test_a_service_with_a_file_of_its_own_gets_a_copy_of_that() -> None:
+    own = dict.fromkeys(("DEFAULT/transport_url", "database/connection"), "/etc/nova/api.conf")
+    apart = with_api(config_files=("/etc/nova/api.conf",), explicit_config=True, origins=own,
+                     argv=("/usr/bin/nova-api", "--config-file", "/etc/nova/api.conf"))  # fmt: skip
+    found = steps(apart)
+    copies = {(s.where, s.params["source"]): s.params["path"] for s in found if s.kind == "copy-config"}
+    assert copies["ctl1", CONF] == "/etc/nova/nova-cell1.conf"
+    assert copies["ctl1", "/etc/nova/api.conf"] == "/etc/nova/api-cell1.conf"
+    assert only(found, "ctl1/nova-api").params["reads"] == ["/etc/nova/api-cell1.conf"]
+    one = CELLS_V1_EXAMPLE.replace("records: table ", "config: /etc/nova/one.conf\n    records: table ")
+    with pytest.raises(BadInput, match=r"services on ctl1 read /etc/nova/api\.conf and /etc/nova/nova\.conf"):
+        steps(apart, one)
+
+
+DIST = "/usr/share/nova/nova-dist.conf"
+
+
+def test_a_distributions_defaults_are_read_on_and_never_written() -> None:
+    """RDO's nova.conf comes second: the first file is a package's, and counts for less."""
+    found = stein()
+    juno = replace(found, services=tuple(
+        replace(s, config_files=(DIST, *s.config_files),
+                origins={k: v for k, v in s.origins.items() if s.role != "compute"})
+        for s in found.services
+    ))  # fmt: skip
+    made = steps(juno, CELLS_V1_EXAMPLE.replace("hosts: [api1, api2]", "hosts: [ctl1]\n  port: 8784"))
+    assert only(made, "cmp1/vif-conf").params["path"] == CONF
+    for id in ("ctl1/nova-cells-api", "ctl1/nova-novncproxy-api"):
+        argv = only(made, id).params["argv"]
+        assert argv[1:] == ["--config-file", DIST, "--config-file", "/etc/nova/nova-api.conf"]
+    own = only(made, "ctl1/nova-cells-config").params["argv"]
+    assert own[1:] == ["--config-file", DIST, "--config-file", "/etc/nova/nova-cell1.conf"]
+
+
+def test_a_computes_options_are_written_where_they_count() -> None:
+    later = "/etc/nova/nova-compute.conf"
+    found = stein()
+
+    def with_origin(**more: str) -> Deployment:
+        services = tuple(
+            replace(s, config_files=(CONF, later), origins={**s.origins, **more})
+            if s.role == "compute"
+            else s
+            for s in found.services
+        )
+        return replace(found, services=services)
+
+    assert only(steps(with_origin()), "cmp1/vif-conf").params["path"] == CONF
+    waits = with_origin(**{"DEFAULT/vif_plugging_timeout": later})
+    assert only(steps(waits), "cmp1/vif-conf").params["path"] == later
+    with pytest.raises(Unsupported, match="from its environment"):
+        steps(with_origin(**{"DEFAULT/vif_plugging_is_fatal": "its environment"}))
+
+
+def test_what_would_win_over_the_childs_copy_is_refused() -> None:
+    later = "/etc/nova/nova-api.conf"
+    origins = dict.fromkeys(("DEFAULT/transport_url", "database/connection"), CONF)
+    apart = with_api(config_files=(CONF, later), origins={**origins, "DEFAULT/enabled_apis": later})
+    with pytest.raises(Unsupported, match=rf"\[DEFAULT\] enabled_apis from {later}, which wins over {CONF}"):
+        steps(apart)
+    before = with_api(config_files=(DIST, CONF), origins={**origins, "DEFAULT/enabled_apis": DIST})
+    assert not any("by other means" in r for r in plan_v1(before, layout_v1(), 0.0).remarks)
+    beside = plan_v1(with_api(config_files=(DIST, CONF, later), origins=origins), layout_v1(), 0.0)
+    assert any(f"what {later} says there" in r for r in beside.remarks)
+
+
+def test_an_api_cells_units_read_the_file_that_the_layout_names() -> None:
+    hosts = "hosts: [api1, api2]"
+    named = CELLS_V1_EXAMPLE.replace(hosts, f"{hosts}\n  config: /etc/nova/top.conf")
+    found = steps(text=named)
+    for unit in ("nova-api", "nova-cells", "nova-consoleauth", "nova-novncproxy"):
+        argv = only(found, f"api2/{unit}-config").params["argv"]
+        assert argv == [f"/usr/bin/{unit}", "--config-file", "/etc/nova/top.conf"]
+        assert only(found, f"api2/{unit}-config").kind == "drop-in"
+    assert not [s for s in steps() if s.kind == "drop-in" and s.where.startswith("api")]
+
+
+def test_on_a_controller_a_console_proxy_begins_when_the_other_one_has_left_its_port() -> None:
+    beside = CELLS_V1_EXAMPLE.replace("hosts: [api1, api2]", "hosts: [ctl1]\n  port: 8784")
+    found = steps(text=beside)
+    begins = place(found, "ctl1/start-nova-novncproxy-api")
+    assert place(found, "ctl1/retire-nova-novncproxy") < begins < place(found, "prove")
+    assert only(found, "ctl1/start-nova-novncproxy-api").kind == "start-console"
+    apart = steps()
+    assert place(apart, "api1/start-nova-novncproxy") < place(apart, SWITCH)
+    full = with_api(ports=(8774, 8775))
+    with pytest.raises(BadInput, match="nova-api on ctl1 listens on 8775"):
+        steps(full, beside.replace("8784", "8775"))
+
+
 # -- releases ----------------------------------------------------------------------------------------
 
 
@@ -397,6 +609,7 @@ def test_an_old_nova_without_an_api_database_is_told_from_an_inventory_that_lack
     [
         ("19.3.2", "Stein", ("quota", "driver"), ("db", "sync", "--local_cell")),
         ("15.1.5", "Ocata", ("quota", "driver"), ("db", "sync", "--local_cell")),
+        ("14.1.0", "Newton", ("DEFAULT", "quota_driver"), ("db", "sync", "--local_cell")),
         ("13.0.0", "Mitaka", ("DEFAULT", "quota_driver"), ("db", "sync")),
         ("2014.2.4", "Juno", ("DEFAULT", "quota_driver"), ("db", "sync")),
     ],
@@ -409,9 +622,17 @@ def test_a_release_says_what_differs(
     assert (found.name, found.quota, found.sync) == (name, quota, sync)
 
 
-def test_what_is_set_today_wins_over_the_release() -> None:
-    deployment = with_options(stein(), "conductor", DEFAULT__quota_driver="nova.quota.DbQuotaDriver")
-    assert release_of(deployment, deployment.services).quota == ("DEFAULT", "quota_driver")
+@pytest.mark.parametrize(("version", "leftover", "quota"), [
+    ("19.3.2", "DEFAULT__quota_driver", ("quota", "driver")),  # Rocky and Stein read the older name no more
+    ("16.1.8", "DEFAULT__quota_driver", ("quota", "driver")),  # it is read, and the newer one wins
+    ("13.1.4", "quota__driver", ("DEFAULT", "quota_driver")),
+])  # fmt: skip
+def test_quotas_go_off_by_the_name_that_the_release_reads(
+    version: str, leftover: str, quota: tuple[str, str]
+) -> None:
+    told = {leftover: "nova.quota.DbQuotaDriver"}
+    deployment = with_options(stein(nova_version=version), "conductor", **told)
+    assert release_of(deployment, deployment.services).quota == quota
 
 
 def test_juno_has_no_database_to_share() -> None:
@@ -420,6 +641,45 @@ def test_juno_has_no_database_to_share() -> None:
     assert only(plan.steps, "state/follow").params["failed_builds"] == ""
     assert only(plan.steps, "api/database").params["argv"][-2:] == ["db", "sync"]
     assert any("change them on both sides" in r for r in plan.remarks)
+
+
+def test_an_api_database_of_before_newton_is_not_what_cells_share() -> None:
+    """It holds mappings and requests of builds alone."""
+    for version in ("2015.1.4", "12.0.6", "13.1.4"):
+        plan = plan_v1(stein(nova_version=version, mappings=()), layout_v1(), 0.0)
+        assert any("change them on both sides" in r for r in plan.remarks), version
+        assert any("among the child's instances" in r for r in plan.remarks)
+        assert only(plan.steps, "api/database").params["argv"][-2:] == ["db", "sync"]
+    newton = plan_v1(stein(nova_version="14.1.0", mappings=stein().mappings[:1]), layout_v1(), 0.0)
+    assert any("which both cells share" in r for r in newton.remarks)
+
+
+def test_failed_builds_that_are_elsewhere_are_told_of() -> None:
+    cell0, cell1 = stein().mappings
+    away = replace(cell0, database_resolved=cell0.database_resolved.replace("db1", "db9"))
+    plan = plan_v1(stein(mappings=(away, cell1)), layout_v1(), 0.0)
+    assert any("cell0 is on another server" in r for r in plan.remarks)
+    assert not any("are copied" in r for r in plan.remarks)
+    assert only(plan.steps, "state/follow").params["failed_builds"] == ""
+
+
+def test_a_ca_that_is_in_files_is_told_of() -> None:
+    """nova-cert's, until Ocata."""
+    running = stein()
+    old = replace(running, services=(*running.services, service("ctl1", "cert")))
+    assert any("so certificates can't be had" in r for r in plan_v1(old, layout_v1(), 0.0).remarks)
+    both = replace(old, services=(*old.services, service("api1", "cert", configured=False, active=False)))
+    assert any("take them to api1 before" in r for r in plan_v1(both, layout_v1(), 0.0).remarks)
+    assert not any("CA in files" in r for r in plan_v1(running, layout_v1(), 0.0).remarks)
+
+
+def test_two_releases_look_for_key_pairs_in_the_child() -> None:
+    def said(version: str) -> list[str]:
+        plan = plan_v1(stein(nova_version=version, mappings=()), layout_v1(), 0.0)
+        return [r for r in plan.remarks if "a config drive fails" in r]
+
+    assert "500" in said("2015.1.4")[0] and "nova-compute looks" in said("12.0.6")[0]
+    assert not any(said(v) for v in ("2014.2.4", "13.1.4", "14.1.0", "19.3.2"))
 
 
 # -- rows --------------------------------------------------------------------------------------------

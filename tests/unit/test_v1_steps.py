@@ -32,6 +32,8 @@ host = ctl1
 my_ip = 10.1.0.2
 vncserver_listen = 0.0.0.0
 novncproxy_host = 10.1.0.2
+[database]
+slave_connection = mysql://nova:dbpw@replica/nova
 """
 
 
@@ -47,6 +49,7 @@ def test_what_an_old_release_says_in_many_options_becomes_one_url() -> None:
         "rabbit://nova:s%25crt@mq4:5672,nova:s%25crt@mq5:5672,nova:s%25crt@mq6:5672/nova"
     )
     assert get(text, "database", "connection") == "mysql://nova:dbpw@db2:3306/nova_api_cell?charset=utf8"
+    assert get(text, "database", "slave_connection") is None
     for gone in ("rabbit_hosts", "sql_connection", "host"):
         assert get(text, "DEFAULT", gone) is None, gone
     assert get(text, "DEFAULT", "my_ip") == get(text, "DEFAULT", "novncproxy_host") == "10.1.0.4"

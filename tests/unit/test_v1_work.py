@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from pymysql.cursors import DictCursor
 
 from recell.adapters.ports import QueueInfo
 from recell.adapters.v1_work import UnderWay, named
-from recell.steps.compute import BEGUN
+from recell.errors import Unreachable
+from recell.steps.compute import BEGUN, SHOWS_NOWHERE_S, Compute
 from recell_bench.schemas import JUNO, STEIN, ddl, load
 from tests.private_server import PrivateServer
 
@@ -26,6 +28,13 @@ def server() -> Iterator[PrivateServer]:
         made.create(database_of(release), ddl(load(release)))
     made.create("nova_api", ["CREATE TABLE build_requests (id INT PRIMARY KEY AUTO_INCREMENT,"
                              " created_at DATETIME, instance_uuid VARCHAR(36))"])
+    # Kilo's and Liberty's API database holds mappings alone; Mitaka's requests have no instance's uuid.
+    made.create("nova_api_liberty", ["CREATE TABLE cell_mappings (id INT PRIMARY KEY)"])
+    made.create("nova_api_mitaka", [
+        "CREATE TABLE build_requests (id INT PRIMARY KEY AUTO_INCREMENT, created_at DATETIME,"
+        " request_spec_id INT NOT NULL, project_id VARCHAR(255) NOT NULL)",
+        f"INSERT INTO build_requests (created_at, request_spec_id, project_id) VALUES ({NOW}, 1, 'p')",
+    ])
     yield made
     made.stop()
 
@@ -62,7 +71,7 @@ class Tables:
                      for n, (ready, unacked, consumers) in self.messages.items())
 
     def begun(self, host: str, since: float) -> list[str]:
-        return [str(row["what"]) for row in self.read(BEGUN, [host, since])]
+        return [str(row["what"]) for row in self.read(BEGUN, [host, host, host, since])]
 
     def work(self) -> UnderWay:
         api = Tables(self.server, self.release, database="nova_api") if self.release == STEIN else None
@@ -104,6 +113,34 @@ def test_each_kind_of_work_shows(tables: Tables) -> None:
     prepared = tables.work()
     prepared.make_ready()
     assert list(prepared.in_flight()) == expected
+
+
+@pytest.mark.parametrize("database", ["nova_api_liberty", "nova_api_mitaka"])
+def test_before_newton_builds_show_as_tasks_alone(
+    server: PrivateServer, tables: Tables, database: str
+) -> None:
+    """The API database may be there all the same, and has other columns."""
+    api = Tables(server, tables.release, database=database)
+    work = UnderWay(tables, api, lambda: tables, "/nova")  # type: ignore[arg-type, return-value]
+    work.make_ready()
+    assert work.in_flight() == ()
+    tables.add("instances", id=3, uuid="i3", task_state="scheduling", vm_state="building", deleted=0)
+    assert work.in_flight() == ("i3 is scheduling",)
+
+
+def test_an_api_database_that_was_never_made_holds_nobody_up(tables: Tables) -> None:
+    class Missing:
+        sentence = "the database nova_api on db1 does not exist"
+
+        def read(self, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
+            raise Unreachable(self.sentence, "")
+
+    work = UnderWay(tables, Missing(), lambda: tables, "/nova")  # type: ignore[arg-type, return-value]
+    assert work.in_flight() == ()
+    Missing.sentence = "the database nova_api on db1 port 3306 does not answer from ctl1"
+    work = UnderWay(tables, Missing(), lambda: tables, "/nova")  # type: ignore[arg-type, return-value]
+    with pytest.raises(Unreachable):
+        work.in_flight()
 
 
 def test_made_ready_it_looks_at_few_rows_and_misses_none_that_comes(tables: Tables) -> None:
@@ -157,6 +194,44 @@ def test_a_build_that_nova_never_ends_on_paper_is_over_when_its_instance_is_dele
     assert tables.work().in_flight() == ("compute_terminate_instance of i4", "compute_reboot_instance of i1")
     assert tables.begun("cmp1", 0.0) == ["compute_terminate_instance", "compute_reboot_instance"]
     assert tables.begun("cmp2", 0.0) == []
+
+
+def test_before_rocky_no_event_says_its_host(tables: Tables) -> None:
+    """It is the instance's, or one that it moves to; not known yet while it is being built."""
+    tables.server.sql("UPDATE instances SET host = 'cmp1' WHERE id = 1", database=tables.database)
+    reboot: dict[str, Any] = {"event": "compute_reboot_instance", "action_id": 1, "deleted": 0}
+    tables.add("instance_actions_events", id=2, **reboot)
+    assert tables.begun("cmp1", 0.0) == ["compute_reboot_instance"] and tables.begun("cmp2", 0.0) == []
+    tables.add("migrations", id=2, instance_uuid="i1", status="migrating", deleted=0, source_compute="cmp1",
+               dest_compute="cmp2")  # fmt: skip
+    assert tables.begun("cmp2", 0.0) == ["compute_reboot_instance"] and tables.begun("cmp3", 0.0) == []
+    tables.server.sql("UPDATE migrations SET status = 'confirmed'", database=tables.database)
+    assert tables.begun("cmp2", 0.0) == []
+    tables.add("instance_actions", id=2, instance_uuid="i2", action="create", deleted=0)
+    build: dict[str, Any] = {"event": "compute__do_build_and_run_instance", "action_id": 2, "deleted": 0}
+    tables.add("instance_actions_events", LONG_AGO, id=3, **build)
+    assert tables.begun("cmp3", 0.0) == [], "one that died is waited for by nobody"
+    tables.add("instance_actions_events", id=4, **build)
+    assert tables.begun("cmp3", 0.0) == ["compute__do_build_and_run_instance"]
+    tables.server.sql("UPDATE instances SET host = 'cmp1' WHERE id = 2", database=tables.database)
+    assert tables.begun("cmp3", 0.0) == []
+
+
+def test_a_nova_compute_whose_work_shows_nowhere_gets_the_time_for_it(tables: Tables) -> None:
+    """Until Mitaka attaching a volume has neither an event nor a task."""
+    now = 0.0
+    nova = SimpleNamespace(query=lambda cell, sql, args=(): tables.read(sql, args))
+    world = SimpleNamespace(clock=lambda: now, nova=lambda: nova)
+    step: Any = SimpleNamespace(world=world, limit=lambda name: 120.0)
+    ask = Compute(step, "cmp1", "", "cmp1").at_work(0.0)
+    assert ask() == "what shows nowhere"
+    now = SHOWS_NOWHERE_S
+    assert ask() == ""
+    tables.add("instance_actions_events", id=2, event="compute_reboot_instance", action_id=1, host="cmp1",
+               deleted=0)  # fmt: skip
+    assert ask() == "compute_reboot_instance"
+    tables.server.sql("UPDATE instance_actions_events SET finish_time = start_time", database=tables.database)
+    assert Compute(step, "cmp1", "", "cmp1").at_work(0.0)() == "", "from Rocky on events tell it all"
 
 
 def test_an_event_that_is_there_twice_ends_once(tables: Tables) -> None:

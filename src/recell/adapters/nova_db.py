@@ -19,7 +19,7 @@ from pymysql.cursors import DictCursor
 from recell.adapters.mappings import MappingHold
 from recell.adapters.nova_session import Database, Gateway
 from recell.adapters.ports import RawMapping, ServiceRow
-from recell.errors import StalePlan, StepFailed, Unsupported
+from recell.errors import Denied, StalePlan, StepFailed, Unreachable, Unsupported
 from recell.model.hosts import Flipped
 from recell.model.urls import parse_url
 from recell.planning.templates import resolve_template
@@ -54,6 +54,18 @@ class NovaDatabases:
 
     def mappings(self) -> tuple[RawMapping, ...]:
         return tuple(_mapping(row) for row in self._api.read(f"{_MAPPINGS} ORDER BY id"))
+
+    def knows_cells(self) -> bool:
+        """Whether the API database is there and has mappings' table: before Newton nothing reads it, so one
+        that was named may never have been made."""
+        try:
+            return bool(self._api.read(
+                "SELECT 1 FROM information_schema.tables"
+                " WHERE table_schema = DATABASE() AND table_name = 'cell_mappings'"))
+        except (Denied, Unreachable) as error:
+            if isinstance(error, Unreachable) and "does not exist" not in error.sentence:
+                raise
+            return False
 
     def resolved(self, mapping: RawMapping) -> tuple[str, str]:
         """(transport URL, database URL) as the service sees them whose URLs are our own.
@@ -145,8 +157,14 @@ class NovaDatabases:
         self._hold.end()
 
     def services(self, cell: str) -> tuple[ServiceRow, ...]:
-        rows = self._cell(cell).read(
-            "SELECT id, uuid, host, `binary`, version, disabled,"
+        database = self._cell(cell)
+        there = {str(r["name"]).lower() for r in database.read(
+            "SELECT column_name AS name FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name = 'services'")}
+        # A service got its uuid in Pike; cells have mappings since Ocata.
+        uuid = "uuid" if "uuid" in there else "NULL AS uuid"
+        rows = database.read(
+            f"SELECT id, {uuid}, host, `binary`, version, disabled,"  # noqa: S608 (ours)
             " TIMESTAMPDIFF(MICROSECOND, COALESCE(last_seen_up, created_at), UTC_TIMESTAMP(6))"
             " / 1e6 AS age FROM services WHERE deleted = 0 ORDER BY id"
         )

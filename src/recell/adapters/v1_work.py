@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from recell.adapters.ports import BrokerPort
 from recell.adapters.together import together
+from recell.errors import Unreachable
 
 __all__ = ["UnderWay"]
 
@@ -44,6 +45,11 @@ _TASKS = (
     " AND COALESCE(updated_at, created_at) >= UTC_TIMESTAMP() - INTERVAL %s SECOND"
 )
 _OLD_TASKS = _TASKS.replace(">=", "<")
+_KNOWS_BUILDS = (
+    "SELECT 1 AS one FROM information_schema.columns WHERE table_schema = DATABASE()"
+    " AND table_name = 'build_requests' AND column_name = 'instance_uuid'"
+)
+"""From Newton on. Before, nova-api itself puts an instance into the cell's database, where its task shows."""
 _BUILDS = (
     "SELECT 'build' AS kind, instance_uuid AS what FROM build_requests"
     " WHERE created_at >= UTC_TIMESTAMP() - INTERVAL %s SECOND ORDER BY id"
@@ -88,6 +94,7 @@ class UnderWay:
     ) -> None:
         self._child, self._api, self._broker, self._vhost = child, api, broker, vhost
         self._from: dict[str, int] = {}
+        self._knows_builds: bool | None = None
 
     def stuck(self) -> tuple[str, ...]:
         return tuple(_said(row) for row in self._child.read(_OLD_TASKS, [STUCK_S]))
@@ -108,8 +115,22 @@ class UnderWay:
         return tuple(_said(row) for row in self._child.read(_ROWS, args))
 
     def _builds(self) -> tuple[str, ...]:
-        found = self._api.read(_BUILDS, [STUCK_S]) if self._api is not None else ()
+        if self._api is None:
+            return ()
+        if self._knows_builds is None:
+            self._knows_builds = self._has_builds(self._api)
+        found = self._api.read(_BUILDS, [STUCK_S]) if self._knows_builds else ()
         return tuple(_said(row) for row in found)
+
+    @staticmethod
+    def _has_builds(api: Reader) -> bool:
+        try:
+            return bool(api.read(_KNOWS_BUILDS))
+        except Unreachable as error:
+            # Named in Kilo to Mitaka, and never made: nothing reads it there.
+            if "does not exist" in error.sentence:
+                return False
+            raise
 
     def _messages(self) -> Iterator[str]:
         for queue in self._broker().queues(self._vhost):

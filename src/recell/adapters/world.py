@@ -310,12 +310,12 @@ class RealWorld:
         return rabbit_tls(config, query, host.read, where)
 
     def _open_nova(self) -> NovaDatabases:
-        """Where a release has no API database, Nova's only one answers for it."""
+        """Where there is no API database, or none that knows a cell, Nova's only one answers for it."""
         trouble: RecellError | None = None
         # In cells v1 what belongs to no cell is another Nova, with an API database of its own.
         tree = {m for c in self.deployment.cells for m in c.members}
         services = [s for s in self.deployment.services if not tree or (s.host, s.unit) in tree]
-        shared = any(s.api_database for s in services)
+        shared = self.deployment.generation != "none" and any(s.api_database for s in services)
         for role in ("api", "conductor", "scheduler"):
             for service in services:
                 if service.role != role or not (service.api_database if shared else service.database):

@@ -196,7 +196,7 @@ def hosts_of(plan: Plan, lost: frozenset[str] = frozenset()) -> list[str]:
         | {
             str(s.params["conversion"][side]["broker_node"])
             for s in plan.steps
-            if s.kind == "v1-switch"
+            if s.kind in ("v1-switch", "v2-switch")
             for side in ("old", "new")
         }
     )

@@ -305,7 +305,7 @@ def find_cells(
     Services belong together by the database that they read, as the server names itself.
     """
     groups: dict[tuple[str, ...], list[NovaService]] = {}
-    for s in sorted(services, key=_believed):
+    for s in sorted(services, key=believed):
         if s.database:
             groups.setdefault(_place(s), []).append(s)
     databases = CellDatabases()
@@ -322,7 +322,7 @@ def find_cells(
             merged[same][1].extend(members)
         else:
             merged[same] = (temporary, members)
-    named = [(key, sorted(m, key=_believed)) for key, m in merged.values() if any(map(enabled, m))]
+    named = [(key, sorted(m, key=believed)) for key, m in merged.values() if any(map(enabled, m))]
     names = Counter(_most(m, "name", "nova") for _, m in named)
     cells = []
     for temporary, members in named:
@@ -351,7 +351,7 @@ def config_file(members: Iterable[NovaService]) -> str:
     return next(filter(None, named), "")
 
 
-def _believed(s: NovaService) -> tuple[bool, int, str, str]:
+def believed(s: NovaService) -> tuple[bool, int, str, str]:
     return (not s.active, ORDER.index(s.role) if s.role in ORDER else len(ORDER), s.host, s.unit)
 
 

@@ -20,6 +20,7 @@ from recell.adapters.ports import ConnectionInfo, HostPort, NovaPort, ProxyServe
 from recell.adapters.proxy import HaproxySocket
 from recell.adapters.ssh import SshHost
 from recell.adapters.world import Secrets, secrets_of
+from recell.discovery.alone import look_alone
 from recell.discovery.cells_v1 import find_cells, is_v1
 from recell.discovery.services import Found, find_services
 from recell.discovery.writers import find_writers, from_options
@@ -38,6 +39,7 @@ from recell.model.deployment import (
     ServiceRecord,
 )
 from recell.model.urls import is_address, is_template, parse_url
+from recell.planning.draft import CELL0
 from recell.planning.templates import resolve_template
 
 P = ParamSpec("P")
@@ -208,8 +210,13 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
     brokers = tuple(b for b, _ in ports)
     version = next((one.nova_version for one in seen if one.nova_version), "")
     generation = generation_of(services, version)
-    told = _Told() if generation == "none" else (_v1 if generation == "v1" else _v2)(
-        hosts, seen, services, note)  # fmt: skip
+    told = _Told()
+    if generation == "v2":
+        told = _v2(hosts, seen, services, note, before_cells_v2(version))
+        if has_no_cells(version, told.mappings):
+            generation = "none"
+    if generation != "v2":
+        told = (_v1 if generation == "v1" else _without_cells)(hosts, seen, services, note)
     clients = _unless(note, "clients of the brokers", _clients, ports, seen) or ()
     proxies = tuple(
         p
@@ -275,11 +282,21 @@ def generation_of(services: Sequence[NovaService], version: str) -> str:
     """v1, v2, or none: a Nova from before cells v2, whose controllers know no API database."""
     if is_v1(services):
         return "v1"
-    first = version.partition(".")[0]
-    old = first.isdigit() and (int(first) > 1000 or int(first) < FIRST_WITH_CELLS_V2)
+    old = before_cells_v2(version)
     active = [s for s in services if s.active]
     controllers = [s for s in active if s.role in ("api", "conductor") and s.database]
     return "none" if old and controllers and not any(s.api_database for s in active) else "v2"
+
+
+def before_cells_v2(version: str) -> bool:
+    """Of a release in which nobody has to have cells v2, whatever is configured."""
+    first = version.partition(".")[0]
+    return first.isdigit() and (int(first) > 1000 or int(first) < FIRST_WITH_CELLS_V2)
+
+
+def has_no_cells(version: str, mappings: Sequence[CellMapping]) -> bool:
+    """Before Ocata an API database may be there without any cell but cell0."""
+    return before_cells_v2(version) and all(m.uuid == CELL0 for m in mappings)
 
 
 @dataclass(frozen=True)
@@ -293,8 +310,10 @@ class _Told:
 
 
 def _v2(
-    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble
-) -> _Told:
+    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble,
+    may_lack: bool = False,
+) -> _Told:  # fmt: skip
+    """``may_lack``: an API database that is named and was never made tells of no cells."""
     first = _controller(services)
     config = next(one.found.configs[first.unit] for one in seen if one.facts.name == first.host)
     nova = NovaDatabases(
@@ -304,7 +323,7 @@ def _v2(
         config.get("database", "connection"),
     )
     try:
-        mappings = _mappings(nova, config, note)
+        mappings = () if may_lack and not nova.knows_cells() else _mappings(nova, config, note)
         records = tuple(
             ServiceRecord(
                 m.uuid, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report
@@ -322,14 +341,24 @@ def _v2(
         nova.close()
 
 
+def _configs(
+    seen: Sequence[_Seen],
+) -> tuple[dict[tuple[str, str], Config], Callable[[NovaService], Secrets]]:
+    configs = {(one.facts.name, unit): c for one in seen for unit, c in one.found.configs.items()}
+    return configs, lambda s: secrets_of(configs[s.host, s.unit])
+
+
+def _without_cells(
+    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble
+) -> _Told:
+    records, instances = look_alone(services, hosts, _configs(seen)[1], note)
+    return _Told(records=records, instances=instances)
+
+
 def _v1(
     hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble
 ) -> _Told:
-    configs = {(one.facts.name, unit): c for one in seen for unit, c in one.found.configs.items()}
-
-    def secrets(s: NovaService) -> Secrets:
-        return secrets_of(configs[s.host, s.unit])
-
+    configs, secrets = _configs(seen)
     cells, databases = find_cells(services, hosts, secrets, note)
     try:
         records = tuple(

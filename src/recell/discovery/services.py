@@ -28,6 +28,7 @@ from recell.model.urls import parse_url
 PROGRAMS: dict[str, Role] = {
     "nova-api": "api",
     "nova-api-os-compute": "api",
+    "nova-api-ec2": "ec2",
     "nova-api-wsgi": "api",
     "nova.wsgi.osapi_compute": "api",
     "nova-api-metadata": "metadata",
@@ -46,10 +47,15 @@ PROGRAMS: dict[str, Role] = {
 }
 OPTIONS = (
     ("DEFAULT", "compute_driver"),
+    ("DEFAULT", "ec2_listen_port"),
     ("DEFAULT", "enabled_apis"),
     ("DEFAULT", "host"),
     ("DEFAULT", "manager_shutdown_timeout"),
+    ("DEFAULT", "metadata_listen"),
+    ("DEFAULT", "metadata_listen_port"),
     ("DEFAULT", "network_api_class"),
+    ("DEFAULT", "osapi_compute_listen"),
+    ("DEFAULT", "osapi_compute_listen_port"),
     ("DEFAULT", "quota_driver"),
     ("DEFAULT", "report_interval"),
     ("DEFAULT", "rpc_backend"),
@@ -292,13 +298,21 @@ def _service(
         database=shown["database/connection"],
         api_database=shown["api_database/connection"],
         notification_url=shown["oslo_messaging_notifications/transport_url"],
-        port=ports[0] if ports else 0,
+        port=_door(role, ports, config),
         ports=ports,
         fragment=unit.fragment,
         dropins=unit.dropins,
         origins=origins,
         options={f"{g}/{o}": config.get(g, o) for g, o in OPTIONS if config.has(g, o)},
     )
+
+
+def _door(role: Role, ports: tuple[int, ...], config: Config) -> int:
+    """Where it is asked. nova-api may listen for metadata as well, and until Liberty does for EC2, at a lower
+    port than its own."""
+    doors = {"api": ("osapi_compute_listen_port", "8774"), "metadata": ("metadata_listen_port", "8775")}
+    named = config.get("DEFAULT", *doors[role]).strip() if role in doors else ""
+    return int(named) if named.isdigit() and int(named) in ports else (ports[0] if ports else 0)
 
 
 def _shown(host: HostPort, name: str, option: str, value: str) -> str:

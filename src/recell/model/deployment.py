@@ -18,6 +18,7 @@ from recell.model.rabbit import QueueHome, RabbitClient, RabbitNode
 
 Role = Literal[
     "api",
+    "ec2",
     "metadata",
     "scheduler",
     "conductor",
@@ -101,7 +102,7 @@ class NovaService:
     ``transport_url``, ``notification_url``, ``database``, ``api_database``: shown URLs, "" when unset.
     ``options``: "section/option" -> value, of those that matter and hold no secret; ``origins``:
     "section/option" -> the file that sets it, secrets' included. ``port``: where a WSGI service listens; of
-    several, ``ports``, the first: nova-api may answer for metadata too.
+    several, ``ports``, its own: nova-api may answer for metadata too, and for EC2.
     Of a service in a container ``argv`` is the one inside, and files are named as the host has them.
     """
 

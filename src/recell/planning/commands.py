@@ -42,6 +42,14 @@ def with_config(service: NovaService, moved: Mapping[str, str]) -> list[str]:
     return argv
 
 
+def reading(service: NovaService, path: str) -> list[str]:
+    """The service's argv with one file more, which wins: with it alone a distribution's defaults, that are
+    read where no file is named, would be lost."""
+    defaults = [] if service.explicit_config else [p for p in service.config_files if p.startswith("/usr/")]
+    named = [word for p in (*defaults, path) for word in ("--config-file", p)]
+    return [*service.argv, *named]
+
+
 def renamed_log(argv: list[str], old: str, new: str) -> list[str]:
     """The same command line, logging to a file of its own where it names one."""
     out: list[str] = []

@@ -256,6 +256,25 @@ def edited_file(service: NovaService, may_lack: str = "") -> str:
     return path
 
 
+def where_it_counts(service: NovaService, changes: Sequence[Change]) -> str:
+    """The file in which these changes are seen: the one with the broker's URL, or a later one that sets any
+    of the options. Where an old release names the broker by other options, it is the first one of the host's
+    own: a distribution's defaults come before all others, and are a package's.
+
+    :raises Unsupported: one of the options comes from the environment, which wins over files.
+    """
+    own = [p for p in service.config_files if not p.startswith("/usr/")] or list(service.config_files)
+    told = {service.origins.get(f"{c['section']}/{c['option']}", "") for c in changes}
+    if ENVIRONMENT in told:
+        raise Unsupported(
+            f"{service.unit} on {service.host} takes {' or '.join(c['option'] for c in changes)} from its"
+            " environment, which wins over files",
+            "Move them into nova.conf, restart the service, and scan again",
+        )
+    places = [p for p in own if p in told or p == service.origins.get("DEFAULT/transport_url", own[0])]
+    return places[-1] if places else own[0]
+
+
 def is_its_own(service: NovaService, path: str) -> bool:
     """Whether a service reads this file because it is named, or as its nova.conf: another one can be named
     instead. Files of a configuration directory are read in any case, and after those that are named."""

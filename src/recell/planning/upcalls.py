@@ -13,7 +13,7 @@ from typing import Any
 from recell.model.deployment import NovaService
 from recell.model.plan import Acts
 from recell.planning.changes import Change
-from recell.planning.draft import Draft, Facts, cell_path, edited_file
+from recell.planning.draft import Draft, Facts, cell_path, edited_file, where_it_counts
 
 DISABLE: Change = {
     "section": "workarounds",
@@ -28,7 +28,7 @@ def change_compute(
     draft: Draft, s: NovaService, mark: str, changes: list[Change], cell: str, on: dict[str, Any], notice: str
 ) -> None:
     """One nova-compute gets other settings, and its one restart. ``on``: its broker and vhost."""
-    path = s.origins.get("DEFAULT/transport_url", s.config_files[0])
+    path = where_it_counts(s, changes)
     recycle: dict[str, Any] = {
         "unit": s.unit, "nova_host": s.nova_host, "cell": cell, "reads": list(s.config_files), **on,
     }  # fmt: skip

@@ -17,13 +17,15 @@ from recell.model.deployment import CONSOLES, Deployment, NovaService
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import commands, topology, v1_prepare
-from recell.planning.draft import Draft
+from recell.planning.draft import CELL0, Draft
 from recell.planning.v1_facts import V1Facts, decide, main_file
 from recell.planning.v1_names import api_roles, api_unit, child_config, child_unit, numeric
+from recell.planning.v1_serves import metadata_url, served, users_url
 
 KIND = "cells-v1"
 SWITCH = "hold/switch"
-METADATA_PORT = 8775
+KEY_PAIRS = {"Kilo": "Kilo's nova-compute and nova-api look", "Liberty": "Liberty's nova-compute looks"}
+"""Juno's don't ask, Mitaka's go on without it, and from Newton on the API database has them."""
 NOTICE = "requests wait at the load balancer, none is refused"
 
 
@@ -48,6 +50,7 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     _switch(facts, draft)
     child_api(facts, draft)
     retire(facts, draft)
+    v1_prepare.consoles(facts, draft, facts.shared)
     _conclude(facts, draft)
     return draft.plan(
         KIND,
@@ -93,6 +96,11 @@ def _switch(facts: V1Facts, draft: Draft) -> None:
             for s in facts.apis
             if f"{s.unit} on {s.host}" in facts.bare
             for address in deployment.host(s.host).ips
+        ]
+        + [
+            [host, address, port]
+            for (host, _), port in facts.ec2.items()
+            for address in deployment.host(host).ips
         ],
         stop=[[s.host, s.unit, s.role, s.nova_host] for s in (*facts.conductors, *facts.schedulers)],
         start=[
@@ -118,31 +126,33 @@ def door(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _serves_metadata(service: NovaService) -> bool:
-    named = service.options.get("DEFAULT/enabled_apis", "osapi_compute,metadata")
-    return "metadata" in named.replace(" ", "").split(",")
-
-
 def child_api(facts: V1Facts, draft: Draft, kind: str = "v1-child-api") -> None:
     """nova-api of the child: for guests' metadata, and for Neutron where the layout says so."""
-    for s in facts.apis:
-        if facts.own.neutron == "wait" and not _serves_metadata(s):
+    both = facts.own.neutron == "child"
+    for s in (*facts.apis, *facts.metadata):
+        serves = served(s, facts.release)
+        if not both and "metadata" not in serves:
             continue
         path = main_file(s)
         argv = commands.with_config(s, {path: child_config(facts, path)})
-        both = facts.own.neutron == "child"
-        what, port = ("metadata and Neutron's events", s.port) if both else ("metadata", METADATA_PORT)
-        address = facts.deployment.host(s.host).address.host
+        at_users = both and s.role == "api"
+        what = "metadata and Neutron's events" if both else "metadata"
+        if s.role == "api" and "metadata" not in serves:
+            what = "Neutron's events"
+        today = users_url(facts.deployment, s, facts.layout.api.port)
+        metadata = metadata_url(facts.deployment, s)
+        # No fence stands before a unit that never served users: another one's must not go with it.
+        restart = kind if s.role == "api" else "restart-api"
         draft.add(
             f"{s.host}/undo-{s.unit}",
-            kind,
+            restart,
             s.host,
             f"restart {s.unit} (on undo, after its file is put back)",
             undone="(acts on undo only)",
             acts="backward",
             estimate=15,
             unit=s.unit,
-            url=f"http://{address}:{s.port or facts.layout.api.port}/",
+            url=today if "osapi_compute" in serves else metadata,
             reads=[path],
             servers=[],
             by_files=True,
@@ -150,14 +160,15 @@ def child_api(facts: V1Facts, draft: Draft, kind: str = "v1-child-api") -> None:
         v1_prepare.read_childs(facts, draft, s, path, argv)
         draft.add(
             f"{s.host}/{s.unit}",
-            kind,
+            restart,
             s.host,
-            f"restart {s.unit}, which serves {what} for {facts.child} from now on",
+            f"restart {s.unit}, which serves {what if s.role == 'api' else 'metadata'} for {facts.child} from"
+            " now on",
             undone="(restarted when its file is put back)",
             acts="forward",
             estimate=15,
             unit=s.unit,
-            url=f"http://{address}:{port}/",
+            url=today if at_users else metadata,
             reads=[child_config(facts, path)],
             servers=[],
             by_files=True,
@@ -165,7 +176,11 @@ def child_api(facts: V1Facts, draft: Draft, kind: str = "v1-child-api") -> None:
 
 
 def retire(facts: V1Facts, draft: Draft) -> None:
-    kept = {(s.host, s.unit) for s in facts.apis if facts.own.neutron == "child" or _serves_metadata(s)}
+    kept = {
+        (s.host, s.unit)
+        for s in facts.apis
+        if facts.own.neutron == "child" or "metadata" in served(s, facts.release)
+    }
     for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.consoles):
         if (s.host, s.unit) in kept:
             continue
@@ -233,9 +248,7 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         ),
         "New instances have other numbers in the API cell than in the child: OS-EXT-SRV-ATTR:instance_name,"
         " as administrators see it, is then not the guest's.",
-        "Failed builds (of cell0) are copied, so that the API cell answers for them."
-        if facts.release.shares_api_database
-        else "Failed builds are among the child's instances.",
+        _failed_builds(facts),
         "nova-cells may turn two updates of an instance round on their way up: the API cell then shows a task"
         " that has ended, and its users get 409. The last steps mend what they can prove; afterwards recell"
         " verify (until finish) and recell audit find such, and recell audit --heal mends it.",
@@ -243,6 +256,14 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         "Undo recounts quota_usages, which nobody kept meanwhile. It stays open until: recell finish.",
         "Puppet, Ansible or kolla must learn the new files and units before their next run.",
     ]
+    if facts.release.name in KEY_PAIRS:
+        remarks.insert(
+            0,
+            f"{KEY_PAIRS[facts.release.name]} for a guest's key pair in {facts.child}. One made after the"
+            " conversion is not there: a boot with it and a config drive fails"
+            + (", and its metadata is answered with 500," if facts.release.name == "Kilo" else "")
+            + " until recell sync has brought it.",
+        )
     if facts.release.name == "Stein":
         remarks.insert(
             0,
@@ -265,6 +286,32 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
         remarks.insert(
             0, f"Point Neutron's [nova] endpoint at {facts.child}'s own nova-api, and restart Neutron."
         )
+    source = facts.apis[0]
+    path = main_file(source)
+    others = [p for p in source.config_files if p != path and not p.startswith("/usr/")]
+    if others:
+        remarks.append(
+            f"nova.conf of {facts.layout.api.name} is made after {path} of {source.host} alone: what"
+            f" {', '.join(others)} says there has to come to its hosts by other means."
+        )
+    certs = [f"{s.unit} on {s.host}" for s in facts.deployment.role("cert") if s.active]
+    if certs:
+        here = [h for h in facts.layout.api.hosts if "cert" in api_roles(facts, h)]
+        remarks.append(
+            f"{', '.join(certs)} keeps its CA in files, which recell does not copy: "
+            + (
+                f"take them to {', '.join(here)} before, or certificates there have another root."
+                if here
+                else f"no host of {facts.layout.api.name} has nova-cert, so certificates can't be had there."
+            )
+        )
+    if facts.ec2:
+        units = ", ".join(f"{unit} on {host} (port {port})" for (host, unit), port in facts.ec2.items())
+        remarks.insert(
+            0,
+            f"{units} serves EC2 as well, which the API cell's nova-api will not: requests for it are refused"
+            " from the hold on. Lead its users to the Compute API before.",
+        )
     if facts.bare:
         remarks.insert(
             0,
@@ -272,6 +319,17 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
             " switch lasts, and must be led to the API cell by other means.",
         )
     return tuple(remarks)
+
+
+def _failed_builds(facts: V1Facts) -> str:
+    if facts.conversion().cell0:
+        return "Failed builds (of cell0) are copied, so that the API cell answers for them."
+    if any(m.uuid == CELL0 for m in facts.deployment.mappings):
+        return (
+            "cell0 is on another server than the child's database: failed builds stay there, where they are"
+            " listed and answer 404. Let users delete them before."
+        )
+    return "Failed builds are among the child's instances."
 
 
 def _picture(facts: V1Facts) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import topology, v1, v1_prepare
 from recell.planning.changes import Change
-from recell.planning.draft import Draft
+from recell.planning.draft import Draft, where_it_counts
 from recell.planning.v1_child_facts import ChildFacts, decide
 from recell.planning.v1_facts import main_file
 from recell.planning.v1_names import child_config, child_unit
@@ -82,7 +82,7 @@ def _restarted(
     notice: str, *, hangs: bool = False,
 ) -> None:  # fmt: skip
     """An RPC server gets other settings, and a restart in which no message is lost; on undo once more."""
-    path = s.origins.get("DEFAULT/transport_url", s.config_files[0])
+    path = where_it_counts(s, changes)
     restart: dict[str, Any] = {
         "unit": s.unit, "topics": [topic], "nova_host": s.nova_host, "old": end, "new": end, "reads": [path],
         "hangs": hangs, "notice": notice, "estimate": 20,

@@ -123,6 +123,7 @@ def decide(deployment: Deployment, layout: CellsV1Layout) -> ChildFacts:
         computes=tuple(s for s in deployment.role("compute") if s.active and at_home(s)),
         proxied=(),
         bare=(),
+        metadata=running("metadata"),
         api=api,
         api_cells=tuple(
             s
@@ -202,7 +203,7 @@ def _unfit(facts: ChildFacts, here: tuple[NovaService, ...]) -> Iterator[RecellE
             f"Write records: {'file' if in_file else 'table'}",
         )
     yield from _apart(facts, here)
-    for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.api_cells):
+    for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.metadata, *facts.api_cells):
         try:
             main_file(s)
         except RecellError as error:

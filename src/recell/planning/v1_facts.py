@@ -5,23 +5,37 @@ Reasons are gathered and said at once: an operator who has to change three thing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.cells_v1 import SEPARATOR
-from recell.model.deployment import CONSOLES, Broker, Deployment, HostFacts, NovaService, ProxyBackendServer
+from recell.model.deployment import (
+    CONSOLES,
+    ENVIRONMENT,
+    Broker,
+    Deployment,
+    HostFacts,
+    NovaService,
+    ProxyBackendServer,
+)
 from recell.model.hosts import CellEnd
 from recell.model.layout_v1 import CellsV1Layout, ChildCell
-from recell.model.urls import parse_url
+from recell.model.urls import is_address, parse_url
 from recell.model.v1 import Conversion
 from recell.planning import contained
 from recell.planning.database import MYSQL_PORT, addresses, host_of
 from recell.planning.draft import CELL0, edited_file
+from recell.planning.rabbit_nova import address_like
 from recell.planning.v1_release import Release, release_of
+from recell.planning.v1_serves import ec2_port
 
 RABBIT = ("rabbit", "kombu")
 MYSQL = ("mysql", "mariadb")
+READS_MAPPED_CELLS = 14
+"""Newton: nova-api of an API cell follows mappings of cells v2, into the child's own database."""
+NO_NETWORK_CLASS_SINCE = 14
 _FALSE = ("false", "0", "no", "off")
 
 
@@ -30,7 +44,8 @@ class V1Facts:
     """``path``: the child's full path, which the API cell writes into ``instances.cell_name``.
     ``shared``: hosts of the API cell that are the child's controllers too. ``proxied``: servers of
     nova-api in HAProxy; ``bare``: controllers whose nova-api stands behind none that recell can hold.
-    ``installed``: units of the API cell's hosts by (host, role); ``siblings`` where they are the child's."""
+    ``metadata``: units that serve guests' metadata alone. ``installed``: units of the API cell's hosts by
+    (host, role); ``siblings`` where they are the child's."""
 
     deployment: Deployment
     layout: CellsV1Layout
@@ -50,6 +65,7 @@ class V1Facts:
     computes: tuple[NovaService, ...]
     proxied: tuple[ProxyBackendServer, ...]
     bare: tuple[str, ...]
+    metadata: tuple[NovaService, ...]
 
     @property
     def path(self) -> str:
@@ -62,6 +78,12 @@ class V1Facts:
     @property
     def controllers(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.host for s in (*self.conductors, *self.schedulers, *self.apis)))
+
+    @property
+    def ec2(self) -> dict[tuple[str, str], int]:
+        """(host, unit) -> port, of the nova-api that serve EC2 as well."""
+        found = {(s.host, s.unit): ec2_port(s, self.release) for s in self.apis}
+        return {key: port for key, port in found.items() if port}
 
     @property
     def shared(self) -> frozenset[str]:
@@ -88,7 +110,8 @@ class V1Facts:
         beside = failed is not None and [(e.host, e.port or MYSQL_PORT) for e in failed.endpoints] == [
             (today.host, port)
         ]
-        nodes = tuple((deployment.host(n).hostname, layout.api.broker.port) for n in layout.api.broker.nodes)
+        hosts = [deployment.host(n) for n in self.old.hosts]
+        wanted_nodes = [deployment.host(n) for n in layout.api.broker.nodes]
         return Conversion(
             CellEnd(
                 self.cell, self.child, old.name, today.host, port, url.path,
@@ -101,8 +124,8 @@ class V1Facts:
             ),
             self.path,
             (first.host, main_file(first)),
-            tuple((deployment.host(h).hostname, self.old.port) for h in self.old.hosts),
-            nodes,
+            nodes_like(first.transport_url, hosts, self.old.port),
+            tuple((h, layout.api.broker.port) for h, _ in nodes_like(first.transport_url, wanted_nodes, 0)),
             failed.path if failed is not None and beside else "",
             self.release.keeps_usage,
         )  # fmt: skip
@@ -123,6 +146,27 @@ def cell_end(
         uuid, name, server.name, place.host, place.port or MYSQL_PORT, url.path,
         broker.name, broker.hosts[0], vhost, addresses(server),
     )  # fmt: skip
+
+
+def nodes_like(url: str, hosts: Sequence[HostFacts], port: int) -> tuple[tuple[str, int], ...]:
+    """These hosts as nodes of a broker, in the manner of a URL: as it names them, else by addresses of the
+    same network, or by names. ``port``: where it names none of them."""
+    endpoints = [e for e in (parse_url(url).endpoints if url else ()) if not _loopback(e.host)]
+    address = endpoints[0].host if endpoints and is_address(endpoints[0].host) else ""
+    named: dict[str, tuple[str, int]] = {}
+    for h in hosts:
+        known = {h.name, h.hostname, h.address.host, *h.ips, *h.aliases}
+        for e in endpoints:
+            if e.host in known:
+                named.setdefault(h.name, (e.host, e.port or port))
+    usual = next((p for _, p in named.values()), port)
+    return tuple(
+        named.get(h.name, (address_like(h, address) if address else h.hostname, usual)) for h in hosts
+    )
+
+
+def _loopback(host: str) -> bool:
+    return host == "localhost" or (is_address(host) and ip_address(host).is_loopback)
 
 
 def main_file(service: NovaService) -> str:
@@ -150,7 +194,7 @@ def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
     active = tuple(s for s in deployment.services if s.active)
     controllers = tuple(s for s in active if s.role != "compute")
     release = release_of(deployment, controllers)
-    refuse(tuple(_reasons(deployment, active)))
+    refuse(tuple(_reasons(deployment, active, release)))
     by_role = {
         role: tuple(s for s in active if s.role == role)
         for role in ("conductor", "scheduler", "api", "compute")
@@ -185,6 +229,7 @@ def decide(deployment: Deployment, layout: CellsV1Layout) -> V1Facts:
         computes=by_role["compute"],
         proxied=led,
         bare=tuple(f"{s.unit} on {s.host}" for s in by_role["api"] if (s.host, s.unit) not in held),
+        metadata=tuple(s for s in active if s.role == "metadata"),
     )
     refuse(tuple(_unfit(facts)))
     return facts
@@ -211,14 +256,27 @@ def refuse(reasons: tuple[RecellError, ...]) -> None:
     )
 
 
-def _reasons(deployment: Deployment, active: tuple[NovaService, ...]) -> Iterator[RecellError]:
+def _reasons(
+    deployment: Deployment, active: tuple[NovaService, ...], release: Release
+) -> Iterator[RecellError]:
     """Why no layout could help."""
-    networks = [f"{s.unit} on {s.host}" for s in active if s.role == "network"]
-    networks += [f"{s.unit} on {s.host} (by its options)" for s in active if _uses_nova_network(s)]
+    networks = {f"{s.unit} on {s.host}" for s in active if s.role == "network"}
+    networks |= {f"{s.unit} on {s.host} (by its options)" for s in active if _uses_nova_network(s, release)}
+    networks |= {
+        f"{r.binary} on {r.host}"
+        for r in deployment.records
+        if r.binary == "nova-network" and r.seconds_since_report <= deployment.silent_after_s
+    }
     if networks:
         yield Unsupported(
             f"nova-network serves guests here ({', '.join(sorted(networks))}), which recell does not convert",
             "Move to Neutron first",
+        )
+    separate = [f"{s.unit} on {s.host}" for s in active if s.role == "ec2"]
+    if separate:
+        yield Unsupported(
+            f"{', '.join(sorted(separate))} serves EC2, and would write to the child past the API cell",
+            "Lead its users to the Compute API, stop and disable it, then scan again",
         )
     others = sorted({_driver(s) for s in active} - set(RABBIT) - {""})
     if others:
@@ -239,10 +297,18 @@ def _reasons(deployment: Deployment, active: tuple[NovaService, ...]) -> Iterato
             f"the deployment has {len(cells)} cells of v2 besides cell0, and cells v1 take one standard Nova",
             "Keep cells v2",
         )
+    if cells and release.number == READS_MAPPED_CELLS:
+        yield Unsupported(
+            f"{release.name}'s nova-api looks for an instance in the cell that it is mapped to, cells v1 or"
+            f" not, and users would get 404 for what is mapped to {cells[0].name or cells[0].uuid}",
+            "Upgrade to Ocata (15) or newer first, whose cells v1 look past mappings",
+        )
 
 
-def _uses_nova_network(service: NovaService) -> bool:
-    named = service.options.get("DEFAULT/network_api_class", "")
+def _uses_nova_network(service: NovaService, release: Release) -> bool:
+    # Newton reads it no more.
+    old = release.number < NO_NETWORK_CLASS_SINCE
+    named = service.options.get("DEFAULT/network_api_class", "") if old else ""
     neutron = service.options.get("DEFAULT/use_neutron", "").strip().lower()
     return "nova.network.api" in named or (neutron in _FALSE and not named and service.role == "api")
 
@@ -297,6 +363,25 @@ def _brokers(
     return old, new
 
 
+def _overruled(facts: V1Facts) -> Iterator[RecellError]:
+    """A file that a service reads after the one that is copied for the child would win over the copy."""
+    told = [f"cells/{option}" for option in ("enable", "name", "cell_type", "cells_config")]
+    told += ["quota/driver", "DEFAULT/quota_driver"]
+    for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.metadata):
+        path = main_file(s)
+        for option in (*told, *(["DEFAULT/enabled_apis"] if s.role == "api" else [])):
+            origin = s.origins.get(option, path)
+            if origin == ENVIRONMENT or (
+                origin in s.config_files and s.config_files.index(origin) > s.config_files.index(path)
+            ):
+                section, _, word = option.partition("/")
+                yield Unsupported(
+                    f"{s.unit} on {s.host} takes [{section}] {word} from {origin}, which wins over {path} and"
+                    " over any copy of it",
+                    f"Move it into {path}, restart the service, and scan again",
+                )
+
+
 def _unfit(facts: V1Facts) -> Iterator[RecellError]:
     """What the layout wants and the hosts don't have."""
     layout, deployment = facts.layout, facts.deployment
@@ -340,16 +425,26 @@ def _unfit(facts: V1Facts) -> Iterator[RecellError]:
                 "Install nova-cells on the controllers with a conductor (leave it off), then scan again",
             )
     unfit = False
-    for s in (*facts.conductors, *facts.schedulers, *facts.apis):
+    read: dict[str, set[str]] = {}
+    for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.metadata):
         try:
-            main_file(s)
+            read.setdefault(s.host, set()).add(main_file(s))
         except RecellError as error:
             unfit = True
             yield error
-    for s in facts.apis:
-        if s.host in facts.shared and s.port == layout.api.port:
+    if not unfit:
+        yield from _overruled(facts)
+    for name, paths in read.items() if facts.own.config else ():
+        if len(paths) > 1:
             yield BadInput(
-                f"{s.unit} on {s.host} listens on {s.port}, where the API cell's nova-api would",
+                f"services on {name} read {' and '.join(sorted(paths))}, and config: of {facts.child} is one"
+                " file for all of them",
+                "Leave config: out, and each gets a copy of its own",
+            )
+    for s in facts.apis:
+        if s.host in facts.shared and layout.api.port in (s.port, *s.ports):
+            yield BadInput(
+                f"{s.unit} on {s.host} listens on {layout.api.port}, where the API cell's nova-api would",
                 "Write another port: under api: in the layout",
             )
     if not unfit:

@@ -6,6 +6,8 @@ from recell.model.deployment import CONSOLES, HostFacts, NovaService
 from recell.planning.database import addresses
 from recell.planning.v1_facts import V1Facts
 
+USUAL = "/etc/nova/nova.conf"
+
 
 def child_config(facts: V1Facts, path: str) -> str:
     """The child's nova.conf beside the one that its services read today."""
@@ -17,9 +19,9 @@ def api_config(facts: V1Facts, host: str) -> str:
     if facts.layout.api.config:
         return facts.layout.api.config
     return (
-        _beside("/etc/nova/nova.conf", facts.layout.api.name)
+        _beside(USUAL, facts.layout.api.name)
         if host in facts.shared
-        else "/etc/nova/nova.conf"
+        else USUAL
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recell.model.deployment import CONSOLES, NovaService, ProxyBackendServer
+from recell.model.deployment import CONSOLES, NovaService, ProxyBackendServer, named_values
 from recell.model.v1 import Conversion
 from recell.planning import commands
 from recell.planning.changes import Change, describe
@@ -14,6 +14,7 @@ from recell.planning.upcalls import change_compute
 from recell.planning.v1_facts import V1Facts, main_file
 from recell.planning.v1_import import full_path_assignment
 from recell.planning.v1_names import (
+    USUAL,
     api_config,
     api_roles,
     api_unit,
@@ -129,14 +130,20 @@ def child(facts: V1Facts, draft: Draft) -> None:
     if facts.own.capabilities:
         told = [{"section": "cells", "option": "capabilities", "op": "set",
                  "value": ",".join(facts.own.capabilities)}]  # fmt: skip
-    by_host = {s.host: s for s in reversed((*facts.conductors, *facts.schedulers, *facts.apis))}
-    for host in facts.controllers:
-        path = main_file(by_host[host])
+    made: dict[str, set[str]] = {}
+    for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.metadata):
+        host, path = s.host, main_file(s)
+        if path in made.setdefault(host, set()):
+            continue
+        mark = f"{s.unit}-child" if made[host] else "child"
+        made[host].add(path)
         changes = [*_cells_options(facts, facts.child, "compute", host), *told]
         changes.append({"section": section, "option": option, "op": "set", "value": NOOP_QUOTA})
-        if facts.own.neutron == "wait" and any(s.host == host for s in facts.apis):
-            changes.append({"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": "metadata"})
-        draft.copy(f"{host}/child-config", host, path, child_config(facts, path), changes)
+        here = [a for a in facts.apis if a.host == host]
+        if here and (facts.own.neutron == "wait" or any((a.host, a.unit) in facts.ec2 for a in here)):
+            left = "metadata" if facts.own.neutron == "wait" else "osapi_compute,metadata"
+            changes.append({"section": "DEFAULT", "option": "enabled_apis", "op": "set", "value": left})
+        draft.copy(f"{host}/{mark}-config", host, path, child_config(facts, path), changes)
     for s in (*facts.conductors, *facts.schedulers):
         path = main_file(s)
         name = child_unit(facts, s)
@@ -152,9 +159,8 @@ def child(facts: V1Facts, draft: Draft) -> None:
     for s in facts.cells:
         if s.host not in {c.host for c in facts.conductors}:
             continue
-        path = main_file(by_host[s.host])
-        argv = [*s.argv, "--config-file", child_config(facts, path)]
-        read_childs(facts, draft, s, path, argv)
+        path = main_file(next(c for c in facts.conductors if c.host == s.host))
+        read_childs(facts, draft, s, path, commands.reading(s, child_config(facts, path)))
 
 
 def boot_options(facts: V1Facts) -> list[Change]:
@@ -276,18 +282,24 @@ def api_cell(facts: V1Facts, draft: Draft) -> None:
 
 
 def _api_unit_files(facts: V1Facts, draft: Draft, host: str, role: str) -> None:
-    """Siblings on shared hosts; elsewhere the installed unit reads the usual nova.conf by itself."""
-    installed = facts.installed(host, role)
-    if installed is None or host not in facts.shared:
+    """Siblings on shared hosts; elsewhere the installed unit reads the usual nova.conf by itself, and is told
+    of another one."""
+    installed, path = facts.installed(host, role), api_config(facts, host)
+    if installed is None:
+        return
+    argv = commands.reading(installed, path)
+    if host not in facts.shared:
+        named = named_values(installed.argv, "--config-file")
+        if path not in (named or [USUAL]):
+            draft.drop_in(installed, argv, f"{installed.unit} reads {path}", facts.layout.api.name)
         return
     name = api_unit(facts, host, role)
-    argv = [*installed.argv, "--config-file", api_config(facts, host)]
     draft.sibling(
         f"{host}/{name}",
         installed,
         name,
         commands.renamed_log(argv, installed.unit, name),
-        f"a unit {name}, modelled on {installed.unit}, that reads {api_config(facts, host)}",
+        f"a unit {name}, modelled on {installed.unit}, that reads {path}",
         f"Nova {role} of cell {facts.layout.api.name}",
     )
 
@@ -350,34 +362,48 @@ def state(facts: V1Facts, draft: Draft) -> None:
         estimate=120,
         conversion=facts.conversion().to_json(),
         assign=[full_path_assignment(facts.path)],
-        failed_builds="cell0" if facts.release.shares_api_database else "",
+        failed_builds="cell0" if facts.conversion().cell0 else "",
     )
     for host in facts.layout.api.hosts:
         for role in api_roles(facts, host):
-            if role == "cells":
-                continue
-            name = api_unit(facts, host, role)
-            draft.add(
-                f"{host}/start-{name}",
-                # A console proxy is connected to nothing until somebody opens a console.
-                "start-console" if role in CONSOLES else "start-unit",
-                host,
-                f"start {name}; nobody is sent to it yet",
-                undone="stopped and disabled",
-                estimate=20,
-                unit=name,
-                topics=["consoleauth"] if role == "consoleauth" else [],
-                nova_host=facts.deployment.host(host).hostname,
-                reads=[api_config(facts, host)],
-                broker=facts.new.name,
-                vhost=facts.new_vhost,
-            )
+            if role not in ("cells", *CONSOLES):
+                _start(facts, draft, host, role)
+    consoles(facts, draft, frozenset(facts.layout.api.hosts) - facts.shared)
     hosts = facts.layout.api.hosts
     added = [
         [f"{h}-{facts.layout.api.name}", numeric(facts.deployment.host(h)), facts.layout.api.port]
         for h in hosts
     ]
     servers(facts.proxied, draft, ", ".join(hosts), added)
+
+
+def consoles(facts: V1Facts, draft: Draft, hosts: frozenset[str]) -> None:
+    """Console proxies of the API cell on these hosts. On a controller the child's has their port until it is
+    off."""
+    for host in facts.layout.api.hosts:
+        for role in api_roles(facts, host):
+            if host in hosts and role in CONSOLES:
+                _start(facts, draft, host, role)
+
+
+def _start(facts: V1Facts, draft: Draft, host: str, role: str) -> None:
+    name = api_unit(facts, host, role)
+    draft.add(
+        f"{host}/start-{name}",
+        # A console proxy is connected to nothing until somebody opens a console.
+        "start-console" if role in CONSOLES else "start-unit",
+        host,
+        f"start {name}" if host in facts.shared and role in CONSOLES else f"start {name}; nobody is sent to"
+        " it yet",
+        undone="stopped and disabled",
+        estimate=20,
+        unit=name,
+        topics=["consoleauth"] if role == "consoleauth" else [],
+        nova_host=facts.deployment.host(host).hostname,
+        reads=[api_config(facts, host)],
+        broker=facts.new.name,
+        vhost=facts.new_vhost,
+    )
 
 
 def servers(

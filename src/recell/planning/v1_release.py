@@ -16,15 +16,19 @@ _BY_NUMBER = {12: "Liberty", 13: "Mitaka", 14: "Newton", 15: "Ocata", 16: "Pike"
               19: "Stein"}  # fmt: skip
 _COUNTS_SINCE = 16  # from Pike on usage of quotas is counted, not kept
 _QUOTA_GROUP_SINCE = 15  # where [DEFAULT] quota_driver became [quota] driver
+_API_DATABASE_SINCE = 14  # Newton's holds flavors, key pairs, server groups and aggregates
+_NO_EC2_SINCE = 13  # Mitaka; until then nova-api serves EC2 unless it is told not to
 NOOP_QUOTA = "nova.quota.NoopQuotaDriver"
 
 
 @dataclass(frozen=True)
 class Release:
     """``name``: Juno. ``quota``: section and option that switch quotas off in the child. ``sync``: what
-    follows `nova-manage` to make a cell's schema. ``shares_api_database``: whether there is an API
-    database, which the API cell and the child then share; its mappings stay as they are. ``keeps_usage``:
-    whether usage of quotas stands in a table, which nobody keeps up in a child."""
+    follows `nova-manage` to make a cell's schema. ``number``: 14, 0 for those named by years.
+    ``shares_api_database``: whether what cells v1 would keep apart is in an API database, which the API cell
+    and the child then share; its mappings stay as they are. ``keeps_usage``:
+    whether usage of quotas stands in a table, which nobody keeps up in a child. ``apis``: what nova-api
+    serves where nobody says."""
 
     version: str
     name: str
@@ -32,6 +36,8 @@ class Release:
     sync: tuple[str, ...]
     shares_api_database: bool
     keeps_usage: bool = False
+    apis: str = "osapi_compute,metadata"
+    number: int = 0
 
 
 def release_of(deployment: Deployment, controllers: Iterable[NovaService]) -> Release:
@@ -51,24 +57,18 @@ def release_of(deployment: Deployment, controllers: Iterable[NovaService]) -> Re
             "Write generation: v2" if LAST < major < 1000 else "Upgrade it to a release that has them",
         )
     services = tuple(controllers)
-    shares = any(s.api_database for s in services)
     number = 0 if by_year else major
+    shares = number >= _API_DATABASE_SINCE and any(s.api_database for s in services)
     return Release(
         version,
         name,
-        _quota(services, number),
+        # The release's own name, whatever is set today: it wins over the older one where both are read (Ocata
+        # to Queens), and the other one is read by no release but these.
+        ("quota", "driver") if number >= _QUOTA_GROUP_SINCE else ("DEFAULT", "quota_driver"),
         # With mappings, a plain sync goes on to cell0's database as well.
-        ("db", "sync", "--local_cell") if shares and number >= _QUOTA_GROUP_SINCE else ("db", "sync"),
+        ("db", "sync", "--local_cell") if shares else ("db", "sync"),
         shares,
         number < _COUNTS_SINCE,
+        "osapi_compute,metadata" if number >= _NO_EC2_SINCE else "ec2,osapi_compute,metadata",
+        number,
     )
-
-
-def _quota(services: Iterable[NovaService], number: int) -> tuple[str, str]:
-    """The option that is set today, whatever its age; else the release's own."""
-    for s in services:
-        for option in ("quota/driver", "DEFAULT/quota_driver"):
-            if option in s.options:
-                section, _, word = option.partition("/")
-                return section, word
-    return ("quota", "driver") if number >= _QUOTA_GROUP_SINCE else ("DEFAULT", "quota_driver")

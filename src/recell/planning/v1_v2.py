@@ -17,10 +17,11 @@ from recell.planning import commands, topology, v1_prepare
 from recell.planning.changes import Change, describe
 from recell.planning.draft import CELL0, Draft
 from recell.planning.phases import keep_fanout
-from recell.planning.v1 import METADATA_PORT, NOTICE, door, off
+from recell.planning.v1 import NOTICE, door, off
 from recell.planning.v1_facts import main_file
 from recell.planning.v1_names import numeric
 from recell.planning.v1_release import NOOP_QUOTA
+from recell.planning.v1_serves import metadata_url, users_url
 from recell.planning.v1_v2_facts import TreeFacts, decide
 
 KIND = "cells-v1-to-v2"
@@ -228,12 +229,10 @@ def _child_api(facts: TreeFacts, draft: Draft) -> None:
         path = main_file(s)
         config = facts.child_config(path)
         argv = commands.with_config(s, {path: config})
-        address = facts.deployment.host(s.host).address.host
-        serves = s.options.get("DEFAULT/enabled_apis", "osapi_compute,metadata")
-        port = METADATA_PORT if "metadata" in serves else s.port
-        restart: dict[str, Any] = {
-            "unit": s.unit, "url": f"http://{address}:{port}/", "servers": [], "by_files": True,
-        }  # fmt: skip
+        serves = s.role == "metadata" or "metadata" in s.options.get("DEFAULT/enabled_apis", "metadata")
+        url = metadata_url(facts.deployment, s) if serves else users_url(
+            facts.deployment, s, facts.layout.api.port)  # fmt: skip
+        restart: dict[str, Any] = {"unit": s.unit, "url": url, "servers": [], "by_files": True}
         draft.add(
             f"{s.host}/undo-{s.unit}",
             "restart-api",

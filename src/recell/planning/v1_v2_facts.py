@@ -156,7 +156,7 @@ def decide(deployment: Deployment, layout: TreeLayout) -> TreeFacts:
         conductors=conductors,
         schedulers=schedulers,
         child_cells=of(child, "cells"),
-        own_apis=of(child, "api"),
+        own_apis=of(child, "api", "metadata"),
         consoles=tuple(
             s
             for s in of(child, *CONSOLES, active=False)

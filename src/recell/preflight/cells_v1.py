@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from recell.adapters.ports import World
+from recell.adapters.ports import Consumer, World, processes_of
 from recell.errors import RecellError
 from recell.model.deployment import Deployment
 from recell.model.layout_v1 import CellsV1Layout
@@ -14,6 +14,8 @@ from recell.model.plan import Plan
 from recell.model.v1 import Conversion
 from recell.model.violation import Violation
 from recell.planning.v1 import plan_v1
+from recell.planning.v1_release import release_of
+from recell.planning.v1_serves import ec2_port
 from recell.preflight import live, rules
 
 ALIKE: tuple[Callable[[Deployment], Iterator[Violation]], ...] = (
@@ -35,13 +37,16 @@ def check(
         found += rule(_without_the_api_cell(deployment, layout))
     found += firewalls(deployment)
     found += writers(deployment)
+    found += ec2(deployment)
     try:
         plan = plan or plan_v1(deployment, layout, 0.0)
     except RecellError as error:
         found.append(Violation(f"plan:{error.word}", "stop", "layout", error.sentence, error.remedy))
     if world is not None and plan is not None:
         found += live.check_files(world, plan)
+        found += live.check_brokers(world, plan)
         found += databases(world, plan)
+        found += connections(world, plan)
         found += gates(world, plan)
     return sorted_out(found, layout.acknowledge)
 
@@ -92,6 +97,30 @@ def writers(deployment: Deployment) -> Iterator[Violation]:
         )
 
 
+def ec2(deployment: Deployment) -> Iterator[Violation]:
+    """Somebody is led to an API that the API cell will not have."""
+    apis = {(s.host, s.unit): s for s in deployment.role("api") if s.active}
+    try:
+        release = release_of(deployment, apis.values())
+    except RecellError:
+        return  # the plan says why
+    led = {
+        (p.proxy, p.backend)
+        for p in deployment.proxies
+        if (s := apis.get((p.host, p.unit))) is not None
+        and p.address.rpartition(":")[2] == str(ec2_port(s, release))
+    }
+    for proxy, backend in sorted(led):
+        yield Violation(
+            f"ec2:{proxy}:{backend}",
+            "stop",
+            proxy,
+            f"{backend} leads to nova-api's EC2 port, whose requests are refused from the hold on",
+            "Lead its users to the Compute API first; or acknowledge it",
+            may_accept=True,
+        )
+
+
 def databases(world: World, plan: Plan, kind: str = "v1-follow") -> Iterator[Violation]:
     """Why rows can't be copied, by the conversion that steps of this kind know."""
     for step in plan.steps:
@@ -102,6 +131,51 @@ def databases(world: World, plan: Plan, kind: str = "v1-follow") -> Iterator[Vio
             yield from port.troubles()
         except RecellError as error:
             yield Violation(f"{error.word}:databases", "stop", "live", error.sentence, error.remedy)
+
+
+def connections(world: World, plan: Plan) -> Iterator[Violation]:
+    """What has to end without losing a message is known by its connection. Behind a load balancer a client of
+    before Newton can't be told from another: it doesn't say its process."""
+    ends: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    for step in plan.steps:
+        if step.kind == "recycle-compute" and step.acts == "forward":
+            one = (step.where, str(step.params["unit"]), f"compute.{step.params['nova_host']}")
+            ends.setdefault((str(step.params["broker"]), str(step.params["vhost"])), []).append(one)
+        if step.kind == "v1-switch":
+            end = Conversion.from_json(step.params["conversion"]).old
+            ends.setdefault((end.broker, end.vhost), []).extend(
+                (str(host), str(unit), f"{topic}.{name}") for host, unit, topic, name in step.params["stop"]
+            )
+    for (broker, vhost), servers in ends.items():
+        try:
+            consumers = world.broker(broker).consumers(vhost)
+            for host, unit, queue in servers:
+                if not _is_told(world, host, unit, [c for c in consumers if c.queue == queue]):
+                    yield Violation(
+                        f"untold:{host}:{unit}",
+                        "stop",
+                        host,
+                        f"{unit} is not the one that takes from {queue} on {broker}, as its connections look"
+                        " there: a load balancer stands between, and it doesn't say its process",
+                        "Let its transport_url (or rabbit_hosts) name RabbitMQ's nodes, restart it, then scan"
+                        " and plan again",
+                    )
+        except RecellError as error:
+            name = f"{error.word}:connections:{broker}"
+            yield Violation(name, "stop", broker, error.sentence, error.remedy)
+
+
+def _is_told(world: World, host: str, unit: str, consumers: Sequence[Consumer]) -> bool:
+    """Also where nobody takes from its queue at all: that is another fault, told by others."""
+    port = world.host(host)
+    processes = processes_of(port.unit(unit), port.processes())
+    if not consumers or not processes:
+        return True
+    peers = {(s.local_ip, s.local_port) for s in port.sockets([p.pid for p in processes])}
+    told = {str(p.told_pid) for p in processes}
+    return any(
+        (c.peer_host, c.peer_port) in peers or {*c.client_name.split(":")[1:2]} & told for c in consumers
+    )
 
 
 def gates(world: World, plan: Plan) -> Iterator[Violation]:

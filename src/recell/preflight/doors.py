@@ -11,6 +11,7 @@ from recell.adapters.ports import World
 from recell.model.hosts import HostsMove
 from recell.model.plan import Plan, PlanStep
 from recell.model.urls import parse_url
+from recell.model.v1 import Conversion
 from recell.model.violation import Violation
 
 _TRUE = ("1", "true", "yes", "on")
@@ -73,6 +74,9 @@ def _reached(world: World, plan: Plan) -> Iterator[Violation]:
             tls = _speaks_tls(config)
             for host, port in change["nodes"]:
                 wanted.setdefault(step.where, {})[str(host), int(port), tls] = None
+        if step.kind == "v1-link":
+            for where, node, tls in _across(world, step):
+                wanted.setdefault(where, {})[node[0], node[1], tls] = None
     for where, doors in wanted.items():
         asked = list(doors)
         ended = world.host(where).query([*_PYTHON, _KNOCK, json.dumps(asked)], timeout=20 + 11 * len(asked))
@@ -90,11 +94,23 @@ def _reached(world: World, plan: Plan) -> Iterator[Violation]:
                 )
 
 
+def _across(world: World, step: PlanStep) -> Iterator[tuple[str, tuple[str, int], bool]]:
+    """nova-cells of each side publishes on the other's broker; the API cell has its own, too."""
+    conversion = Conversion.from_json(step.params["conversion"])
+    host, path = conversion.config
+    tls = _speaks_tls(parse_config([(f"{path} on {host}", world.host(host).read(path) or b"")]))
+    sides = {"api": (*conversion.new_nodes, *conversion.old_nodes), "child": conversion.new_nodes}
+    for side, nodes in sides.items():
+        for where in dict.fromkeys(str(s[0]) for s in step.params[side]):
+            yield from ((where, node, tls) for node in nodes)
+
+
 def _speaks_tls(config: Config) -> bool:
     words = parse_url(transport_url_of(config) or "none:///").query.split("&")
     asked = dict(w.partition("=")[::2] for w in words).get("ssl", "")
     for option in ("ssl", "rabbit_use_ssl"):
         asked = asked or config.get("oslo_messaging_rabbit", option)
+    asked = asked or config.get("DEFAULT", "rabbit_use_ssl")  # Juno's
     return asked.lower() in _TRUE
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from recell.adapters.conf import parse_config, transport_url_of
@@ -25,27 +25,11 @@ WAY_BACK_S = 86400.0
 
 
 def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> Iterator[Violation]:
-    for rule in (
-        _files,
-        _edits,
-        _room,
-        _account,
-        _new_files_are_new,
-        _new_containers_are_new,
-        _databases,
-        _hosts,
-        _lookups,
-        _guests,
-        _replicas,
-        _ports,
-        _doors,
-    ):
-        try:
-            yield from rule(world, plan)
-        except RecellError as error:
-            yield Violation(
-                f"{error.word}:{rule.__name__.strip('_')}", "stop", "live", error.sentence, error.remedy
-            )
+    rules = (
+        _files, _edits, _room, _account, _new_files_are_new, _new_containers_are_new, _databases, _hosts,
+        _lookups, _guests, _replicas, _ports, _doors,
+    )  # fmt: skip
+    yield from _each(rules, world, plan)
 
 
 def _doors(world: World, plan: Plan) -> Iterator[Violation]:
@@ -54,7 +38,18 @@ def _doors(world: World, plan: Plan) -> Iterator[Violation]:
 
 def check_files(world: World, plan: Plan) -> Iterator[Violation]:
     """What needs no Nova: the files of the plan, and room for what is kept of them."""
-    for rule in (_files, _room, _new_files_are_new):
+    yield from _each((_files, _room, _new_files_are_new), world, plan)
+
+
+def check_brokers(world: World, plan: Plan) -> Iterator[Violation]:
+    """Whether those that a plan leads services to answer there, know the account, and are free."""
+    yield from _each((_account, _doors), world, plan)
+
+
+def _each(
+    rules: tuple[Callable[[World, Plan], Iterator[Violation]], ...], world: World, plan: Plan
+) -> Iterator[Violation]:
+    for rule in rules:
         try:
             yield from rule(world, plan)
         except RecellError as error:

@@ -138,7 +138,7 @@ class Repoint(Renewed, ComputeMoments):
             host,
             str(self.param("vhost")),
             self.limit("stop_s"),
-            idle=self.begun,
+            idle=self.at_work(),
             lost=self.is_lost(host),
         )
         self.held(toward, held)

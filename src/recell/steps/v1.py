@@ -141,6 +141,8 @@ class V1Config(FileStep):
             for option in OLD_RABBIT:
                 text = ini.unset_option(text, section, option)
         text = ini.unset_option(text, "DEFAULT", "sql_connection")
+        # The child's replica has the child's rows, without their path.
+        text = ini.unset_option(text, "database", "slave_connection")
         # A name that is another host's would make two of one.
         text = ini.unset_option(text, "DEFAULT", "host")
         theirs = set(self.param("addresses"))

@@ -35,7 +35,7 @@ _TYPES = frozenset((
     "enum", "set",
 ))
 _HARMLESS = ("RESTRICT", "NO ACTION")
-_DECIDE = "Say in the layout whether these rows move or stay, or drop what isn't Nova's"
+_DECIDE = "Move what isn't Nova's to another database, or drop it, and try again"
 
 
 def cell_scope(schema: Schema, decided: Mapping[str, Rule] | None = None) -> Scope:
