@@ -133,7 +133,8 @@ def shovels(
                 "dest-uri": list(uris[lane.toward][lane.vhost]),
                 "dest-queue": lane.queue,
                 "ack-mode": "on-confirm",
-                "src-prefetch-count": 100,
+                # A shovel that dies sends these again; oslo.messaging knows a server's last 16 messages.
+                "src-prefetch-count": 10,
                 "reconnect-delay": 1,
             },
         }
