@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from recell.adapters.amqp import Amqp
 from recell.adapters.bridge_end import RabbitEnd
 from recell.adapters.ports import Finished, UnitState
-from recell.planning.bridge import Lane, Side, shovels
+from recell.errors import Unreachable
+from recell.planning.bridge import Lane, Side, copied, lacking, shovels
 from tests.private_broker import PrivateBroker
 
 PROPERTIES = b"\x90\x00" + b"\x10application/json" + b"\x02"
@@ -102,3 +104,48 @@ def test_a_shovel_that_goes_sends_nothing_twice(broker: PrivateBroker, end: Rabb
     sent = sum(one.sent for one in publishers)
     until(lambda: number(here, SOURCE) + number(here, TARGET) >= sent)
     assert number(here, SOURCE) + number(here, TARGET) == sent
+
+
+def test_a_quorum_queue_that_does_not_answer_is_not_empty(broker: PrivateBroker, end: RabbitEnd) -> None:
+    arguments = {"x-queue-type": "quorum"}
+    queue = {"vhost": "/", "name": "q", "durable": True, "auto_delete": False, "arguments": arguments}
+    end.load({"queues": [queue]})
+    here = broker.connect()
+    assert here.publish("", "q", PROPERTIES, b"one")
+    find = (
+        '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"q">>)), P = amqqueue:get_pid(Q),'
+    )
+    assert broker.do(["rabbitmqctl", "eval", f"{find} sys:suspend(P)."]).returncode == 0
+    end.drop_queues([("/", "q")])
+    assert broker.do(["rabbitmqctl", "eval", f"{find} sys:resume(P)."]).returncode == 0
+    assert number(here, "q") == 1
+    end.drop_queues([("/", "q")])
+    assert number(here, "q") == 1, "there is a message in it"
+    end.drop_queues([("/", "q")], full=True)
+    assert here.look("q") is None
+
+
+def test_operator_policies_are_told_and_taken(broker: PrivateBroker, end: RabbitEnd) -> None:
+    said = broker.do(["rabbitmqctl", "set_operator_policy", "top", ".*", '{"max-length": 5}'])
+    assert said.returncode == 0
+    told = copied(end.definitions(), "3.10.8")
+    assert broker.do(["rabbitmqctl", "clear_operator_policy", "top"]).returncode == 0
+    assert lacking(told, copied(end.definitions(), "3.10.8")) == ("operator policy top",)
+    end.load(told.definitions())
+    assert lacking(told, copied(end.definitions(), "3.10.8")) == ()
+    broker.do(["rabbitmqctl", "clear_operator_policy", "top"])
+
+
+def test_rabbitmqctl_keeps_what_its_host_gives_it(broker: PrivateBroker, tmp_path: Path) -> None:
+    class Configured(Host):
+        def query(self, argv: Sequence[str], **more: Any) -> Finished:
+            assert argv[0] == "env"
+            return super().query(["env", f"RABBITMQ_CONF_ENV_FILE={conf}", *argv[1:]], **more)
+
+    conf = tmp_path / "rabbitmq-env.conf"
+    one: Any = Configured(broker)
+    conf.write_text("")
+    assert RabbitEnd([one]).version().startswith("3.")
+    conf.write_text('CTL_ERL_ARGS="-setcookie another"\n')
+    with pytest.raises(Unreachable):
+        RabbitEnd([one]).version()

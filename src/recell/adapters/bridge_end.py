@@ -52,11 +52,14 @@ timer:sleep(100),
 [exit(P, kill) || P <- Work], ok.
 """
 
-# Quorum queues and streams know no "if unused" and "if empty".
+# Quorum queues and streams know no "if unused" and "if empty". Of a quorum queue that does not answer within
+# a quarter of a second rabbit_amqqueue:stat says that it is empty.
 _DROP = """
+Stat = fun(rabbit_quorum_queue, Q) -> rabbit_fifo_client:stat(amqqueue:get_pid(Q), 10000);
+  (_, Q) -> rabbit_amqqueue:stat(Q) end,
 D = fun(Q) -> case amqqueue:get_type(Q) of
   rabbit_classic_queue -> rabbit_amqqueue:delete(Q, true, not FULL, <<"recell">>);
-  _ -> case rabbit_amqqueue:stat(Q) of
+  T -> case Stat(T, Q) of
     {ok, M, 0} when M =:= 0 orelse FULL -> rabbit_amqqueue:delete(Q, false, false, <<"recell">>);
     X -> X end end end,
 [case rabbit_amqqueue:lookup(rabbit_misc:r(V, queue, N)) of {ok, Q} -> catch D(Q); _ -> gone end
