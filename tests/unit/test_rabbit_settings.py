@@ -272,13 +272,20 @@ def test_new_nodes_are_not_older() -> None:
     plan_rabbit(nodes(scan_fresh(build_fresh()), "new", version="4.1.2"), layout(FRESH), 0.0)
 
 
+def test_a_vhost_s_limits_are_in_a_bridge_s_way() -> None:
+    limited = nodes(scan_fresh(build_fresh()), "keep", settings=NodeSettings(limited=True))
+    assert "has limits" in refused(limited, FRESH)
+    plan_rabbit(nodes(scan(build()), "keep", settings=NodeSettings(limited=True)), layout(TEXT), 0.0)
+
+
 def test_new_nodes_that_take_no_transient_queues() -> None:
     found = nodes(scan_fresh(build_fresh()), "new", settings=NodeSettings(transient=False), version="4.3.0")
     (queue, *_) = found.rabbit_queues
     told = replace(found, rabbit_queues=(replace(queue, durable=False),))
     assert "neither durable nor exclusive" in refused(told, FRESH)
-    for harmless in ({"durable": True}, {"durable": False, "exclusive": True}):
-        plan_rabbit(replace(found, rabbit_queues=(replace(queue, **harmless),)), layout(FRESH), 0.0)
+    for durable, exclusive in ((True, False), (False, True)):
+        harmless = replace(queue, durable=durable, exclusive=exclusive)
+        plan_rabbit(replace(found, rabbit_queues=(harmless,)), layout(FRESH), 0.0)
 
 
 # -- the node and its scan -------------------------------------------------------------------------
@@ -295,6 +302,7 @@ def test_settings_out_of_what_a_node_tells() -> None:
     assert found.movers == ("federation-upstream u", "shovel old", "shovel s1")
     assert found.node_policies == ("ha-two of /",)
     assert found.speaks(5672) == ("amqp",) and found.speaks(25672) == ()
+    assert found.limited and not settings_of({**told, "parameters": []}, "x").limited
     assert found.transient and not settings_of({**told, "transient": False}, "x").transient
     consul = "rabbit_peer_discovery_consul"
     assert consul in settings_of({**told, "discovery": consul}, "x").joins

@@ -51,6 +51,7 @@ def settings_of(told: Mapping[str, Any], name: str) -> NodeSettings:
         movers=tuple(sorted([*movers, *(f"shovel {s}" for s in told["shovels"])])),
         node_policies=tuple(sorted(f"{of} of {vhost}" for vhost, of in told["naming"])),
         transient=bool(told.get("transient", True)),
+        limited=any(component == "vhost-limits" for component, _ in told["parameters"]),
     )
 
 

@@ -22,7 +22,7 @@ class NodeSettings:
     blank. ``listeners``: (protocol, address, port); protocols that matter are ``amqp`` and ``amqp/ssl``;
     empty: not known. ``movers``: shovels and federation upstreams that run in it; ``node_policies``:
     policies that mirror to nodes by their names. ``transient``: it takes queues that are neither durable nor
-    exclusive.
+    exclusive. ``limited``: some vhost may have so many queues or connections only.
     """
 
     cookie_given: bool = False
@@ -31,6 +31,7 @@ class NodeSettings:
     movers: tuple[str, ...] = ()
     node_policies: tuple[str, ...] = ()
     transient: bool = True
+    limited: bool = False
 
     def speaks(self, port: int) -> tuple[str, ...]:
         """What AMQP clients are spoken to on a port: amqp, amqp/ssl, or nothing."""

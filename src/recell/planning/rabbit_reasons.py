@@ -343,6 +343,15 @@ def _of_fresh(facts: RabbitFacts) -> list[Reason]:
         what = f"the new nodes run different releases: {told}"
         out.append((facts.new[0].host, what, "Install one release on all"))
     out += _of_release(facts)
+    for node in facts.keep:
+        if node.settings.limited:
+            what = (
+                f"a vhost on {node.name} has limits, and a bridge makes queues and connections of its own: at"
+                " a limit it would stop while a client is down"
+            )
+            remedy = "See rabbitmqctl list_vhost_limits, and take them away (clear_vhost_limits) meanwhile"
+            out.append((node.host, what, remedy))
+            break
     old, new = ({n.cookie for n in side} for side in (facts.keep, facts.new))
     if len(new) > 1:
         what = "the new nodes have different Erlang cookies"
