@@ -23,15 +23,15 @@ _SHM = Path("/dev/shm")
 
 
 class PrivateBroker:
-    """Account guest, vhost /."""
+    """Account guest, vhost /. ``plugins``: enabled from the beginning."""
 
-    def __init__(self) -> None:
+    def __init__(self, *plugins: str) -> None:
         if not Path(_PROGRAM).exists():
             pytest.fail("RabbitMQ is missing: apt-get install rabbitmq-server")
         top = _SHM if os.access(_SHM, os.W_OK) else None
         self.directory = Path(tempfile.mkdtemp(prefix="recell-mq-", dir=top))
         self.port, distribution, mapper = free_ports(3)
-        (self.directory / "plugins").write_text("[].\n")
+        (self.directory / "plugins").write_text(f"[{','.join(plugins)}].\n")
         self.environment = environment = os.environ | {
             "HOME": str(self.directory),
             "ERL_EPMD_PORT": str(mapper),
@@ -68,10 +68,12 @@ class PrivateBroker:
     def connect(self, password: str = "", vhost: str = "/") -> Amqp:
         return Amqp(("127.0.0.1", self.port), "guest", password or "guest", vhost, "mq-test")
 
-    def do(self, argv: Sequence[str], timeout: float = 60) -> Finished:
+    def do(self, argv: Sequence[str], timeout: float = 60, stdin: bytes = b"") -> Finished:
         """A command of recell's as it is run on a broker's host: rabbitmqctl with this broker's own files."""
         words = [_CTL if word == "rabbitmqctl" else word for word in argv]
-        done = subprocess.run(words, env=self.environment, capture_output=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            words, env=self.environment, input=stdin, capture_output=True, timeout=timeout, check=False
+        )
         return Finished(done.returncode, done.stdout, done.stderr)
 
     def stop(self) -> None:

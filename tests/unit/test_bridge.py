@@ -163,13 +163,6 @@ def _end(host: Host) -> RabbitEnd:
     return RabbitEnd([one])
 
 
-STATUS = """[
-{"destination":"amqp://127.0.0.1:5672/%2F","name":"recell-bridge-1","state":"running","type":"dynamic","vhost":"/"}
-,{"name":"recell-bridge-2","state":"starting","type":"dynamic","vhost":"/"}
-]
-"""
-
-
 def test_takers_are_clients_and_not_shovels() -> None:
     host = Host(said={
         "list_channels": "pid\tuser\n<r@a.1.1.0>\tos\n<r@a.1.2.0>\trecell-bridge\n",
@@ -183,11 +176,8 @@ def test_takers_are_clients_and_not_shovels() -> None:
 
 
 def test_shovels_are_its_own_and_known_by_whether_they_run() -> None:
-    names = [{"name": f"recell-bridge-{n}", "vhost": "/"} for n in (1, 2)]
-    host = Host(said={
-        "eval": json.dumps([*names, {"name": "somebody's", "vhost": "/"}]) + "\nok\n",
-        "shovel_status": STATUS,
-    })  # fmt: skip
+    names = [{"name": f"recell-bridge-{n}", "vhost": "/", "runs": n == 1} for n in (1, 2)]
+    host = Host(said={"eval": json.dumps([*names, {"name": "own", "vhost": "/", "runs": True}]) + "\nok\n"})
     assert _end(host).shovels() == {("/", "recell-bridge-1"): True, ("/", "recell-bridge-2"): False}
     host.said["eval"] = "[]\nok\n"
     assert _end(host).shovels() == {}

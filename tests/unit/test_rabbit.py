@@ -505,6 +505,25 @@ def test_a_quorum_queue_grows_before_its_leader_goes_and_shrinks_last() -> None:
     assert "'c@x'" in host.ran[0][1] and "'a@x'" in host.ran[2][1]
 
 
+def test_a_quorum_queue_that_just_changed_is_asked_again() -> None:
+    class Busy(Host):
+        refusals = 3
+
+        def query(self, argv: Sequence[str], **more: Any) -> Finished:
+            if "member(" in " ".join(argv) and self.refusals:
+                self.refusals -= 1
+                return Finished(0, b"{error,cluster_change_not_permitted}\n", b"")
+            return super().query(argv, **more)
+
+    host = Busy()
+    queue = QueueHome("/", "q", "quorum", "a@x", ("a@x", "b@x"), ("a@x", "b@x"))
+    _node(host).move_quorum(queue, ["b@x"])
+    assert sum("delete_member" in words[1] for words in host.ran) == 4
+    host.refusals = 1000
+    with pytest.raises(StepFailed, match="cluster_change_not_permitted"):
+        _node(host).move_quorum(queue, ["b@x"])
+
+
 # -- discovery -------------------------------------------------------------------------------------
 
 

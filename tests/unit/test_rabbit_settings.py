@@ -225,6 +225,69 @@ def test_releases_say_the_same_in_other_words() -> None:
     assert bridge.lacking(wanted, bridge.copied(changed, "3.12.0")) == ("user os",)
 
 
+@pytest.mark.parametrize(("tags", "same"), [("administrator", True), ("a, b", False), ("", False)])
+def test_before_3_9_tags_were_one_text(tags: str, same: bool) -> None:
+    old = {"users": [{"name": "os", "password_hash": "h", "tags": tags}]}
+    new = {"users": [{"name": "os", "password_hash": "h", "tags": ["administrator"]}]}
+    assert (bridge.lacking(bridge.copied(old, "3.12.0"), bridge.copied(new, "3.12.0")) == ()) is same
+    bare = {"users": [{"name": "os", "password_hash": "h", "tags": ""}]}
+    none = {"users": [{"name": "os", "password_hash": "h", "tags": []}]}
+    assert bridge.lacking(bridge.copied(bare, "3.12.0"), bridge.copied(none, "3.12.0")) == ()
+
+
+def test_a_vhost_s_default_queue_type_goes_along() -> None:
+    def of(kind: str = "") -> bridge.Copied:
+        metadata = {"tags": [], "default_queue_type": kind} if kind else {"tags": []}
+        return bridge.copied({"vhosts": [{"name": "/", "limits": [], "metadata": metadata}]}, "4.1.0")
+
+    assert of("quorum").definitions()["vhosts"] == [
+        {"name": "/", "metadata": {"default_queue_type": "quorum"}}
+    ]
+    assert bridge.lacking(of("quorum"), of("quorum")) == ()
+    assert bridge.lacking(of("quorum"), of("classic")) == ("vhost /",)
+    assert bridge.lacking(of("quorum"), of()) == ("vhost /",)
+    assert bridge.lacking(of(), of("classic")) == (), "4.0 and newer give one to every vhost"
+    assert of("undefined") == of()
+
+
+def test_operator_policies_go_along_and_other_parameters_stay() -> None:
+    def row(component: str, definition: dict[str, Any]) -> dict[str, Any]:
+        value = {"pattern": ".*", "definition": definition, "priority": 0, "apply-to": "queues"}
+        return {"vhost": "/", "component": component, "name": component, "value": value}
+
+    both = row("operator_policy", {"ha-mode": "all", "max-length": 5})
+    told = {"parameters": [both, row("shovel", {}), row("operator_policy", {"ha-mode": "all"})]}
+    pairs = {**both, "value": {**both["value"], "definition": [["ha-mode", "all"], ["max-length", 5]]}}
+    assert bridge.copied({"parameters": [pairs]}, "3.12.0") == bridge.copied({"parameters": [both]}, "3.12.0")
+    assert len(bridge.copied(told, "3.12.0").definitions()["parameters"]) == 2
+    (one,) = bridge.copied(told, "4.0.0").definitions()["parameters"]
+    assert one["value"]["definition"] == {"max-length": 5} and one["value"]["pattern"] == ".*"
+    (lacks,) = bridge.lacking(bridge.copied(told, "4.0.0"), bridge.copied({}, "4.0.0"))
+    assert lacks == "operator policy operator_policy"
+
+
+def test_new_nodes_are_not_older() -> None:
+    older = nodes(scan_fresh(build_fresh()), "new", version="3.9.29")
+    assert "rabbit@mq4 runs RabbitMQ 3.9.29" in refused(older, FRESH) and "older" in refused(older, FRESH)
+    plan_rabbit(nodes(scan_fresh(build_fresh()), "new", version="4.1.2"), layout(FRESH), 0.0)
+
+
+def test_a_vhost_s_limits_are_in_a_bridge_s_way() -> None:
+    limited = nodes(scan_fresh(build_fresh()), "keep", settings=NodeSettings(limited=True))
+    assert "has limits" in refused(limited, FRESH)
+    plan_rabbit(nodes(scan(build()), "keep", settings=NodeSettings(limited=True)), layout(TEXT), 0.0)
+
+
+def test_new_nodes_that_take_no_transient_queues() -> None:
+    found = nodes(scan_fresh(build_fresh()), "new", settings=NodeSettings(transient=False), version="4.3.0")
+    (queue, *_) = found.rabbit_queues
+    told = replace(found, rabbit_queues=(replace(queue, durable=False),))
+    assert "neither durable nor exclusive" in refused(told, FRESH)
+    for durable, exclusive in ((True, False), (False, True)):
+        harmless = replace(queue, durable=durable, exclusive=exclusive)
+        plan_rabbit(replace(found, rabbit_queues=(harmless,)), layout(FRESH), 0.0)
+
+
 # -- the node and its scan -------------------------------------------------------------------------
 
 
@@ -239,6 +302,8 @@ def test_settings_out_of_what_a_node_tells() -> None:
     assert found.movers == ("federation-upstream u", "shovel old", "shovel s1")
     assert found.node_policies == ("ha-two of /",)
     assert found.speaks(5672) == ("amqp",) and found.speaks(25672) == ()
+    assert found.limited and not settings_of({**told, "parameters": []}, "x").limited
+    assert found.transient and not settings_of({**told, "transient": False}, "x").transient
     consul = "rabbit_peer_discovery_consul"
     assert consul in settings_of({**told, "discovery": consul}, "x").joins
     assert main_file(told) == "/etc/rabbitmq/rabbitmq.conf" and main_file({"main": "undefined"}) == ""
@@ -312,6 +377,8 @@ def test_a_queue_s_record_is_deleted_as_each_release_wants_it() -> None:
     assert "rabbit_db_queue" in words[1], "3.12 and newer have it, and delete by the record"
     assert "internal_delete(Q, " in words[1] and "internal_delete(N, " in words[1]
     assert json.dumps(words[1]).count("<<47>>") == 1
+    node_on(host).purge([QueueHome("/", str(n), "classic", "rabbit@mq4", (), ()) for n in range(250)])
+    assert len(host.ran) == 4, "a hundred at once: walls stand meanwhile"
 
 
 # -- who reaches whom ------------------------------------------------------------------------------

@@ -16,16 +16,50 @@ from recell.planning.bridge import PREFIX, Taken
 _PLUGIN = "rabbitmq_shovel"
 _AT_ONCE = 100
 """Names in one expression at most: it is an argument, whose length is limited."""
-_SHOVELS = (
-    "io:put_chars([rabbit_json:encode([#{vhost => proplists:get_value(vhost, P), name =>"
-    ' proplists:get_value(name, P)} || P <- rabbit_runtime_parameters:list_component(<<"shovel">>)]), 10]).'
-)
+# Before 3.13 shovel_status tells of one node's shovels alone, and one that waits for credit is "flow" there.
+_SHOVELS = """
+{Rs, _} = rpc:multicall([node() | nodes()], rabbit_shovel_status, status, [], 10000),
+Up = [element(1, S) || R <- Rs, is_list(R), S <- R, is_tuple(element(3, S)),
+  element(1, element(3, S)) =:= running],
+Id = fun(P) -> {proplists:get_value(vhost, P), proplists:get_value(name, P)} end,
+io:put_chars([rabbit_json:encode([#{vhost => V, name => N, runs => lists:member({V, N}, Up)}
+  || {V, N} <- [Id(P) || P <- rabbit_runtime_parameters:list_component(<<"shovel">>)]]), 10]).
+"""
 
-# Quorum queues and streams know no "if unused" and "if empty".
+# A shovel that is ended sends again later what it has sent and not yet acknowledged. So it takes nothing
+# more first, as one does that has moved as much as it was told to, and gets its confirmations.
+_CLEAR = """
+Names = NAMES,
+All = try mirrored_supervisor:which_children(rabbit_shovel_dyn_worker_sup_sup) catch _:_ -> [] end,
+Mine = [S || {Id, S, _, _} <- All, is_pid(S),
+  lists:member(Id, Names) orelse lists:member(element(2, Id), Names)],
+Work = lists:append([try [P || {_, P, _, _} <- supervisor2:which_children(S), is_pid(P)]
+  catch _:_ -> [] end || S <- Mine]),
+Stop = fun(_, #{source := S, dest := _} = M) when is_map(S) -> M#{source := S#{remaining_unacked => 0}};
+  (F, T) when is_tuple(T) -> list_to_tuple([F(F, E) || E <- tuple_to_list(T)]);
+  (_, T) -> T end,
+Out = fun(_, #{source := _, dest := D}) when is_map(D) -> maps:size(maps:get(unacked, D, #{}));
+  (F, T) when is_tuple(T) -> lists:sum([F(F, E) || E <- tuple_to_list(T)]);
+  (_, _) -> 0 end,
+Wait = fun(_, _, 0) -> late;
+  (F, P, N) -> case Out(Out, sys:get_state(P, 2000)) of 0 -> done; _ -> timer:sleep(20), F(F, P, N - 1) end
+  end,
+Drain = fun(P) -> sys:replace_state(P, fun(T) -> Stop(Stop, T) end, 2000), Wait(Wait, P, 150) end,
+Asked = [rpc:async_call(node(), erlang, apply, [Drain, [P]]) || P <- Work],
+[rpc:yield(K) || K <- Asked],
+timer:sleep(100),
+[catch rabbit_runtime_parameters:clear(V, <<"shovel">>, N, <<"recell">>) || {V, N} <- Names],
+[exit(P, kill) || P <- Work], ok.
+"""
+
+# Quorum queues and streams know no "if unused" and "if empty". Of a quorum queue that does not answer within
+# a quarter of a second rabbit_amqqueue:stat says that it is empty.
 _DROP = """
+Stat = fun(rabbit_quorum_queue, Q) -> rabbit_fifo_client:stat(amqqueue:get_pid(Q), 10000);
+  (_, Q) -> rabbit_amqqueue:stat(Q) end,
 D = fun(Q) -> case amqqueue:get_type(Q) of
   rabbit_classic_queue -> rabbit_amqqueue:delete(Q, true, not FULL, <<"recell">>);
-  _ -> case rabbit_amqqueue:stat(Q) of
+  T -> case Stat(T, Q) of
     {ok, M, 0} when M =:= 0 orelse FULL -> rabbit_amqqueue:delete(Q, false, false, <<"recell">>);
     X -> X end end end,
 [case rabbit_amqqueue:lookup(rabbit_misc:r(V, queue, N)) of {ok, Q} -> catch D(Q); _ -> gone end
@@ -70,16 +104,12 @@ class RabbitEnd(RabbitCluster):
         return tuple(out)
 
     def shovels(self) -> dict[tuple[str, str], bool]:
-        listed = self._json(self._ask("eval", _SHOVELS))
-        mine = [(str(s["vhost"]), str(s["name"])) for s in listed if str(s["name"]).startswith(PREFIX)]
-        if not mine:
-            return {}
-        try:
-            states = self._json(self._ask("shovel_status", "--formatter", "json"))
-        except StepFailed:
-            states = []  # the command comes with the plugin, of which a busy node tells too late
-        running = {(s.get("vhost"), s.get("name")) for s in states if s.get("state") == "running"}
-        return {key: key in running for key in mine}
+        listed = self._json(self._ask("eval", _SHOVELS.strip()))
+        return {
+            (str(s["vhost"]), str(s["name"])): bool(s["runs"])
+            for s in listed
+            if str(s["name"]).startswith(PREFIX)
+        }
 
     def plugged(self) -> tuple[str, ...]:
         return tuple(name for name in self._nodes if self._has_plugin(name))
@@ -97,11 +127,7 @@ class RabbitEnd(RabbitCluster):
 
     def clear_shovels(self, names: Iterable[tuple[str, str]]) -> None:
         for part in _parts(names):
-            self._do(
-                "eval",
-                '[catch rabbit_runtime_parameters:clear(V, <<"shovel">>, N, <<"recell">>)'
-                f" || {{V, N}} <- {_pairs(part)}].",
-            )
+            self._do("eval", _CLEAR.strip().replace("NAMES", _pairs(part)))
 
     def drop_queues(self, names: Iterable[tuple[str, str]], *, full: bool = False) -> None:
         for part in _parts(names):

@@ -19,8 +19,9 @@ from recell.adapters.ports import ConnectionInfo, Consumer, Finished, QueueInfo
 from recell.adapters.queue_door import QueueDoor
 from recell.errors import BadInput, Denied, RecellError, StepFailed, Unreachable, Unsupported
 
-_CTL = ("env", "RABBITMQ_CTL_ERL_ARGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
-"""One scheduler that doesn't spin: starting Erlang is all that most questions cost."""
+_CTL = ("env", "ERL_AFLAGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
+"""One scheduler that doesn't spin: starting Erlang is all that most questions cost. Not by
+RABBITMQ_CTL_ERL_ARGS, which would win over an operator's CTL_ERL_ARGS (TLS between nodes, IPv6)."""
 _ACCOUNT = "rabbitmq"
 """rabbitmqctl runs as the broker's own account: it needs its cookie, and run as root Debian's
 wrapper would pass the arguments through a shell."""

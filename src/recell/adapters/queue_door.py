@@ -19,7 +19,7 @@ from recell.errors import StepFailed, Unreachable
 
 __all__ = ["DoorHost", "QueueDoor"]
 
-_CTL = ("env", "RABBITMQ_CTL_ERL_ARGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
+_CTL = ("env", "ERL_AFLAGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
 _OPEN_S = 60.0
 _ASK_S = 5.0
 _LAST = "recell"

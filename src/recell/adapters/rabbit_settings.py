@@ -27,7 +27,9 @@ io:put_chars([rabbit_json:encode(#{
  shovels => G(fun() -> {ok, Ss} = application:get_env(rabbitmq_shovel, shovels),
    [B(element(1, S)) || S <- Ss] end, []),
  naming => G(fun() -> [[proplists:get_value(vhost, X), proplists:get_value(name, X)] || X <- P,
-   proplists:get_value(<<"ha-mode">>, D(proplists:get_value(definition, X))) == <<"nodes">>] end, [])
+   proplists:get_value(<<"ha-mode">>, D(proplists:get_value(definition, X))) == <<"nodes">>] end, []),
+ transient => G(fun() -> rabbit_deprecated_features:is_permitted(transient_nonexcl_queues) end,
+   true) =/= false
 }), 10])
 """
 
@@ -48,6 +50,8 @@ def settings_of(told: Mapping[str, Any], name: str) -> NodeSettings:
         listeners=tuple((str(kind), str(at), int(port)) for kind, at, port in told["listeners"]),
         movers=tuple(sorted([*movers, *(f"shovel {s}" for s in told["shovels"])])),
         node_policies=tuple(sorted(f"{of} of {vhost}" for vhost, of in told["naming"])),
+        transient=bool(told.get("transient", True)),
+        limited=any(component == "vhost-limits" for component, _ in told["parameters"]),
     )
 
 

@@ -21,7 +21,8 @@ class NodeSettings:
     nothing. ``joins``: nodes, or a service that names them, whose cluster it joins by itself when it starts
     blank. ``listeners``: (protocol, address, port); protocols that matter are ``amqp`` and ``amqp/ssl``;
     empty: not known. ``movers``: shovels and federation upstreams that run in it; ``node_policies``:
-    policies that mirror to nodes by their names.
+    policies that mirror to nodes by their names. ``transient``: it takes queues that are neither durable nor
+    exclusive. ``limited``: some vhost may have so many queues or connections only.
     """
 
     cookie_given: bool = False
@@ -29,6 +30,8 @@ class NodeSettings:
     listeners: tuple[tuple[str, str, int], ...] = ()
     movers: tuple[str, ...] = ()
     node_policies: tuple[str, ...] = ()
+    transient: bool = True
+    limited: bool = False
 
     def speaks(self, port: int) -> tuple[str, ...]:
         """What AMQP clients are spoken to on a port: amqp, amqp/ssl, or nothing."""

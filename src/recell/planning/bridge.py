@@ -133,7 +133,8 @@ def shovels(
                 "dest-uri": list(uris[lane.toward][lane.vhost]),
                 "dest-queue": lane.queue,
                 "ack-mode": "on-confirm",
-                "src-prefetch-count": 100,
+                # A shovel that dies sends these again; oslo.messaging knows a server's last 16 messages.
+                "src-prefetch-count": 10,
                 "reconnect-delay": 1,
             },
         }
@@ -164,6 +165,7 @@ _PARTS = {
     "permissions": "permission of",
     "topic_permissions": "topic permission of",
     "policies": "policy",
+    "parameters": "operator policy",
 }
 
 
@@ -176,29 +178,60 @@ def copied(definitions: Mapping[str, Any], version: str) -> Copied:
         for row in definitions.get(part, []):
             if str(row.get("name", row.get("user", ""))).startswith(PREFIX):
                 continue
+            if part == "parameters" and row["component"] != "operator_policy":
+                continue
             if part == "policies" and not mirrors:
-                rest = {k: v for k, v in row["definition"].items() if not k.startswith("ha-")}
-                if not rest:
+                row = {**row, "definition": _unmirrored(row["definition"])}
+                if not row["definition"]:
                     continue
-                row = {**row, "definition": rest}
+            if part == "parameters":
+                # Some releases write a definition here as a list of pairs, and don't read it so.
+                definition = dict(row["value"]["definition"])
+                definition = definition if mirrors else _unmirrored(definition)
+                if not definition:
+                    continue
+                row = {**row, "value": {**row["value"], "definition": definition}}
             if part == "vhosts":
-                row = {"name": row["name"]}
+                row = _vhost(row)
             rows.append(json.dumps(row, sort_keys=True))
         parts.append((part, tuple(rows)))
     return Copied(tuple(parts))
 
 
-def _said(row: str) -> str:
-    """What a release says where another one says nothing: no limits, no tags."""
-    told = {key: value for key, value in json.loads(row).items() if value not in ({}, [], None)}
+def _unmirrored(definition: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in definition.items() if not key.startswith("ha-")}
+
+
+def _vhost(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A vhost's default queue type is the type of what clients declare without one: with another, they would
+    be refused the queues that a bridge has made for them."""
+    default = (row.get("metadata") or {}).get("default_queue_type")
+    if default in (None, "undefined"):
+        return {"name": row["name"]}
+    return {"name": row["name"], "metadata": {"default_queue_type": default}}
+
+
+def _said(part: str, row: str) -> str:
+    """What a release says in other words than another one: no limits, no tags; and before 3.9 a user's tags
+    as one text."""
+    told = {key: value for key, value in json.loads(row).items() if value not in ({}, [], None, "")}
+    if part == "users" and told.get("tags"):
+        tags = told["tags"].split(",") if isinstance(told["tags"], str) else told["tags"]
+        told["tags"] = sorted(tag.strip() for tag in tags)
     return json.dumps(told, sort_keys=True)
 
 
 def lacking(wanted: Copied, there: Copied) -> tuple[str, ...]:
     """What of it is not there, in words without secrets."""
-    have = {name: {_said(row) for row in rows} for name, rows in there.parts}
+    have = {name: {_said(name, row) for row in rows} for name, rows in there.parts}
+    # 4.0 and newer give every vhost a default queue type.
+    have["vhosts"] = {*have.get("vhosts", set()), *(_named(row) for row in have.get("vhosts", set()))}
     out = []
     for part, rows in wanted.parts:
-        missing = [json.loads(row) for row in rows if _said(row) not in have.get(part, set())]
+        missing = [json.loads(row) for row in rows if _said(part, row) not in have.get(part, set())]
         out += [f"{_PARTS[part]} {row.get('name', row.get('user', ''))}" for row in missing]
     return tuple(out)
+
+
+def _named(vhost: str) -> str:
+    return json.dumps({"name": json.loads(vhost)["name"]})

@@ -342,6 +342,16 @@ def _of_fresh(facts: RabbitFacts) -> list[Reason]:
         told = ", ".join(sorted(f"{v} on Erlang {e}" for v, e in versions))
         what = f"the new nodes run different releases: {told}"
         out.append((facts.new[0].host, what, "Install one release on all"))
+    out += _of_release(facts)
+    for node in facts.keep:
+        if node.settings.limited:
+            what = (
+                f"a vhost on {node.name} has limits, and a bridge makes queues and connections of its own: at"
+                " a limit it would stop while a client is down"
+            )
+            remedy = "See rabbitmqctl list_vhost_limits, and take them away (clear_vhost_limits) meanwhile"
+            out.append((node.host, what, remedy))
+            break
     old, new = ({n.cookie for n in side} for side in (facts.keep, facts.new))
     if len(new) > 1:
         what = "the new nodes have different Erlang cookies"
@@ -349,6 +359,31 @@ def _of_fresh(facts: RabbitFacts) -> list[Reason]:
     if old & new:
         what = "the new nodes have the old cluster's Erlang cookie: one ping would join the two"
         out.append((facts.new[0].host, what, "Give them one of their own, and restart them"))
+    return out
+
+
+def _of_release(facts: RabbitFacts) -> list[Reason]:
+    """What works on the old nodes and not on the new ones."""
+    out: list[Reason] = []
+    oldest, newest = min(facts.new, key=_version), max(facts.keep, key=_version)
+    if _version(oldest)[:2] < _version(newest)[:2]:
+        what = (
+            f"{oldest.name} runs RabbitMQ {oldest.version}, {newest.name} {newest.version}: an older one does"
+            " not take all that a newer one's definitions say"
+        )
+        out.append((oldest.host, what, "Install the old nodes' release there, or a newer one"))
+    queues = [q.name for q in facts.deployment.rabbit_queues if not q.durable and not q.exclusive]
+    for node in facts.new if queues else ():
+        if not node.settings.transient:
+            what = (
+                f"{node.name} takes no queues that are neither durable nor exclusive, as {len(queues)} are"
+                f" ({', '.join(queues[:3])})"
+            )
+            remedy = (
+                "deprecated_features.permit.transient_nonexcl_queues = true on all new nodes before they are"
+                " started, or durable queues for the clients"
+            )
+            out.append((node.host, what, remedy))
     return out
 
 

@@ -22,6 +22,8 @@ SIDES: tuple[Side, Side] = ("keep", "new")
 _MEMORY = "bridge"
 """What the journal's facts about the bridge stand under: several steps work on it."""
 RISING_POLL_S = 0.2
+QUORUM_TICK_S = 6.0
+"""RabbitMQ counts what is in a quorum queue every five seconds."""
 _SETTLED = 2
 """Looks in a row that find every shovel in place. A moved process declares queues for some seconds."""
 
@@ -173,6 +175,12 @@ class Bridge:
                 out.append(f"{number} in {lane.source} on {self.hosts(other(lane.toward))[0]}'s cluster")
         return out
 
+    def _await_counts(self) -> None:
+        taken, began = self.taken(), self.world.clock()
+        if any(t.kind == "quorum" for side in SIDES for t in taken[side]):
+            while self.world.clock() - began < QUORUM_TICK_S:
+                self.world.wait(POLL_S)
+
     def close(self, limit: float) -> None:
         """When nothing waits: shovels, namesakes that nobody uses, accounts and plugin go."""
         began = self.world.clock()
@@ -183,6 +191,7 @@ class Bridge:
                 self.world.wait(POLL_S)
             new = self.end("new")
             new.clear_shovels(list(new.shovels()))
+            self._await_counts()
             if not self.waiting():
                 break
             self.reconcile()  # one came in the last moment

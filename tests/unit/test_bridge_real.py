@@ -1,0 +1,151 @@
+"""A cluster as an end of a bridge, on a real RabbitMQ."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recell.adapters.amqp import Amqp
+from recell.adapters.bridge_end import RabbitEnd
+from recell.adapters.ports import Finished, UnitState
+from recell.errors import Unreachable
+from recell.planning.bridge import Lane, Side, copied, lacking, shovels
+from tests.private_broker import PrivateBroker
+
+PROPERTIES = b"\x90\x00" + b"\x10application/json" + b"\x02"
+SOURCE, TARGET = "there", "here"
+
+
+class Host:
+    """The broker's host."""
+
+    name = "mq1"
+
+    def __init__(self, broker: PrivateBroker) -> None:
+        self.broker = broker
+
+    def query(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None
+    ) -> Finished:
+        return self.broker.do(argv, timeout, stdin)
+
+    run = query
+
+    def unit(self, name: str) -> UnitState:
+        return UnitState(name, False, "inactive", False, 0, 0.0, "", (), (), False)
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    made = PrivateBroker("rabbitmq_shovel")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def end(broker: PrivateBroker) -> RabbitEnd:
+    one: Any = Host(broker)
+    return RabbitEnd([one])
+
+
+class Publisher(threading.Thread):
+    """Numbered messages, one after the other, each confirmed."""
+
+    def __init__(self, amqp: Amqp) -> None:
+        super().__init__(daemon=True)
+        self.amqp, self.sent, self.enough = amqp, 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            self.amqp.publish("", SOURCE, PROPERTIES, str(self.sent).encode())
+            self.sent += 1
+            time.sleep(0.001)
+
+
+def number(amqp: Amqp, queue: str) -> int:
+    found = amqp.look(queue)
+    assert found is not None
+    return found.messages
+
+
+def until(done: Callable[[], bool]) -> None:
+    while not done():
+        time.sleep(0.05)
+
+
+def brought(amqp: Amqp, enough: int) -> None:
+    until(lambda: number(amqp, TARGET) > enough)
+
+
+def test_a_shovel_that_goes_sends_nothing_twice(broker: PrivateBroker, end: RabbitEnd) -> None:
+    here = broker.connect()
+    for queue in (SOURCE, TARGET):
+        here.declare(queue)
+    at = {"/": [f"amqp://guest:guest@127.0.0.1:{broker.port}/%2F"]}
+    uris: dict[Side, dict[str, list[str]]] = {"keep": at, "new": at}
+    lane = Lane("/", TARGET, "keep", SOURCE)
+    publishers = [Publisher(broker.connect()) for _ in range(2)]
+    for one in publishers:
+        one.start()
+    for _ in range(3):
+        end.load({"parameters": shovels([lane], uris)})
+        until(lambda: end.shovels()[("/", lane.name)])
+        brought(here, number(here, TARGET) + 100)
+        end.clear_shovels([("/", lane.name)])
+        assert end.shovels() == {}
+    for one in publishers:
+        one.enough.set()
+        one.join()
+    sent = sum(one.sent for one in publishers)
+    until(lambda: number(here, SOURCE) + number(here, TARGET) >= sent)
+    assert number(here, SOURCE) + number(here, TARGET) == sent
+
+
+def test_a_quorum_queue_that_does_not_answer_is_not_empty(broker: PrivateBroker, end: RabbitEnd) -> None:
+    arguments = {"x-queue-type": "quorum"}
+    queue = {"vhost": "/", "name": "q", "durable": True, "auto_delete": False, "arguments": arguments}
+    end.load({"queues": [queue]})
+    here = broker.connect()
+    assert here.publish("", "q", PROPERTIES, b"one")
+    find = (
+        '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"q">>)), P = amqqueue:get_pid(Q),'
+    )
+    assert broker.do(["rabbitmqctl", "eval", f"{find} sys:suspend(P)."]).returncode == 0
+    end.drop_queues([("/", "q")])
+    assert broker.do(["rabbitmqctl", "eval", f"{find} sys:resume(P)."]).returncode == 0
+    assert number(here, "q") == 1
+    end.drop_queues([("/", "q")])
+    assert number(here, "q") == 1, "there is a message in it"
+    end.drop_queues([("/", "q")], full=True)
+    assert here.look("q") is None
+
+
+def test_operator_policies_are_told_and_taken(broker: PrivateBroker, end: RabbitEnd) -> None:
+    said = broker.do(["rabbitmqctl", "set_operator_policy", "top", ".*", '{"max-length": 5}'])
+    assert said.returncode == 0
+    told = copied(end.definitions(), "3.10.8")
+    assert broker.do(["rabbitmqctl", "clear_operator_policy", "top"]).returncode == 0
+    assert lacking(told, copied(end.definitions(), "3.10.8")) == ("operator policy top",)
+    end.load(told.definitions())
+    assert lacking(told, copied(end.definitions(), "3.10.8")) == ()
+    broker.do(["rabbitmqctl", "clear_operator_policy", "top"])
+
+
+def test_rabbitmqctl_keeps_what_its_host_gives_it(broker: PrivateBroker, tmp_path: Path) -> None:
+    class Configured(Host):
+        def query(self, argv: Sequence[str], **more: Any) -> Finished:
+            assert argv[0] == "env"
+            return super().query(["env", f"RABBITMQ_CONF_ENV_FILE={conf}", *argv[1:]], **more)
+
+    conf = tmp_path / "rabbitmq-env.conf"
+    one: Any = Configured(broker)
+    conf.write_text("")
+    assert RabbitEnd([one]).version().startswith("3.")
+    conf.write_text('CTL_ERL_ARGS="-setcookie another"\n')
+    with pytest.raises(Unreachable):
+        RabbitEnd([one]).version()
