@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from recell.doctor import examine
+from recell.doctor.rules.cells_v1 import NOOP, quotas
 from recell.model.cells_v1 import CellRecord, CellV1, Flavor, InstanceRow, Link, Room, StandingV1, path_of
 from recell.model.deployment import Address, Broker, Deployment, HostFacts, NovaService, Role, ServiceRecord
 from recell.model.health import DatabaseFacts, Facts, Moving, QueueFacts, Unknown
@@ -391,3 +392,23 @@ def test_the_remedy_for_the_senders_own_broker_names_its_cause() -> None:
     plant = records("api", CellRecord("cell1", False, "rabbit://api:***@mqa:5672,nova:***@mq1:5672//"))
     said = next(d for d in examine(plant(healthy())) if d.id == "cells:url:api:cell1")
     assert "[database] only" in said.mend and "***" not in said.what
+
+
+@pytest.mark.parametrize(("version", "options", "off"), [
+    ("2014.2.4", {"DEFAULT/quota_driver": NOOP}, True),
+    ("14.1.0", {"quota/driver": NOOP}, False),
+    ("16.1.8", {"DEFAULT/quota_driver": NOOP}, True),
+    ("16.1.8", {"DEFAULT/quota_driver": NOOP, "quota/driver": "nova.quota.DbQuotaDriver"}, False),
+    ("19.3.2", {"DEFAULT/quota_driver": NOOP}, False),
+    ("19.3.2", {"quota/driver": NOOP}, True),
+])  # fmt: skip
+def test_quotas_are_off_by_the_name_that_the_release_reads(
+    version: str, options: dict[str, str], off: bool
+) -> None:
+    facts = healthy()
+    services = tuple(
+        replace(s, options={**{k: v for k, v in s.options.items() if k not in QUOTA}, **options})
+        for s in facts.deployment.services
+    )
+    known = replace(facts, deployment=replace(facts.deployment, nova_version=version, services=services))
+    assert (not list(quotas(known))) == off

@@ -15,6 +15,7 @@ from recell.model.urls import parse_url
 
 SILENT_S = 75.0
 INTERCELL = "cells.intercell."
+QUOTA_GROUP_SINCE, ONE_NAME_SINCE = 15, 18
 NOOP = "NoopQuotaDriver"
 LONG_WAIT_S = 60
 _NEEDS_CELLS = ("api", "cells", "conductor")
@@ -333,6 +334,16 @@ def deaf(facts: Facts) -> Iterator[Diagnosis]:
             )
 
 
+def _quota_driver(s: NovaService, version: str) -> str:
+    """As its release reads it: the option has another name since Ocata, and lost the older one in Rocky."""
+    new, old = s.options.get("quota/driver", ""), s.options.get("DEFAULT/quota_driver", "")
+    first = version.partition(".")[0]
+    number = int(first) if first.isdigit() else QUOTA_GROUP_SINCE
+    if number > 1000 or number < QUOTA_GROUP_SINCE:
+        return old
+    return new if number >= ONE_NAME_SINCE else new or old
+
+
 def quotas(facts: Facts) -> Iterator[Diagnosis]:
     for cell in compute_cells(facts):
         counting = [
@@ -340,7 +351,7 @@ def quotas(facts: Facts) -> Iterator[Diagnosis]:
             for s in members(facts, cell)
             if s.active
             and s.role in ("cells", "conductor", "api")
-            and NOOP not in (s.options.get("quota/driver") or s.options.get("DEFAULT/quota_driver", ""))
+            and NOOP not in _quota_driver(s, facts.deployment.nova_version)
         ]
         if counting:
             yield Diagnosis(
