@@ -63,10 +63,10 @@ class Repoint(Renewed, ComputeMoments):
         target = {str(node) for _, node in self.param("sides")[self._side(toward)]}
         if not unit.running:
             return Finding.partial(f"{unit.name} is {unit.active}")
-        if not self.renewed(toward):
-            return Finding.not_done(f"{unit.name} is older than what it reads")
         mine = self._mine()
         nodes = {c.node for found in mine.values() for c in found}
+        if not self._reads_its_own(toward, nodes):
+            return Finding.not_done(f"{unit.name} is older than what it reads")
         if nodes - target or not (nodes or self.param("lazy")):
             return Finding.not_done(f"{unit.name} is on {', '.join(sorted(nodes)) or 'no node'}")
         missing = self._missing(toward, {c.name for found in mine.values() for c in found})
@@ -141,9 +141,19 @@ class Repoint(Renewed, ComputeMoments):
             idle=self.begun,
             lost=self.is_lost(host),
         )
-        self.held(toward, held)
+        self.deliveries_held(toward, held)
 
     def _begun_anew(self, toward: Direction) -> bool:
         """By a run that was killed before it saw the unit connected: it reads the new file already."""
         target = {str(node) for _, node in self.param("sides")[self._side(toward)]}
-        return self.renewed(toward) and {c.node for f in self._mine().values() for c in f} <= target
+        nodes = {c.node for f in self._mine().values() for c in f}
+        return self._reads_its_own(toward, nodes) and nodes <= target
+
+    def _reads_its_own(self, toward: Direction, nodes: set[str]) -> bool:
+        """It is newer than what it reads. Or it has never been away: a file that was put back is younger than
+        a process that never read the other one, and where that is connected tells."""
+        if toward == "backward" and not self.param("because"):
+            kept = {str(node) for _, node in self.param("sides")["keep"]}
+            if nodes and nodes <= kept:
+                return True
+        return self.renewed(toward)
