@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-from recell.adapters.ports import ConnectionInfo, processes_of
+from recell.adapters.ports import ConnectionInfo, Consumer, World, processes_of
 from recell.adapters.rpc import runs
+from recell.adapters.together import Once
 from recell.errors import StepFailed, Unreachable
+from recell.model.plan import PlanStep
 from recell.model.step import Direction, Finding, Truth
+from recell.steps.base import Context
 from recell.steps.compute import ComputeMoments
 from recell.steps.units import POLL_S, Renewed
 
 BETWEEN_S = 5.0
 """While it starts, the bridge is looked at this often: rabbitmqctl takes seconds for it."""
+
+
+class Looks:
+    """What RabbitMQ says of its clients, asked once for all who look at the same time: it takes seconds."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._asked: dict[tuple[str, ...], Once[Any]] = {}
+
+    def connections(self, host: str) -> tuple[ConnectionInfo, ...]:
+        found: tuple[ConnectionInfo, ...] = self._of(
+            lambda: self._world.broker(host).connections(), "connections", host
+        )
+        return found
+
+    def consumers(self, host: str, vhost: str) -> tuple[Consumer, ...]:
+        found: tuple[Consumer, ...] = self._of(
+            lambda: self._world.broker(host).consumers(vhost), "consumers", host, vhost
+        )
+        return found
+
+    def _of(self, ask: Callable[[], Any], *key: str) -> Any:
+        return self._asked.setdefault(key, Once(ask))()
 
 
 class Repoint(Renewed, ComputeMoments):
@@ -27,6 +54,10 @@ class Repoint(Renewed, ComputeMoments):
     """
 
     kind: ClassVar[str] = "repoint"
+
+    def __init__(self, spec: PlanStep, context: Context, looks: Looks | None = None) -> None:
+        super().__init__(spec, context)
+        self._looks = looks or Looks(context.world)
 
     def _side(self, toward: Direction) -> str:
         return "new" if toward == "forward" else "keep"
@@ -45,7 +76,7 @@ class Repoint(Renewed, ComputeMoments):
         for side in ("keep", "new"):
             asked = str(self.param("sides")[side][0][0])
             try:
-                connections = self.world.broker(asked).connections()
+                connections = self._looks.connections(asked)
             except Unreachable:
                 if side == "keep":
                     raise
@@ -82,7 +113,7 @@ class Repoint(Renewed, ComputeMoments):
         if not wanted:
             return wanted
         asked = str(self.param("sides")[self._side(toward)][0][0])
-        consumers = self.world.broker(asked).consumers(str(self.param("vhost")))
+        consumers = self._looks.consumers(asked, str(self.param("vhost")))
         return wanted - {c.queue for c in consumers if c.connection in connections}
 
     def act(self, toward: Direction) -> None:
