@@ -19,7 +19,7 @@ from recell.engine import Engine
 from recell.errors import BadInput, Unreachable
 from recell.journal import Journal
 from recell.model.deployment import Deployment, dump_deployment
-from recell.model.layout import load_any_layout
+from recell.model.layout import MovingClients, load_any_layout
 from recell.model.plan import Plan, dump_plan, load_plan
 from recell.model.step import Truth
 from recell.planning import runbook
@@ -81,7 +81,7 @@ def test_a_thousand_computes_take_a_night_at_most_and_the_plan_says_how_many_at_
     assert load_plan(dump_plan(plan), "plan.json") == plan
     hours = [sum(s.estimate_s for s in p.steps if s.acts != "backward") / 3600 for p in (plan, alone)]
     assert hours[0] < 3 and hours[1] > 16
-    said = "1000 of nova-compute move up to 10 at a time, in waves: 100."
+    said = "nova-compute moves on 1000 hosts, up to 10 at a time, in 100 waves."
     assert any(r.startswith(said) for r in plan.remarks)
     assert not any("at a time" in r for r in alone.remarks)
 
@@ -91,6 +91,9 @@ def test_the_layout_says_how_many_and_what_it_may_not_say() -> None:
         ["cmp1", "cmp2", "x0000"], ["x0001", "x0002", "x0003"], ["x0004"],
     ]  # fmt: skip
     assert waves(planned(many(64), TEXT + "moving: {wave: 1}\n")) == []
+    most = int(MovingClients.model_json_schema()["properties"]["wave"]["anyOf"][0]["maximum"])
+    met = threading.Barrier(most, timeout=30)  # nobody passes until all are there
+    together([met.wait] * most)
     for words, told in (("wave: 17", "moving.wave"), ("max_failures: 1", "moving.max_failures")):
         with pytest.raises(BadInput, match=told):
             load_any_layout(TEXT + f"moving: {{{words}}}\n", "layout.yaml")
@@ -122,6 +125,7 @@ def test_agents_of_neutron_move_in_waves_and_its_servers_do_not() -> None:
     assert "net1/neutron-server" in {s.id for s in plan.steps}
     (step,) = (s for s in plan.steps if s.id == "wave1/neutron-l3-agent")
     assert all("cell" not in m for m in step.params["moves"])
+    assert step.notice == "what is sent to them waits some seconds"
 
 
 def test_the_runbook_names_each_host_of_a_wave() -> None:

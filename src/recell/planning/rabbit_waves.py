@@ -65,6 +65,7 @@ def of_waves(facts: RabbitFacts) -> Iterator[str]:
         sizes = [len(clients) for _, clients in mine]
         if len(sizes) > 1 or sizes[0] > 1:
             yield (
-                f"{sum(sizes)} of {unit} move up to {max(sizes)} at a time, in waves: {len(sizes)}. One that"
-                " does not come back stops the run, when the others of its wave have moved."
+                f"{unit} moves on {sum(sizes)} hosts, up to {max(sizes)} at a time, in {len(sizes)}"
+                f" wave{'s' if len(sizes) > 1 else ''}. One that does not come back stops the run, when the"
+                " others of its wave have moved."
             )

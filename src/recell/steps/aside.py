@@ -10,7 +10,6 @@ anyway.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
 from typing import Any
 
 from recell.steps.base import Context
@@ -52,9 +51,6 @@ class Aside:
         if host in self.known():
             self._note(host, before=None)
 
-    def rising(self) -> frozenset[str]:
-        return frozenset(host for host, one in self.known().items() if self._rises(host, one))
-
     def take(self, host: str) -> bool:
         """What waits for this host now, as long as it rises. Noted before it is changed. Whether it rises."""
         with _ONE:
@@ -74,17 +70,18 @@ class Aside:
                 self._nova().swap_task(cell, str(row["uuid"]), str(row["task_state"]), FENCE)
             return True
 
-    def put_back(self, but: Collection[str]) -> None:
-        """All of them, of every host but those that rise; an instance that was deleted meanwhile is left
-        alone."""
+    def put_back(self) -> frozenset[str]:
+        """All of them, of every host that does not rise; an instance that was deleted meanwhile is left
+        alone. Which hosts rise."""
         with _ONE:
             known = self.known()
-            stay = {host: one for host, one in known.items() if host in but}
+            stay = {host: one for host, one in known.items() if self._rises(host, one)}
             for host, one in known.items():
                 for uuid, task in one["tasks"].items() if host not in stay else ():
                     self._nova().swap_task(str(one["cell"]), uuid, FENCE, task)
             if stay != known:
                 self._journal.remember(_MEMORY, "aside", stay)
+            return frozenset(stay)
 
     def _note(self, host: str, **said: Any) -> None:
         with _ONE:

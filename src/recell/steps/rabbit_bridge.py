@@ -98,10 +98,9 @@ class Bridge:
     def reconcile(self, coming: Mapping[tuple[str, str], Side] | None = None) -> bool:
         """Bring the shovels to what is needed now. Whether anything had to change."""
         aside = Aside(self.context)
-        rising = aside.rising()
-        for host in rising:
-            aside.take(host)  # of one that a run left which was killed; else its own step does it more often
-        aside.put_back(but=rising)  # before a shovel brings the messages that belong to them
+        for host in aside.known():
+            aside.take(host)  # of one that a killed run left; else its own step does it more often
+        rising = aside.put_back()  # before a shovel brings the messages that belong to them
         taken = self.taken()
         want = bridge.lanes(taken["keep"], taken["new"], coming)
         have = self.end("new").shovels()
