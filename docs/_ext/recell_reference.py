@@ -91,7 +91,11 @@ class LayoutWords(_Written):
         """The other file: a cluster that becomes two."""
         parts = BrokerLayout.model_json_schema()["$defs"]
         out = ["## RabbitMQ alone", f"```yaml\n{RABBIT_EXAMPLE}```", *_model(parts["RabbitSplit"])]
-        for name, title in (("KeptSide", "rabbitmq: keep"), ("RabbitSide", "rabbitmq: new")):
+        for name, title in (
+            ("KeptSide", "rabbitmq: keep"),
+            ("RabbitSide", "rabbitmq: new"),
+            ("MovingClients", "moving, of RabbitMQ's clients"),
+        ):
             out += [f"## {title}", *_model(parts[name])]
         return out
 

@@ -7,7 +7,7 @@ side cut host by host, a queue cut off from its clients, nodes that meet again a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.urls import parse_url
 from recell.planning.apart import unit_name
 from recell.planning.ini import get
+from tests.sim.abreast import Abreast, T
 from tests.sim.bridge import SimEnd, Traffic, cluster, lasting, own_queues, tick
 from tests.sim.world import SimHost, SimUnit, SimWorld
 
@@ -79,6 +80,7 @@ class RabbitWorld(SimWorld):
         self.asks: dict[str, str] = {}  # unit's host -> the topic that has to answer before it serves
         self.waiting: dict[str, int] = {}  # messages that nobody has taken
         self.traffic = Traffic()
+        self.abreast = Abreast(self)
 
     def at(self, name: str) -> Node:
         return self.nodes[name.partition("@")[2]]
@@ -139,8 +141,12 @@ class RabbitWorld(SimWorld):
         if b.name in a.db or a.name in b.db:
             self._complain(f"{a.name} and {b.name} met again: inconsistent database")
 
+    def together(self, acts: Sequence[Callable[[], T]]) -> list[T]:
+        return self.abreast.together(acts)
+
     def wait(self, seconds: float) -> None:
-        self.time += seconds
+        if not self.abreast.wait(seconds):
+            self.time += seconds
         self.observe()
 
     def observe(self) -> None:

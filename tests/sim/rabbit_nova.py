@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from recell.model.deployment import CellMapping as Mapping
 from recell.model.urls import parse_url
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
+from recell.steps.compute import TASKS
 from tests.sim.bridge import cluster
 from tests.sim.database import SimNova
 from tests.sim.proxy import SimProxy
@@ -55,14 +57,18 @@ class BusyNova(SimNova):
         self.tasks: dict[str, str] = {}
         self.served = 0
         self.reports: dict[str, int] = {}
+        self.busy_hosts: set[str] = set()  # never without a task
 
     def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
         if "task_state IN" in sql:
             task = self.tasks.get(args[0], "")
             return ({"uuid": args[0], "task_state": task},) if task in args[1] else ()
+        if sql == TASKS and (args[0] in self.busy_hosts or args[0] in self.tasks):
+            return ({"what": f"a guest of {args[0]}"},)
         if "last_seen_up" in sql:
             unit = self.known.hosts[args[0]].units_["nova-compute"]
-            if unit.active and self.known.time >= unit.started_at + REPORTS_S:
+            reports = unit.started_at + REPORTS_S + self.known.slow.get(args[0], 0)
+            if unit.active and self.known.time >= reports:
                 self.reports[args[0]] = unit.pid
             return ({"seen": str(self.reports.get(args[0], 0))},)
         return ()
@@ -87,6 +93,9 @@ class NovaRabbitWorld(RabbitWorld):
         self.rebooting = False  # users ask for a reboot on each host whose nova-compute is away
         self.asked: dict[str, str] = {}  # host -> first host of the cluster at which the message waits
         self.looked: set[int] = set()
+        self.forgotten: set[str] = set()  # whose reboot met a restart on the same cluster
+        self.slow: dict[str, float] = {}  # host -> so much longer its nova-compute takes to start
+        self.begun: Counter[str] = Counter()  # host -> how often its nova-compute began
 
     def observe(self) -> None:
         super().observe()
@@ -103,12 +112,16 @@ class NovaRabbitWorld(RabbitWorld):
     def _computes_go_on(self) -> None:
         for host, left in list(self.asked.items()):
             unit = self.hosts[host].units_["nova-compute"]
-            age = self.time - unit.started_at
+            age = self.time - unit.started_at - self.slow.get(host, 0)
             if not unit.active:
                 continue
             task = self.nova_.tasks[host]
             if age >= INIT_S and unit.pid not in self.looked:
                 self.looked.add(unit.pid)
+                if task == "rebooting" and left == cluster(self, self.at(self.node_of(host, unit.name))):
+                    self.forgotten.add(host)  # a restart where it is: what Nova does then
+                    del self.asked[host], self.nova_.tasks[host]
+                    continue
                 if task == "rebooting":
                     self._complain(f"nova-compute on {host} forgets a reboot")
             if age >= SERVES_S and self._arrives(host, left):
@@ -152,9 +165,12 @@ class NovaRabbitWorld(RabbitWorld):
 
 
 class NovaHost(ClientHost):
+    world: NovaRabbitWorld
+
     def begin(self, unit: SimUnit) -> None:
         super().begin(unit)
         if unit.name == "nova-compute":
+            self.world.begun[self.name] += 1
             return
         own = get((self.read(f"/etc/{unit.name}.conf") or b"").decode(), "DEFAULT", "transport_url") or ""
         if ROLES.get(unit.name):
@@ -162,12 +178,16 @@ class NovaHost(ClientHost):
 
 
 def build_nova(
-    *, template: str = TEMPLATE, own_cookie: bool = True, behind: Sequence[str] = ("web1", "web2")
+    *,
+    template: str = TEMPLATE,
+    own_cookie: bool = True,
+    behind: Sequence[str] = ("web1", "web2"),
+    clients: dict[str, tuple[str, str]] = CLIENTS,
 ) -> NovaRabbitWorld:
-    world = build("classic", NovaRabbitWorld, CLIENTS)
+    world = build("classic", NovaRabbitWorld, clients)
     assert isinstance(world, NovaRabbitWorld)
     world.database.rows = (RawMapping(CELL1, "cell1", template or URL, "mysql://n:s3cret@db1/nova", False),)
-    for name in CLIENTS:
+    for name in clients:
         old = world.hosts[name]
         host = NovaHost(world, name)
         host.files, host.units_ = old.files, old.units_
@@ -177,12 +197,13 @@ def build_nova(
             unit.started_at -= 100
         for path, file in host.files.items():
             host.files[path] = replace(file, mtime=world.time - 500)
-    world.asks = {"cmp1": "conductor", "cmp2": "conductor"}
+    world.asks = {name: "conductor" for name, (unit, _) in clients.items() if unit == "nova-compute"}
     world.proxies["lb1"] = SimProxy(world, "lb1", {"nova-api": behind} if behind else {})
     for node, side in HOSTS.items():
         if own_cookie and side == "new":
             world.nodes[node].cookie = b"OWNCOOKIE"
     world.observe()
+    world.begun.clear()
     assert world.complaints == []
     return world
 
@@ -210,7 +231,7 @@ def scan_nova(world: NovaRabbitWorld) -> Deployment:
             api_database="",
             port=8774 if unit == "nova-api" else 0,
         )
-        for name, (unit, _) in CLIENTS.items()
+        for name, (unit, _) in world.users.items()
         if unit in ROLES
     )
     clients = tuple(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from recell.errors import Paused, Unsupported
+from recell.journal import Journal
 from recell.model.deployment import NOVA_UNREAD, PROXY_UNREAD, Deployment
 from recell.model.plan import Plan, dump_plan
 from recell.model.rabbit import RabbitClient
@@ -143,6 +144,29 @@ def test_what_is_asked_while_a_compute_restarts_happens_afterwards(desks: Any, k
     desk.go("backward")
     assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
     assert kill is not None or world.nova_.served == 4
+
+
+def test_undo_restarts_no_compute_that_has_not_left(desks: Any) -> None:
+    """Its file was edited and put back, so that is younger than the process; nothing else has happened."""
+    world = build_nova()
+    desk = nova_desk(desks, world)
+    desk.pause_before = ("cmp1/nova-compute",)
+    with pytest.raises(Paused):
+        desk.go("forward")
+    assert b"mq4" in world.hosts["cmp1"].files["/etc/nova-compute.conf"].content
+    desk.go("backward")
+    assert world.complaints == [] and not world.begun
+    assert b"mq4" not in world.hosts["cmp1"].files["/etc/nova-compute.conf"].content
+
+
+def test_how_long_a_compute_was_held_is_told_as_deliveries(desks: Any) -> None:
+    world = build_nova()
+    desk = nova_desk(desks, world)
+    desk.go("forward")
+    journal = Journal.open(desk.path, read_only=True)
+    told = {key: value for (step, key), value in journal.facts().items() if step == "cmp1/nova-compute"}
+    journal.close()
+    assert told["deliveries-held-forward"] == 0.2 and "held-forward" not in told, "nobody else waited"
 
 
 def test_a_mapping_that_every_process_fills_follows_by_itself() -> None:

@@ -1,12 +1,15 @@
-"""Several things that are waited for, side by side."""
+"""Several things that are waited for, side by side; and one that several wait for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from threading import Lock
+from typing import Generic, TypeVar
 
-__all__ = ["together"]
+from recell.errors import RecellError
+
+__all__ = ["Once", "together"]
 
 T = TypeVar("T")
 
@@ -20,3 +23,32 @@ def together(acts: Sequence[Callable[[], T]]) -> list[T]:
     with ThreadPoolExecutor(min(_AT_ONCE, len(acts))) as pool:
         running = [pool.submit(act) for act in acts]
     return [one.result() for one in running]
+
+
+class Once(Generic[T]):
+    """One answer for all who ask at the same time: of a question that begins after each of them asked.
+
+    Who asks alone asks as ever. An error is told to all of them, too.
+    """
+
+    def __init__(self, ask: Callable[[], T]) -> None:
+        self._ask = ask
+        self._lock = Lock()
+        self._begun = self._ended = 0
+        self._answer: list[T] = []
+        self._error: RecellError | None = None
+
+    def __call__(self) -> T:
+        wanted = self._begun + 1  # one that is under way may have looked before what this one did
+        with self._lock:
+            if self._ended < wanted:
+                self._begun += 1
+                self._error = None
+                try:
+                    self._answer = [self._ask()]
+                except RecellError as error:
+                    self._error = error
+                self._ended = self._begun
+            if self._error is not None:
+                raise self._error
+            return self._answer[0]

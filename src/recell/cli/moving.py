@@ -1,4 +1,4 @@
-"""What `recell apply` may be told about waves of hosts, over what the layout says."""
+"""What `recell apply` may be told about waves, over what the layout says."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def options(command: F) -> F:
         click.option("--max-failures", type=click.IntRange(0), metavar="N",
                      help="Hosts: so many may be left out because they don't come to rest."),
         click.option("--waves", type=click.IntRange(1), metavar="N",
-                     help="Hosts: stop after so many waves; apply again goes on."),
+                     help="Hosts, RabbitMQ: stop after so many waves; apply again goes on."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -38,10 +38,12 @@ def options(command: F) -> F:
 def words(plan: Plan, given: dict[str, Any]) -> dict[str, Any]:
     """The operator's own, as the steps recall them; options that were not given are left out.
 
-    :raises BadInput: the plan moves no hosts, or a wave doesn't fit into the window.
+    :raises BadInput: the plan has no such waves, or a wave doesn't fit into the window.
     """
     said = {key: value for key, value in given.items() if value is not None}
     gates = [s for s in plan.steps if s.kind == "wave-gate" and s.params["at"] == "begin"]
+    if said.keys() <= {"waves"} and _waves(plan):
+        return said
     if said and not gates:
         named = ", ".join("--" + key.replace("_", "-") for key in said)
         raise BadInput(f"{named} is about waves of hosts, and the plan moves none", "Leave it out")
@@ -62,8 +64,7 @@ def pauses(plan: Plan, journal: Journal | None, waves: int | None) -> tuple[str,
     """The step before which a run stops that may do so many waves; nothing when it may do all."""
     if waves is None:
         return ()
-    begins = [s.id for s in plan.steps if s.kind == "wave-gate" and s.params["at"] == "begin"]
-    ends = [s.id for s in plan.steps if s.kind == "wave-gate" and s.params["at"] == "end"]
+    begins, ends = zip(*_waves(plan), strict=True)
     done = 0
     for end in ends:
         last = journal.last(end) if journal is not None else None
@@ -71,3 +72,12 @@ def pauses(plan: Plan, journal: Journal | None, waves: int | None) -> tuple[str,
             break
         done += 1
     return tuple(begins[done + waves : done + waves + 1])
+
+
+def _waves(plan: Plan) -> list[tuple[str, str]]:
+    """Each wave's first step and its last, on the way there."""
+    found: dict[str, list[str]] = {}
+    for step in plan.steps:
+        if step.acts != "backward" and "wave" in step.params:
+            found.setdefault(str(step.params["wave"]), []).append(step.id)
+    return [(ids[0], ids[-1]) for ids in found.values()]

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from pydantic import ValidationError
 
 from recell.cli.desk import Desk, options
 from recell.errors import BadInput
-from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout, Layout
+from recell.model.layout import EXAMPLE, RABBIT_EXAMPLE, BrokerLayout, Layout, MovingClients
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE, CellsV1Layout
 from recell.model.layout_v1_v2 import TREE_EXAMPLE, TreeLayout
 from recell.model.plan import Plan, PlanStep, dump_plan
@@ -33,7 +34,8 @@ from recell.planning.v1_v2 import plan_tree
     help="Of the hosts that the layout gives to another cell, plan only these. Can be given again.",
 )
 @click.option(
-    "--wave", type=click.IntRange(1, 100), metavar="N", help="So many hosts at once, over the layout's word."
+    "--wave", type=click.IntRange(1, 100), metavar="N",
+    help="So many hosts at once, over the layout's word; of RabbitMQ's clients at most 16.",
 )
 def command(
     directory: Path,
@@ -62,7 +64,14 @@ def command(
     desk = Desk(directory)
     layout = desk.any_layout()
     if isinstance(layout, BrokerLayout):
-        plan = plan_rabbit(desk.deployment(), layout, time.time())
+        plan = plan_rabbit(desk.deployment(), clients_waves(layout, wave), time.time())
+        if wave is not None:
+            if not any("wave" in s.params for s in plan.steps) and wave > 1:
+                raise BadInput(
+                    "--wave is about nova-computes and Neutron agents that move, and the layout moves none",
+                    "Leave it out",
+                )
+            plan = replace(plan, layout=layout.digest()).sealed()
     elif isinstance(layout, CellsV1Layout):
         deployment = desk.deployment()
         make = plan_child if deployment.generation == "v1" else plan_v1
@@ -84,6 +93,18 @@ def waves_of(layout: Layout, wave: int | None) -> Layout:
     if not wanted(layout):
         raise BadInput("--wave is about hosts that move, and the layout moves none", "Leave it out")
     return layout.model_copy(update={"moving": layout.moving.model_copy(update={"wave": wave})})
+
+
+def clients_waves(layout: BrokerLayout, wave: int | None) -> BrokerLayout:
+    """The layout with so many clients of RabbitMQ at once. :raises BadInput: it is too many."""
+    if wave is None:
+        return layout
+    try:
+        return layout.model_copy(update={"moving": MovingClients(wave=wave)})
+    except ValidationError:
+        raise BadInput(
+            f"--wave {wave}: of RabbitMQ's clients at most 16 move at once", "Give a smaller number"
+        ) from None
 
 
 def _leave(step: PlanStep) -> str:

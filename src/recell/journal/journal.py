@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -72,13 +73,17 @@ class Run:
 
 
 class Journal:
-    """Open with :meth:`create` or :meth:`open`; write only inside :meth:`writing`."""
+    """Open with :meth:`create` or :meth:`open`; write only inside :meth:`writing`.
+
+    Lines and facts may be written and recalled from several threads: a step may act on hosts side by side.
+    """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
         self._run: int | None = None
         self._epoch: int | None = None
+        self._one = threading.RLock()
 
     @classmethod
     def create(cls, path: Path, plan_digest: str) -> Journal:
@@ -218,7 +223,7 @@ class Journal:
 
     def append(self, step: str, direction: Direction, phase: Phase, **detail: Any) -> None:
         """Durable when it returns. :raises Locked: a newer writer took over; StepFailed: disk full."""
-        with _full_disk(self.path), self._db:
+        with self._one, _full_disk(self.path), self._db:
             self._fence()
             self._db.execute(
                 "INSERT INTO entries (run, step, direction, phase, at, detail) VALUES (?, ?, ?, ?, ?, ?)",
@@ -227,7 +232,7 @@ class Journal:
 
     def remember(self, step: str, key: str, value: Any) -> None:
         """A fact that a step needs later (an old value's hash). Durable when it returns."""
-        with _full_disk(self.path), self._db:
+        with self._one, _full_disk(self.path), self._db:
             self._fence()
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", (step, key, json.dumps(value)))
 
@@ -246,7 +251,9 @@ class Journal:
     # -- reading ----------------------------------------------------------------------------------
 
     def recall(self, step: str, key: str, default: Any = None) -> Any:
-        row = self._db.execute("SELECT value FROM facts WHERE step = ? AND key = ?", (step, key)).fetchone()
+        sql = "SELECT value FROM facts WHERE step = ? AND key = ?"
+        with self._one:
+            row = self._db.execute(sql, (step, key)).fetchone()
         return default if row is None else json.loads(row[0])
 
     def entries(self, after: int = 0) -> tuple[Entry, ...]:

@@ -162,10 +162,20 @@ class RabbitSplit(Strict):
     firewall: Literal["permanent", "none"] = "permanent"
 
 
+class MovingClients(Strict):
+    """How clients move. ``wave``: so many nova-computes at once, or Neutron agents of one kind; unless it is
+    said, a tenth of them, ten at most. Servers that stand in for each other (conductors, schedulers,
+    neutron-servers, web services) move one by one, whatever it says."""
+
+    # More than sixteen hosts recell doesn't wait for at a time.
+    wave: Annotated[int, Field(ge=1, le=16)] | None = None
+
+
 class BrokerLayout(Strict):
     """A layout about RabbitMQ alone; no Nova has to be there."""
 
     rabbitmq: RabbitSplit
+    moving: MovingClients = MovingClients()
     limits: Limits = Limits()
     acknowledge: tuple[str, ...] = ()
 
@@ -297,4 +307,5 @@ rabbitmq:
     clients:                    # who moves to them: unit@host; everybody else stays
       - "neutron-*@*"
       - "ceilometer-*@*"
+#moving: {wave: 5}              # nova-computes, or agents of one kind, at once; else a tenth, ten at most
 """

@@ -20,6 +20,7 @@ from recell.planning.rabbit_fresh import KIND as FRESH
 from recell.planning.rabbit_fresh import fresh_steps
 from recell.planning.rabbit_moves import bridge_of, conf, ends, move, picture, span
 from recell.planning.rabbit_reasons import decide
+from recell.planning.rabbit_waves import of_waves
 
 KIND = "split-rabbitmq"
 KINDS = (KIND, FRESH)
@@ -39,7 +40,7 @@ def plan_rabbit(deployment: Deployment, layout: BrokerLayout, made_at: float) ->
         layout.digest(),
         made_at,
         changes=rabbit_nova.expected_changes(facts),
-        remarks=(*_common_remarks(facts), *rabbit_nova.remarks(facts), *remarks),
+        remarks=(*_common_remarks(facts), *of_waves(facts), *rabbit_nova.remarks(facts), *remarks),
         before=picture([("RabbitMQ", facts.keep, (*facts.moving, *facts.staying))]),
         after=picture([("kept", facts.keep, facts.staying), ("new", facts.new, facts.moving)]),
     )

@@ -12,21 +12,10 @@ from recell.model.urls import parse_url
 from recell.planning import rabbit_nova
 from recell.planning.draft import Draft
 from recell.planning.rabbit_facts import RabbitFacts
+from recell.planning.rabbit_waves import waves
 
-
-def in_order(clients: tuple[RabbitClient, ...]) -> tuple[RabbitClient, ...]:
-    """Servers before those that only call, conductors first of all: others ask them while they start. A
-    unit with connections to several vhosts stands once."""
-    units: dict[tuple[str, str], RabbitClient] = {}
-    for client in sorted(clients, key=lambda c: (_rank(c), c.unit, c.host)):
-        units.setdefault((client.host, client.unit), client)
-    return tuple(units.values())
-
-
-def _rank(client: RabbitClient) -> int:
-    if not client.queues:
-        return 3 if rabbit_nova.is_web(client) else 2
-    return 0 if "conductor" in client.queues else 1
+COMPUTE_S, CLIENT_S = 60, 15
+"""How long a move takes: a nova-compute asks about each of its instances before it serves."""
 
 
 def ends(nodes: tuple[RabbitNode, ...]) -> list[list[str]]:
@@ -54,22 +43,73 @@ def move(facts: RabbitFacts, draft: Draft, *, bridged: Sequence[Direction]) -> N
 
     :param bridged: ways on which shovels may bridge the two clusters meanwhile.
     """
-    clients = in_order(facts.moving)
     because = rabbit_nova.mapping_ids(facts)
-    for client in reversed(clients):
-        title = f"{client.unit} goes back to {facts.keep[0].name}'s side"
-        _bracketed(facts, draft, client, "backward", title, "backward" in bridged, because)
+    for wave, clients in reversed(waves(facts)):
+        if wave:
+            _wave(facts, draft, wave, clients, "backward", "backward" in bridged)
+            continue
+        title = f"{clients[0].unit} goes back to {facts.keep[0].name}'s side"
+        _bracketed(facts, draft, clients[0], "backward", title, "backward" in bridged, because)
     rabbit_nova.add_mappings(facts, draft)
     edited: set[tuple[str, str]] = set()
-    for client in clients:
-        for number, (path, changes) in enumerate(_edits(facts, client).items()):
-            if (client.host, path) not in edited:
-                edited.add((client.host, path))
-                mark = f"-{number + 1}" if number else ""
-                draft.edit(f"{client.host}/{client.unit}-url{mark}", client.host, path, changes)
-        title = f"{client.unit} moves to the new nodes"
-        title += f"; serves {', '.join(client.queues[:3])}" if client.queues else ""
-        _bracketed(facts, draft, client, "forward", title, "forward" in bridged, because)
+    for wave, clients in waves(facts):
+        for client in clients:
+            _edit(facts, draft, client, edited, {"wave": wave} if wave else {})
+        if wave:
+            _wave(facts, draft, wave, clients, "forward", "forward" in bridged)
+            continue
+        title = f"{clients[0].unit} moves to the new nodes"
+        title += f"; serves {', '.join(clients[0].queues[:3])}" if clients[0].queues else ""
+        _bracketed(facts, draft, clients[0], "forward", title, "forward" in bridged, because)
+
+
+def _edit(
+    facts: RabbitFacts,
+    draft: Draft,
+    client: RabbitClient,
+    edited: set[tuple[str, str]],
+    more: dict[str, Any],
+) -> None:
+    for number, (path, changes) in enumerate(_edits(facts, client).items()):
+        if (client.host, path) not in edited:
+            edited.add((client.host, path))
+            mark = f"-{number + 1}" if number else ""
+            draft.edit(f"{client.host}/{client.unit}-url{mark}", client.host, path, changes, **more)
+
+
+def _wave(
+    facts: RabbitFacts,
+    draft: Draft,
+    wave: str,
+    clients: tuple[RabbitClient, ...],
+    acts: Direction,
+    over_bridge: bool,
+) -> None:
+    back = acts == "backward"
+    unit, hosts = clients[0].unit, ", ".join(c.host for c in clients)
+    more: dict[str, Any] = {"bridge": bridge_of(facts)} if over_bridge else {}
+    draft.add(
+        f"{wave}/{unit}-back" if back else f"{wave}/{unit}",
+        "repoint-wave",
+        clients[0].host,
+        f"{unit} on {hosts} goes back to {facts.keep[0].name}'s side, side by side"
+        if back
+        else f"{unit} on {hosts} moves to the new nodes, side by side",
+        notice=rabbit_nova.notice(facts, clients[0], over_bridge)
+        if clients[0].role == "compute"
+        else "what is sent to them waits some seconds",
+        undone="moved back the same way",
+        acts=acts,
+        estimate=_takes(clients[0]),
+        wave=wave,
+        sides=_sides(facts),
+        moves=[{"host": c.host, **_told(facts, c)} for c in clients],
+        **more,
+    )
+
+
+def _takes(client: RabbitClient) -> float:
+    return COMPUTE_S if client.role == "compute" else CLIENT_S
 
 
 def _edits(facts: RabbitFacts, client: RabbitClient) -> dict[str, list[Any]]:
@@ -144,17 +184,7 @@ def _restart(
     because: Sequence[str],
 ) -> None:
     more: dict[str, Any] = {"bridge": bridge_of(facts)} if over_bridge else {}
-    host = facts.deployment.host(client.host)
-    if client.url:
-        more |= {"url": client.url, "warm": client.role == "api"}
-    if servers := rabbit_nova.servers_of(facts, client):
-        more["servers"] = servers
-    if not client.connections or rabbit_nova.is_web(client):
-        more["lazy"] = True
-    if client.role == "compute":
-        more["cell"] = rabbit_nova.cell_of(facts.deployment, client) or ""
-        more["nova_host"] = rabbit_nova.nova_host(facts.deployment, client)
-    elif client.role and because:
+    if client.role and client.role != "compute" and because:
         more["because"] = list(because)
     draft.add(
         id,
@@ -164,15 +194,37 @@ def _restart(
         notice=rabbit_nova.notice(facts, client, over_bridge),
         undone="moved back the same way",
         acts=acts,
-        estimate=15,
-        unit=client.unit,
-        vhost=client.vhost,
-        queues=list(client.queues),
-        reads=list(client.files),
-        sides={"keep": ends(facts.keep), "new": ends(facts.new)},
-        addresses=list(dict.fromkeys([host.address.host, *host.ips, client.peer])),
+        estimate=_takes(client),
+        sides=_sides(facts),
+        **_told(facts, client),
         **more,
     )
+
+
+def _sides(facts: RabbitFacts) -> dict[str, Any]:
+    return {"keep": ends(facts.keep), "new": ends(facts.new)}
+
+
+def _told(facts: RabbitFacts, client: RabbitClient) -> dict[str, Any]:
+    """What the step that moves a client is told of it alone."""
+    host = facts.deployment.host(client.host)
+    told: dict[str, Any] = {
+        "unit": client.unit,
+        "vhost": client.vhost,
+        "queues": list(client.queues),
+        "reads": list(client.files),
+        "addresses": list(dict.fromkeys([host.address.host, *host.ips, client.peer])),
+    }
+    if client.url:
+        told |= {"url": client.url, "warm": client.role == "api"}
+    if servers := rabbit_nova.servers_of(facts, client):
+        told["servers"] = servers
+    if not client.connections or rabbit_nova.is_web(client):
+        told["lazy"] = True
+    if client.role == "compute":
+        told["cell"] = rabbit_nova.cell_of(facts.deployment, client) or ""
+        told["nova_host"] = rabbit_nova.nova_host(facts.deployment, client)
+    return told
 
 
 def bridge_of(facts: RabbitFacts) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from recell.model.plan import PlanStep
 from recell.planning.partition_handling import put_in_force
@@ -148,6 +149,15 @@ def _repoint(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequ
     return [(step.where, words, (_sh("systemctl", "restart", unit),))]
 
 
+def _wave(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
+    common = {k: v for k, v in step.params.items() if k != "moves"}
+    return [
+        hand
+        for own in step.params["moves"]
+        for hand in _repoint(replace(step, where=own["host"], params={**common, **own}), undo, path)
+    ]
+
+
 def _blank(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequence[str]]]:
     return _join(step, True, path)
 
@@ -204,6 +214,7 @@ KINDS: dict[str, Told] = {
     "rabbit-cookie": _cookie,
     "repoint": _repoint,
     "repoint-bridged": _repoint,
+    "repoint-wave": _wave,
     "rabbit-blank": _blank,
     "rabbit-definitions": _definitions,
     "rabbit-bridge": _span,

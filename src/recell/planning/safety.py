@@ -39,7 +39,6 @@ def with_safe_points(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
 
 def _move(step: PlanStep, later: list[PlanStep], open_: set[tuple[str, str]]) -> None:
     """What this step opens and closes: (kind, host) brackets."""
-    here = ("file", step.where)
     if step.kind == "proxied":
         bracket = ("drain", ",".join(sorted(f"{t['backend']}/{t['server']}" for t in step.params["servers"])))
         if step.params["forward"] == "drain":
@@ -56,26 +55,28 @@ def _move(step: PlanStep, later: list[PlanStep], open_: set[tuple[str, str]]) ->
     if step.kind == "follow-hosts" and step.params["toward"] == "old":
         open_.discard(wave)
     if step.kind == "edit-config" and _reader(step, later):
-        open_.add(here)
-    if (
-        here in open_
-        and step.kind in RESTARTS
-        and not any(_reads_edited(s, step.where, later) for s in later if s.kind in RESTARTS)
-    ):
-        open_.discard(here)
+        open_.add(("file", step.where))
+    for host in _restarted(step):
+        if not any(_reads_edited(s, host, later) for s in later):
+            open_.discard(("file", host))
+
+
+def _restarted(step: PlanStep) -> dict[str, Sequence[str]]:
+    """Hosts on which the step restarts something, and which files that reads."""
+    if step.kind == "repoint-wave":
+        return {str(one["host"]): one["reads"] for one in step.params["moves"]}
+    return {step.where: step.params.get("reads", ())} if step.kind in RESTARTS else {}
 
 
 def _reader(edit: PlanStep, later: list[PlanStep]) -> bool:
     """Whether a later step restarts what reads the edited file."""
     path = str(edit.params.get("path", ""))
-    return any(
-        s.where == edit.where and s.kind in RESTARTS and path in s.params.get("reads", ()) for s in later
-    )
+    return any(path in _restarted(s).get(edit.where, ()) for s in later)
 
 
 def _reads_edited(restart: PlanStep, where: str, later: list[PlanStep]) -> bool:
     """Whether this restart on the same host still belongs to the edit: no other edit comes before it."""
-    if restart.where != where:
+    if where not in _restarted(restart):
         return False
     before = later[: later.index(restart)]
     return not any(s.where == where and s.kind == "edit-config" for s in before)

@@ -9,6 +9,7 @@ anyway.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from recell.steps.base import Context
@@ -21,11 +22,17 @@ AT_START = (
 )  # fmt: skip
 """Tasks that nova-api sends to nova-compute itself, and that nova-compute tidies up when it starts."""
 _MEMORY = "tasks"
+_ONE = threading.RLock()
+"""Several nova-computes may start at once, and the journal has one record of all of them."""
 
 
 class Aside:
-    """The journal knows them, by host: ``{"cell": uuid, "tasks": {instance: task}}``. A step that is killed
-    leaves them to whoever next looks after the bridge."""
+    """The journal knows them, by host: ``{"cell": uuid, "tasks": {instance: task}, "before": report}``. A
+    step that is killed leaves them to whoever next looks after the bridge.
+
+    ``before``: what nova-compute's service record said last when it was started. Until it says something else
+    it *rises*: it may not have looked at its tasks yet, so they stay aside, whoever looks after the bridge.
+    """
 
     def __init__(self, context: Context) -> None:
         self._journal = context.journal
@@ -35,35 +42,58 @@ class Aside:
         found: dict[str, dict[str, Any]] = self._journal.recall(_MEMORY, "aside", {})
         return found
 
-    def take(self, cell: str, host: str) -> None:
-        """What waits for this host now. Noted before it is changed."""
-        rows = self._nova().query(
-            cell,
-            "SELECT uuid, task_state FROM instances WHERE deleted = 0 AND host = %s AND task_state IN %s",
-            [host, AT_START],
-        )
-        if not rows:
-            return
-        known = self.known()
-        tasks = dict(known.get(host, {}).get("tasks", {}))
-        tasks |= {str(r["uuid"]): str(r["task_state"]) for r in rows}
-        self._journal.remember(_MEMORY, "aside", {**known, host: {"cell": cell, "tasks": tasks}})
-        for row in rows:
-            self._nova().swap_task(cell, str(row["uuid"]), str(row["task_state"]), FENCE)
+    def begin(self, cell: str, host: str) -> None:
+        """Its nova-compute is to start. Noted before it does."""
+        self._note(host, cell=cell, before=self._last_report(cell, host))
 
-    def put_back(self) -> int:
-        """All of them, of every host; an instance that was deleted meanwhile is left alone. How many."""
-        known = self.known()
-        if not known:
-            return 0
-        done = 0
-        for one in known.values():
-            for uuid, task in one["tasks"].items():
-                done += self._nova().swap_task(str(one["cell"]), uuid, FENCE, task)
-        self._journal.remember(_MEMORY, "aside", {})
-        return done
+    def end(self, host: str) -> None:
+        """It has risen, or is not waited for any longer."""
+        if host in self.known():
+            self._note(host, before=None)
 
-    def last_report(self, cell: str, host: str) -> str | None:
+    def take(self, host: str) -> bool:
+        """What waits for this host now, as long as it rises. Noted before it is changed. Whether it rises."""
+        with _ONE:
+            one = self.known().get(host, {})
+            if not self._rises(host, one):
+                return False
+            cell = str(one["cell"])
+            rows = self._nova().query(
+                cell,
+                "SELECT uuid, task_state FROM instances WHERE deleted = 0 AND host = %s AND task_state IN %s",
+                [host, AT_START],
+            )
+            if rows:
+                found = {str(r["uuid"]): str(r["task_state"]) for r in rows}
+                self._note(host, tasks={**one["tasks"], **found})
+            for row in rows:
+                self._nova().swap_task(cell, str(row["uuid"]), str(row["task_state"]), FENCE)
+            return True
+
+    def put_back(self) -> frozenset[str]:
+        """All of them, of every host that does not rise; an instance that was deleted meanwhile is left
+        alone. Which hosts rise."""
+        with _ONE:
+            known = self.known()
+            stay = {host: one for host, one in known.items() if self._rises(host, one)}
+            for host, one in known.items():
+                for uuid, task in one["tasks"].items() if host not in stay else ():
+                    self._nova().swap_task(str(one["cell"]), uuid, FENCE, task)
+            if stay != known:
+                self._journal.remember(_MEMORY, "aside", stay)
+            return frozenset(stay)
+
+    def _note(self, host: str, **said: Any) -> None:
+        with _ONE:
+            known = self.known()
+            one = {"tasks": {}, **known.get(host, {}), **said}
+            self._journal.remember(_MEMORY, "aside", {**known, host: one})
+
+    def _rises(self, host: str, one: dict[str, Any]) -> bool:
+        before = one.get("before")
+        return before is not None and self._last_report(str(one["cell"]), host) == before
+
+    def _last_report(self, cell: str, host: str) -> str | None:
         """When nova-compute there last said that it serves, which it does after its start; None: unknown."""
         rows = self._nova().query(
             cell,

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 from recell.adapters.bridge_port import BridgeEnd
 from recell.errors import StepFailed, VerifyFailed
 from recell.model.rabbit import NO_HOME_OF_ITS_OWN
-from recell.model.step import Direction, Finding, Truth
+from recell.model.step import Direction, Finding
 from recell.planning import bridge
 from recell.planning.bridge import PREFIX, Lane, Side, Taken, other
 from recell.steps.aside import Aside
 from recell.steps.base import Context
 from recell.steps.rabbit import POLL_S, REMEDY, RabbitStep, at_once
-from recell.steps.repoint import Repoint
 
 SIDES: tuple[Side, Side] = ("keep", "new")
 _MEMORY = "bridge"
 """What the journal's facts about the bridge stand under: several steps work on it."""
-RISING_POLL_S = 0.2
 QUORUM_TICK_S = 6.0
 """RabbitMQ counts what is in a quorum queue every five seconds."""
 _SETTLED = 2
@@ -101,7 +99,10 @@ class Bridge:
 
     def reconcile(self, coming: Mapping[tuple[str, str], Side] | None = None) -> bool:
         """Bring the shovels to what is needed now. Whether anything had to change."""
-        Aside(self.context).put_back()  # before a shovel brings the messages that belong to them
+        aside = Aside(self.context)
+        for host in aside.known():
+            aside.take(host)  # of one that a killed run left; else its own step does it more often
+        rising = aside.put_back()  # before a shovel brings the messages that belong to them
         taken = self.taken()
         want = bridge.lanes(taken["keep"], taken["new"], coming)
         have = self.end("new").shovels()
@@ -117,6 +118,7 @@ class Bridge:
             lane
             for key, lane in names.items()
             if key not in have
+            and not lane.queue.endswith(tuple(f".{host}" for host in rising))
             and (lane.vhost, lane.queue) in there[lane.toward]
             and (lane.vhost, lane.source) in there[other(lane.toward)] | made[other(lane.toward)]
         ]
@@ -139,15 +141,20 @@ class Bridge:
         self.end(side).load(made)
         return set(names)
 
-    def settle(self, limit: float) -> None:
+    def settle(
+        self,
+        limit: float,
+        reconcile: Callable[[], bool] | None = None,
+        ask_stopped: Callable[[], list[str]] | None = None,
+    ) -> None:
         """Until nothing has to change any more, and every shovel runs.
 
         In a busy cloud some process begins at any moment; at the limit it is enough that all shovels run.
         """
         began, quiet = self.world.clock(), 0
         while quiet < _SETTLED:
-            moved = self.reconcile()
-            stopped = self.stopped()
+            moved = (reconcile or self.reconcile)()
+            stopped = (ask_stopped or self.stopped)()
             quiet = 0 if moved or stopped else quiet + 1
             if quiet == _SETTLED:
                 return
@@ -299,63 +306,3 @@ class Definitions(RabbitStep):
 
     def act(self, toward: Direction) -> None:
         self.world.bridge_end(self.hosts("new")).load(self._sides()[0].definitions())
-
-
-class BridgedRepoint(Repoint):
-    """A client moves, over the bridge where one is open. ``bridge``: what :class:`Bridge` is told."""
-
-    kind: ClassVar[str] = "repoint-bridged"
-
-    def _bridge(self) -> Bridge | None:
-        bridge = Bridge(self.context, self.param("bridge"))
-        return bridge if bridge.is_open else None
-
-    def between(self, toward: Direction) -> None:
-        """What is sent to it comes over while it starts, and waits for it there; and the answers to what it
-        asks others at its start come back. To a nova-compute nothing comes before it serves."""
-        bridge = self._bridge()
-        if bridge is not None:
-            side: Side = "new" if toward == "forward" else "keep"
-            queues = [] if self._is_compute() else self.param("queues")
-            bridge.reconcile({(str(self.param("vhost")), str(q)): side for q in queues})
-
-    def _is_compute(self) -> bool:
-        return self.param("cell") is not None
-
-    def begin(self, toward: Direction) -> None:
-        if not self._is_compute() or self._bridge() is None:
-            super().begin(toward)
-            return
-        running = self.unit().running
-        if running and not self._missing(toward, {c.name for f in self._mine().values() for c in f}):
-            return  # it serves already
-        if not running:
-            super().begin(toward)
-        self._rise()
-        self.between(toward)
-
-    def _rise(self) -> None:
-        """Until a nova-compute reports that it serves: no task that waits for it meets its start."""
-        aside, cell, host = Aside(self.context), str(self.param("cell")), str(self.param("nova_host"))
-        began, before = self.world.clock(), aside.last_report(cell, host)
-        while before is not None and aside.last_report(cell, host) == before:
-            aside.take(cell, host)
-            if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
-                return  # the caller looks, and says what is wrong
-            self.world.wait(RISING_POLL_S)
-
-    def look(self, toward: Direction) -> Finding:
-        found = super().look(toward)
-        if found.truth is Truth.DONE and self._is_compute() and self.param("nova_host") in self._aside():
-            return Finding.partial("tasks that were set aside are not put back yet")
-        return found
-
-    def _aside(self) -> set[str]:
-        return set(Aside(self.context).known())
-
-    def act(self, toward: Direction) -> None:
-        if self.look(toward).truth.value != "done":
-            super().act(toward)
-        bridge = self._bridge()
-        if bridge is not None:
-            bridge.settle(self.limit("start_s"))

@@ -11,6 +11,7 @@ from recell.steps.canary import CanaryGuest, CanaryProof
 from recell.steps.cell import CellSchema, CellThings, NewMapping, StartConsole
 from recell.steps.compute import RecycleCompute
 from recell.steps.containers import SiblingContainer
+from recell.steps.crossing import BridgedRepoint, RepointWave
 from recell.steps.database import DatabaseThings, FollowDatabase, Relayed, RelayStep
 from recell.steps.exchange import KeepExchange
 from recell.steps.files import CopyConfig, DropIn, EditConfig, SiblingUnit
@@ -21,7 +22,7 @@ from recell.steps.prove import Prove
 from recell.steps.proxied import Proxied
 from recell.steps.quiet import Quiet
 from recell.steps.rabbit import Blank, Conf, Handling, Join, Policies, Rehome
-from recell.steps.rabbit_bridge import BridgedRepoint, Definitions, Span
+from recell.steps.rabbit_bridge import Definitions, Span
 from recell.steps.rabbit_part import OldCookie, Part
 from recell.steps.records import RetireRecords
 from recell.steps.repoint import Repoint
@@ -77,6 +78,7 @@ KINDS: dict[str, type[BaseStep]] = {
         RenewConsole,
         RenewRpc,
         Repoint,
+        RepointWave,
         RestartApi,
         RestartRpc,
         RetireRecords,

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-from recell.adapters.ports import ConnectionInfo, processes_of
+from recell.adapters.ports import ConnectionInfo, Consumer, World, processes_of
 from recell.adapters.rpc import runs
+from recell.adapters.together import Once
 from recell.errors import StepFailed, Unreachable
+from recell.model.plan import PlanStep
 from recell.model.step import Direction, Finding, Truth
+from recell.steps.base import Context
 from recell.steps.compute import ComputeMoments
 from recell.steps.units import POLL_S, Renewed
 
 BETWEEN_S = 5.0
 """While it starts, the bridge is looked at this often: rabbitmqctl takes seconds for it."""
+
+
+class Looks:
+    """What RabbitMQ says of its clients, asked once for all who look at the same time: it takes seconds."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._asked: dict[tuple[str, ...], Once[Any]] = {}
+
+    def connections(self, host: str) -> tuple[ConnectionInfo, ...]:
+        found: tuple[ConnectionInfo, ...] = self._of(
+            lambda: self._world.broker(host).connections(), "connections", host
+        )
+        return found
+
+    def consumers(self, host: str, vhost: str) -> tuple[Consumer, ...]:
+        found: tuple[Consumer, ...] = self._of(
+            lambda: self._world.broker(host).consumers(vhost), "consumers", host, vhost
+        )
+        return found
+
+    def _of(self, ask: Callable[[], Any], *key: str) -> Any:
+        return self._asked.setdefault(key, Once(ask))()
 
 
 class Repoint(Renewed, ComputeMoments):
@@ -27,6 +54,10 @@ class Repoint(Renewed, ComputeMoments):
     """
 
     kind: ClassVar[str] = "repoint"
+
+    def __init__(self, spec: PlanStep, context: Context, looks: Looks | None = None) -> None:
+        super().__init__(spec, context)
+        self._looks = looks or Looks(context.world)
 
     def _side(self, toward: Direction) -> str:
         return "new" if toward == "forward" else "keep"
@@ -45,7 +76,7 @@ class Repoint(Renewed, ComputeMoments):
         for side in ("keep", "new"):
             asked = str(self.param("sides")[side][0][0])
             try:
-                connections = self.world.broker(asked).connections()
+                connections = self._looks.connections(asked)
             except Unreachable:
                 if side == "keep":
                     raise
@@ -63,10 +94,10 @@ class Repoint(Renewed, ComputeMoments):
         target = {str(node) for _, node in self.param("sides")[self._side(toward)]}
         if not unit.running:
             return Finding.partial(f"{unit.name} is {unit.active}")
-        if not self.renewed(toward):
-            return Finding.not_done(f"{unit.name} is older than what it reads")
         mine = self._mine()
         nodes = {c.node for found in mine.values() for c in found}
+        if not self._reads_its_own(toward, nodes):
+            return Finding.not_done(f"{unit.name} is older than what it reads")
         if nodes - target or not (nodes or self.param("lazy")):
             return Finding.not_done(f"{unit.name} is on {', '.join(sorted(nodes)) or 'no node'}")
         missing = self._missing(toward, {c.name for found in mine.values() for c in found})
@@ -82,7 +113,7 @@ class Repoint(Renewed, ComputeMoments):
         if not wanted:
             return wanted
         asked = str(self.param("sides")[self._side(toward)][0][0])
-        consumers = self.world.broker(asked).consumers(str(self.param("vhost")))
+        consumers = self._looks.consumers(asked, str(self.param("vhost")))
         return wanted - {c.queue for c in consumers if c.connection in connections}
 
     def act(self, toward: Direction) -> None:
@@ -141,9 +172,19 @@ class Repoint(Renewed, ComputeMoments):
             idle=self.at_work(),
             lost=self.is_lost(host),
         )
-        self.held(toward, held)
+        self.deliveries_held(toward, held)
 
     def _begun_anew(self, toward: Direction) -> bool:
         """By a run that was killed before it saw the unit connected: it reads the new file already."""
         target = {str(node) for _, node in self.param("sides")[self._side(toward)]}
-        return self.renewed(toward) and {c.node for f in self._mine().values() for c in f} <= target
+        nodes = {c.node for f in self._mine().values() for c in f}
+        return self._reads_its_own(toward, nodes) and nodes <= target
+
+    def _reads_its_own(self, toward: Direction, nodes: set[str]) -> bool:
+        """It is newer than what it reads. Or it has never been away: a file that was put back is younger than
+        a process that never read the other one, and where that is connected tells."""
+        if toward == "backward" and not self.param("because"):
+            kept = {str(node) for _, node in self.param("sides")["keep"]}
+            if nodes and nodes <= kept:
+                return True
+        return self.renewed(toward)

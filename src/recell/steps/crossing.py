@@ -1,0 +1,218 @@
+"""Clients of RabbitMQ go from one cluster to another over a bridge, one or several at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar
+
+from recell.adapters.together import Once
+from recell.errors import RecellError, StepFailed
+from recell.model.plan import PlanStep
+from recell.model.step import Direction, Finding, Truth
+from recell.planning.bridge import Side
+from recell.steps.aside import Aside
+from recell.steps.base import BaseStep, Context
+from recell.steps.rabbit_bridge import Bridge
+from recell.steps.repoint import Looks, Repoint
+
+Queue = tuple[str, str]
+"""(vhost, name)"""
+RISING_POLL_S = 0.2
+
+
+class Crossing:
+    """The bridge for those who cross it at the same time: looked after for all of them at once."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._coming: dict[Queue, Side] = {}
+        self.reconcile = Once(self._reconcile)
+        self._stopped = Once(bridge.stopped)
+
+    @property
+    def is_open(self) -> bool:
+        return self._bridge.is_open
+
+    def _reconcile(self) -> bool:
+        return self._bridge.reconcile(dict(self._coming))
+
+    def expect(self, queues: Iterable[Queue], side: Side) -> None:
+        """Somebody will take from them there in a moment."""
+        for queue in queues:
+            self._coming[queue] = side
+
+    def arrived(self, queues: Iterable[Queue]) -> None:
+        for queue in queues:
+            self._coming.pop(queue, None)
+
+    def settle(self, limit: float) -> None:
+        self._bridge.settle(limit, self.reconcile, self._stopped)
+
+
+class BridgedRepoint(Repoint):
+    """A client moves, over the bridge where one is open. ``bridge``: what :class:`Bridge` is told."""
+
+    kind: ClassVar[str] = "repoint-bridged"
+
+    def __init__(
+        self, spec: PlanStep, context: Context, looks: Looks | None = None, crossing: Crossing | None = None
+    ) -> None:
+        super().__init__(spec, context, looks)
+        self._crossing = crossing or Crossing(Bridge(context, self.param("bridge")))
+
+    def _queues(self) -> list[Queue]:
+        return [(str(self.param("vhost")), str(q)) for q in self.param("queues")]
+
+    def between(self, toward: Direction) -> None:
+        """What is sent to it comes over while it starts, and waits for it there; and the answers to what it
+        asks others at its start come back. To a nova-compute nothing comes before it serves."""
+        if self._crossing.is_open:
+            if not self._is_compute():
+                self._crossing.expect(self._queues(), "new" if toward == "forward" else "keep")
+            self._crossing.reconcile()
+
+    def _is_compute(self) -> bool:
+        return self.param("cell") is not None
+
+    def _nova_host(self) -> str:
+        return str(self.param("nova_host"))
+
+    def begin(self, toward: Direction) -> None:
+        if not self._is_compute() or not self._crossing.is_open:
+            super().begin(toward)
+            return
+        running = self.unit().running
+        if running and not self._missing(toward, {c.name for f in self._mine().values() for c in f}):
+            Aside(self.context).end(self._nova_host())
+            return  # it serves already
+        if not running and self._left() == self._side(toward):
+            # Ended by a run that was killed, and to stay after all: what waits for it waits right here, and
+            # would meet its task as soon as it serves. So this is a restart as Nova knows it.
+            Aside(self.context).end(self._nova_host())
+            super().begin(toward)
+            return
+        aside, cell = Aside(self.context), str(self.param("cell"))
+        if not running or self._nova_host() not in self._aside():
+            aside.begin(cell, self._nova_host())
+        if not running:
+            super().begin(toward)
+            aside.begin(cell, self._nova_host())  # the last word of the one that was ended may have come late
+        self._rise(toward)
+
+    def _left(self) -> str:
+        """The side on which it was when it was last ended; "": unknown."""
+        return str(self.context.journal.recall("left", self._nova_host(), ""))
+
+    def _rise(self, toward: Direction) -> None:
+        """Until a nova-compute reports that it serves: no task that waits for it meets its start."""
+        aside, host, began = Aside(self.context), self._nova_host(), self.world.clock()
+        while aside.take(host):
+            if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
+                break  # the caller looks, and says what is wrong
+            self.world.wait(RISING_POLL_S)
+        aside.end(host)
+        self.between(toward)
+
+    def _end(self, toward: Direction, asked: str) -> None:
+        if self._is_compute() and self._crossing.is_open and self._nova_host() in self._aside():
+            self._rise(toward)  # begun by a run that was killed; it has tasks until they are put back
+        if self._is_compute():
+            sides = [side for side, nodes in self.param("sides").items() if asked == nodes[0][0]]
+            self.context.journal.remember("left", self._nova_host(), "".join(sides))
+        super()._end(toward, asked)
+
+    def look(self, toward: Direction) -> Finding:
+        found = super().look(toward)
+        if found.truth is Truth.DONE and self._is_compute() and self._nova_host() in self._aside():
+            return Finding.partial("tasks that were set aside are not put back yet")
+        return found
+
+    def _aside(self) -> set[str]:
+        return set(Aside(self.context).known())
+
+    def act(self, toward: Direction) -> None:
+        try:
+            if self.look(toward).truth.value != "done":
+                super().act(toward)
+        finally:
+            self._crossing.arrived(self._queues())
+        if self._crossing.is_open:
+            self._crossing.settle(self.limit("start_s"))
+
+
+class RepointWave(BaseStep):
+    """Several clients move side by side, each as if it moved alone: its own quiet moment, its own start.
+
+    ``moves``: for each what :class:`Repoint` is told of it, and its ``host``; what they have in common stands
+    beside it. Where each is, the world tells: a run that was killed goes on with those that haven't moved.
+    """
+
+    kind: ClassVar[str] = "repoint-wave"
+
+    def __init__(self, spec: PlanStep, context: Context) -> None:
+        super().__init__(spec, context)
+        looks = Looks(context.world)
+        bridge = self.param("bridge")
+        crossing = Crossing(Bridge(context, bridge)) if bridge is not None else None
+        self._members: list[Repoint] = []
+        for own in self.param("moves"):
+            end = "-back" if spec.acts == "backward" else ""
+            common = {k: v for k, v in spec.params.items() if k not in ("moves", "wave")}
+            one = replace(
+                spec, id=f"{own['host']}/{own['unit']}{end}", where=own["host"], params={**common, **own}
+            )
+            if crossing is None:
+                self._members.append(Repoint(one, context, looks))
+            else:
+                self._members.append(BridgedRepoint(one, context, looks, crossing))
+
+    def guard(self, toward: Direction) -> None:
+        for one in self._members:
+            one.guard(toward)
+
+    def _found(self, toward: Direction) -> list[tuple[Repoint, Finding]]:
+        found = self.world.together([partial(one.look, toward) for one in self._members])
+        return list(zip(self._members, found, strict=True))
+
+    def look(self, toward: Direction) -> Finding:
+        found = self._found(toward)
+        left = [(one, f) for one, f in found if f.truth is not Truth.DONE]
+        if not left:
+            return Finding.done(_by_host(found))
+        why = f"{len(left)} of {len(found)} have not moved: {_by_host(left)}"
+        untouched = all(f.truth is Truth.NOT_DONE for _, f in found)
+        return Finding.not_done(why) if untouched else Finding.partial(why)
+
+    def act(self, toward: Direction) -> None:
+        left = [one for one, f in self._found(toward) if f.truth is not Truth.DONE]
+        # A thread each: nobody's guests wait for another host's quiet moment, or for its longer start.
+        told = self.world.together([partial(_trouble, partial(one.act, toward)) for one in left])
+        wrong = [error for error in told if error is not None]
+        failed = [error for error in wrong if isinstance(error, StepFailed)]
+        if failed:
+            total = len(self._members)
+            raise StepFailed(
+                f"{'; '.join(error.sentence for error in wrong)} ({total - len(wrong)} of the {total} of"
+                f" {self.group} have moved)",
+                failed[0].remedy,
+            )
+        if wrong:
+            raise wrong[0]
+
+
+def _trouble(act: Callable[[], None]) -> RecellError | None:
+    """One that fails does not keep the others from their end."""
+    try:
+        act()
+    except RecellError as error:
+        return error
+    return None
+
+
+def _by_host(found: Iterable[tuple[Repoint, Finding]]) -> str:
+    hosts: dict[str, list[str]] = {}
+    for one, finding in found:
+        hosts.setdefault(finding.why, []).append(one.spec.where)
+    return "; ".join(f"{why} ({', '.join(where)})" for why, where in hosts.items())

@@ -1,0 +1,207 @@
+"""Computes and agents move to another RabbitMQ several at a time, in the simulated world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from recell.cli import moving
+from recell.errors import Paused, StepFailed
+from recell.journal import Journal
+from recell.model.plan import Plan
+from recell.planning.rabbit import plan_rabbit
+from tests.sim.desk import Desk
+from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
+from tests.sim.rabbit import HOSTS, RabbitWorld
+from tests.sim.rabbit_nova import CLIENTS, TEXT, NovaRabbitWorld, build_nova, scan_nova
+from tests.sim.test_bridge import scan_fresh
+from tests.sim.test_rabbit import build, layout
+from tests.sim.test_rabbit import desks as desks
+from tests.sim.test_rabbit_nova import SPLIT, _unplaced
+from tests.sim.world import Killed
+
+COMPUTES = ("cmp1", "cmp2", "cmp3", "cmp4", "cmp5")
+MANY = {**CLIENTS, **{name: ("nova-compute", f"compute.{name}") for name in COMPUTES}}
+WAVES = "moving: {wave: 3}\n"
+LAYOUTS = {"fresh": TEXT + WAVES, "split": SPLIT + WAVES}
+SLOW = {"cmp1": 4.0, "cmp3": 9.0, "cmp5": 2.0}
+"""Guests on a host make its nova-compute's start longer, so hosts of a wave are up one after another."""
+
+
+def world_of(name: str = "fresh", *, rebooting: bool = False) -> NovaRabbitWorld:
+    world = build_nova(own_cookie=name != "split", clients=MANY)
+    world.slow, world.rebooting = dict(SLOW), rebooting
+    return world
+
+
+def planned(world: NovaRabbitWorld, name: str = "fresh") -> Plan:
+    return plan_rabbit(scan_nova(world), layout(LAYOUTS[name]), 0.0)
+
+
+def desk_of(desks: Any, world: NovaRabbitWorld, name: str = "fresh") -> Desk:
+    desk: Desk = desks(world, planned(world, name))
+    return desk
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_there_and_back_in_waves_nobody_notices(desks: Any, name: str) -> None:
+    world = world_of(name)
+    before = _unplaced(world.picture())
+    desk = desk_of(desks, world, name)
+    desk.go("forward")
+    assert world.complaints == [] and dict(world.begun) == dict.fromkeys(COMPUTES, 1)
+    assert world.abreast.most == 3
+    assert all("mq4" in world.node_of(c, "nova-compute") for c in COMPUTES)
+    changes = list(world.changes)
+    desk.go("forward")
+    assert world.changes == changes, "applied twice it changes nothing"
+    desk.go("backward")
+    assert world.complaints == [] and dict(world.begun) == dict.fromkeys(COMPUTES, 2)
+    after = _unplaced(world.picture())
+    if name == "split":  # two clusters stay two
+        after["nodes"], after["files"] = before["nodes"], before["files"]
+    assert after == before
+
+
+def _in_waves(told: Sequence[str]) -> Sequence[int]:
+    """From the first compute's end to the last one's tasks."""
+    mine = [number for number, what in enumerate(told, 1) if "nova-compute" in what or "the task of" in what]
+    return range(mine[0], mine[-1] + 1)
+
+
+def _wrong(turns: int) -> Any:
+    """What users suffer, and hosts that were restarted without need. Only an undo of a run that was killed
+    while nova-computes were down restarts them where they were."""
+
+    def told(world: NovaRabbitWorld) -> list[str]:
+        again = [f"{host} began {n} times" for host, n in world.begun.items() if n > turns]
+        left = [f"the task of {host} is {task}" for host, task in world.nova_.tasks.items()]
+        left += [f"{host} forgot a reboot" for host in world.forgotten if turns == 1]
+        return [*world.complaints, *again, *left]
+
+    return told
+
+
+EVERY = [
+    *(pytest.param(name, 1, marks=pytest.mark.thorough, id=f"{name}, everywhere") for name in LAYOUTS),
+    pytest.param("fresh", 11, id="fresh"),
+    pytest.param("split", 7, id="split"),
+]
+
+
+@pytest.mark.parametrize(("name", "every"), EVERY)
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_anywhere_in_a_wave_no_host_is_restarted_twice(
+    desks: Any, name: str, every: int, first: Sequence[str], then: str
+) -> None:
+    points = killed_everywhere(
+        lambda: world_of(name, rebooting=name == "fresh"),
+        lambda world: desk_of(desks, world, name),
+        _unplaced,
+        first,
+        then,
+        every,
+        wrong=_wrong(1 if then == "forward" else 2),
+        within=_in_waves,
+    )
+    assert points > 40
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(s, marks=pytest.mark.thorough) for s in range(3, 60))]
+)
+def test_killed_again_and_again_in_waves(desks: Any, seed: int) -> None:
+    killed_again_and_again(
+        lambda: world_of(rebooting=True), lambda world: desk_of(desks, world), _unplaced, seed
+    )
+
+
+def test_one_that_does_not_come_back_stops_the_wave_in_a_sentence(desks: Any) -> None:
+    world = world_of()
+    desk = desk_of(desks, world)
+    world.slow["cmp2"] = 10_000.0
+    world.asks["cmp2"] = "nobody"  # it asks, and is never answered
+    with pytest.raises(StepFailed) as failed:
+        desk.go("forward")
+    assert "nova-compute on cmp2: nova-compute does not take from compute.cmp2 yet" in str(failed.value)
+    assert "(2 of the 3 of wave1 have moved)" in str(failed.value)
+    assert "journalctl -u nova-compute there, then: recell resume, or recell undo" in str(failed.value)
+    assert all("compute.cmp2 came too late" in c for c in world.complaints), "nobody else suffers"
+    assert world.begun == {"cmp1": 1, "cmp2": 1, "cmp3": 1}, "wave2 has not begun"
+    world.complaints.clear()
+    world.slow["cmp2"], world.asks["cmp2"] = 0.0, "conductor"
+    desk.go("forward")
+    assert world.complaints == [] and world.begun == dict.fromkeys(COMPUTES, 1)
+
+
+def test_one_that_is_never_quiet_keeps_nobody_else(desks: Any) -> None:
+    world = world_of()
+    desk = desk_of(desks, world)
+    world.nova_.busy_hosts.add("cmp1")
+    told = r"cmp1 is never without a task: a guest of cmp1 \(2 of the 3 of wave1 have moved"
+    with pytest.raises(StepFailed, match=told):
+        desk.go("forward")
+    assert world.begun == {"cmp2": 1, "cmp3": 1}, "it was not touched"
+    world.nova_.busy_hosts.clear()
+    desk.go("forward")
+    assert world.complaints == [] and world.begun == dict.fromkeys(COMPUTES, 1)
+
+
+def test_after_so_many_waves_it_stops(desks: Any) -> None:
+    world = world_of()
+    desk = desk_of(desks, world)
+    assert moving.words(desk.plan, {"waves": 1, "window": None}) == {"waves": 1}
+    desk.pause_before = moving.pauses(desk.plan, None, 1)
+    with pytest.raises(Paused):
+        desk.go("forward")
+    assert set(world.begun) == {"cmp1", "cmp2", "cmp3"}
+    journal = Journal.open(desk.path, read_only=True)
+    assert moving.pauses(desk.plan, journal, 1) == ()
+    journal.close()
+
+
+AGENTS = {
+    "ctl1": ("nova-conductor", "conductor"),
+    "net1": ("neutron-server", "q-plugin"),
+    **{f"net{n}": ("neutron-l3-agent", f"l3_agent.net{n}") for n in range(4, 8)},
+}
+AGENTS_TEXT = """
+rabbitmq:
+  method: fresh
+  keep: {hosts: [mq1, mq2, mq3]}
+  new: {hosts: [mq4, mq5, mq6], clients: ["neutron-*@*"]}
+moving: {wave: 4}
+"""
+
+
+def agents() -> RabbitWorld:
+    world = build("classic", clients=AGENTS)
+    for host, side in HOSTS.items():
+        world.nodes[host].cookie = b"OWNCOOKIE" if side == "new" else world.nodes[host].cookie
+    world.asks = {name: "q-plugin" for name, (unit, _) in AGENTS.items() if unit == "neutron-l3-agent"}
+    return world
+
+
+@pytest.mark.parametrize("kill", [None, *range(2, 80, 13)])
+def test_agents_of_neutron_move_together_and_are_answered(desks: Any, kill: int | None) -> None:
+    """They move before the server that they ask, and each gets its answers while the others start, too."""
+    world = agents()
+    plan = plan_rabbit(scan_fresh(world), layout(AGENTS_TEXT), 0.0)
+    assert [s.id for s in plan.steps if s.kind == "repoint-wave"] == [
+        "wave1/neutron-l3-agent-back", "wave1/neutron-l3-agent",
+    ]  # fmt: skip
+    desk = desks(world, plan)
+    if kill is not None:
+        desk.pause_before = ("wave1/neutron-l3-agent",)
+        with pytest.raises(Paused):
+            desk.go("forward")
+        desk.pause_before = ()
+        world.kill_at = world.points + kill
+        with pytest.raises(Killed):
+            desk.go("forward")
+    desk.go("forward")
+    assert world.complaints == [] and all(world.serves(a) for a in AGENTS)
+    desk.go("backward")
+    assert world.complaints == [] and all(world.serves(a) for a in AGENTS)
