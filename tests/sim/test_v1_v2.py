@@ -243,3 +243,12 @@ def test_killed_here_and_there(desks: Any, first: list[str], then: str) -> None:
 @pytest.mark.parametrize("start", range(11))
 def test_killed_anywhere(desks: Any, first: list[str], then: str, wait_s: int, start: int) -> None:
     _killed(desks, first, then, 11, start, wait_s)
+
+
+def test_a_task_whose_end_was_overtaken_while_nova_kept_both_stops_nobody(desks: Any) -> None:
+    world = fresh()
+    world.api.rows["guest-1"].task = "reboot_started"
+    desk = desks(world, plan(world))
+    desk.go("forward")
+    assert well(world) and led(world) == "old"
+    assert "guest-1: task_state reboot_started -> NULL" in remembered(desk, "both-sides", "noted")

@@ -19,6 +19,7 @@ from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 from recell.steps.moment import Moment
 from recell.steps.v1 import V1Step
+from recell.steps.v1_mend import MENDED, Mender, told
 from recell.steps.v1_rows import agreed
 from recell.steps.v1_switch import V1Switch
 
@@ -65,16 +66,22 @@ class V2Adopt(V1Step):
         if toward == "backward":
             phase = port.importing().phase
             if phase == "live":
-                agreed(self)
+                agreed(self, Mender(self))
             if self.recall("made"):
                 port.forget()
             self.remember("noted", "")
             return
-        found = agreed(self)
+        # Two nova-cells of an API cell turn updates round whenever they are busy, also where Nova keeps both.
+        found = agreed(self, Mender(self))
+        mended = told(self.recall(MENDED, []))
         if self.recall("made") is None:
             # A conversion to cells v1 that was not finished has a mark of its own, which stays.
             self.remember("made", port.importing().phase == "none")
-        self.remember("noted", f"{found.rows} instances agree, {len(found.alone)} are the API cell's alone")
+        self.remember(
+            "noted",
+            f"{found.rows} instances agree, {len(found.alone)} are the API cell's alone"
+            + (f"; {mended}" if mended else ""),
+        )
         port.adopt()
 
     def prove(self, toward: Direction) -> str:
