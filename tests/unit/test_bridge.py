@@ -209,6 +209,7 @@ def test_the_account_gets_its_password_even_when_it_was_left_behind() -> None:
     host.said["eval rabbit_misc:version()"] = '"3.10.8"\n'
     _end(host).set_account(PREFIX, "s3cret", ["/", "v"])
     assert [w[0] for w, _ in host.ran] == ["set_permissions", "set_permissions"]
+    assert host.ran[0][0][-3:] == ["^$", ".*", ".*"], "a shovel that declares a queue declares it wrongly"
     _end(host).drop_account(PREFIX)
     assert host.ran[-1][0] == ["delete_user", PREFIX]
 

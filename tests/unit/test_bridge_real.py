@@ -32,7 +32,7 @@ class Host:
     def query(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60, user: str | None = None
     ) -> Finished:
-        return self.broker.do(argv, timeout, stdin)
+        return self.broker.do(argv, 600, stdin)
 
     run = query
 
@@ -106,6 +106,34 @@ def test_a_shovel_that_goes_sends_nothing_twice(broker: PrivateBroker, end: Rabb
     assert number(here, SOURCE) + number(here, TARGET) == sent
 
 
+@pytest.mark.parametrize("gone", [SOURCE, TARGET])
+def test_a_queue_that_went_with_its_node_is_not_made_by_a_shovel(
+    broker: PrivateBroker, end: RabbitEnd, gone: str
+) -> None:
+    end.set_account("recell-bridge", "s3cret", ["/"])
+    here = broker.connect()
+    for queue in (SOURCE, TARGET):
+        here.delete(queue)
+        here.declare(queue)
+    at = {"/": [f"amqp://recell-bridge:s3cret@127.0.0.1:{broker.port}/%2F"]}
+    uris: dict[Side, dict[str, list[str]]] = {"keep": at, "new": at}
+    lane = Lane("/", TARGET, "keep", SOURCE)
+    end.load({"parameters": shovels([lane], uris)})
+    until(lambda: end.shovels()[("/", lane.name)])
+    here.delete(gone)
+    restart = "[exit(P, kill) || {_, S, _, _} <- mirrored_supervisor:which_children(SUP),"
+    restart += " {_, P, _, _} <- supervisor2:which_children(S), is_pid(P)]."
+    restart = restart.replace("SUP", "rabbit_shovel_dyn_worker_sup_sup")
+    assert broker.do(["rabbitmqctl", "eval", restart], 600).returncode == 0
+    until(lambda: here.look(gone) is not None or not end.shovels()[("/", lane.name)])
+    assert here.look(gone) is None, "its client would be refused this one"
+    here.declare(gone)
+    until(lambda: end.shovels()[("/", lane.name)])
+    assert here.publish("", SOURCE, PROPERTIES, b"one")
+    until(lambda: number(here, TARGET) == 1)
+    end.clear_shovels([("/", lane.name)])
+
+
 def test_a_quorum_queue_that_does_not_answer_is_not_empty(broker: PrivateBroker, end: RabbitEnd) -> None:
     arguments = {"x-queue-type": "quorum"}
     queue = {"vhost": "/", "name": "q", "durable": True, "auto_delete": False, "arguments": arguments}
@@ -115,9 +143,9 @@ def test_a_quorum_queue_that_does_not_answer_is_not_empty(broker: PrivateBroker,
     find = (
         '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"q">>)), P = amqqueue:get_pid(Q),'
     )
-    assert broker.do(["rabbitmqctl", "eval", f"{find} sys:suspend(P)."]).returncode == 0
+    assert broker.do(["rabbitmqctl", "eval", f"{find} sys:suspend(P)."], 600).returncode == 0
     end.drop_queues([("/", "q")])
-    assert broker.do(["rabbitmqctl", "eval", f"{find} sys:resume(P)."]).returncode == 0
+    assert broker.do(["rabbitmqctl", "eval", f"{find} sys:resume(P)."], 600).returncode == 0
     assert number(here, "q") == 1
     end.drop_queues([("/", "q")])
     assert number(here, "q") == 1, "there is a message in it"
@@ -126,14 +154,14 @@ def test_a_quorum_queue_that_does_not_answer_is_not_empty(broker: PrivateBroker,
 
 
 def test_operator_policies_are_told_and_taken(broker: PrivateBroker, end: RabbitEnd) -> None:
-    said = broker.do(["rabbitmqctl", "set_operator_policy", "top", ".*", '{"max-length": 5}'])
+    said = broker.do(["rabbitmqctl", "set_operator_policy", "top", ".*", '{"max-length": 5}'], 600)
     assert said.returncode == 0
     told = copied(end.definitions(), "3.10.8")
-    assert broker.do(["rabbitmqctl", "clear_operator_policy", "top"]).returncode == 0
+    assert broker.do(["rabbitmqctl", "clear_operator_policy", "top"], 600).returncode == 0
     assert lacking(told, copied(end.definitions(), "3.10.8")) == ("operator policy top",)
     end.load(told.definitions())
     assert lacking(told, copied(end.definitions(), "3.10.8")) == ()
-    broker.do(["rabbitmqctl", "clear_operator_policy", "top"])
+    broker.do(["rabbitmqctl", "clear_operator_policy", "top"], 600)
 
 
 def test_rabbitmqctl_keeps_what_its_host_gives_it(broker: PrivateBroker, tmp_path: Path) -> None:

@@ -149,7 +149,9 @@ class RabbitEnd(RabbitCluster):
         if name not in self.users():
             self.add_user(name, password)
         for vhost in vhosts:
-            self.permit(vhost, name)
+            # A shovel declares a queue that it doesn't find: durable, without arguments, bound to nothing.
+            # Its client would be refused it from then on. So it may not, and fails until the queue is there.
+            self._do("set_permissions", "-p", vhost, name, "^$", ".*", ".*")
 
     def drop_account(self, name: str) -> None:
         if name in self.users():
