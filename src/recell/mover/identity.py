@@ -18,19 +18,23 @@ def identity(session: Session) -> dict[str, str]:
 
 
 def check_server(session: Session) -> None:
-    """:raises Unsupported: its binlog does not hold whole rows."""
+    """:raises Unsupported: its binlog does not hold whole rows, or it can't hash them."""
     for variable, wanted in (("log_bin", "ON"), ("binlog_format", "ROW"), ("binlog_row_image", "FULL")):
         found = session.variable(variable)
         if found.upper() != wanted:
             raise Unsupported(f"{variable} of {session.endpoint.where} is {found or 'not known there'}",
                               f"Set {variable}={wanted} there; log_bin needs a restart of the server")
+    if not session.query("SELECT SHA2('', 256)")[0][0]:
+        # It would find any two rows equal.
+        raise Unsupported(f"{session.endpoint.where} was built without SHA2()",
+                          "Name a server that was built with OpenSSL")
     session.commit()
 
 
 def none_prepared(session: Session) -> None:
     """:raises Unsupported: a transaction was prepared (XA) before the session's snapshot. What commits it
     later doesn't tell which rows it changed."""
-    if session.mariadb and (found := session.query("XA RECOVER")):
+    if found := session.query("XA RECOVER"):
         raise Unsupported(
             f"{session.endpoint.where} has {len(found)} transactions in two phases (XA) that are prepared and"
             " not ended", "Wait for their end, or end them by hand: XA RECOVER shows them")
