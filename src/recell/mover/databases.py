@@ -97,13 +97,14 @@ class Databases:
                     return
                 grants = servers.rights_of(theirs, self.nova.user, model)
                 hosts = servers.account_hosts(theirs, self.nova.user)
+                plugin = servers.login_plugin(theirs, root, self.nova.user)
             if not grants:
                 raise StepFailed(
                     f"{self.nova.user} has no rights on {model} by itself that recell could give it on"
                     f" {database}",
                     "Give it rights on this database, then: recell resume",
                 )
-            servers.make_account(root, self.nova, hosts)
+            servers.make_account(root, self.nova, hosts, plugin)
             servers.give_rights(root, servers.rights_for(grants, database), database)
 
     def _from(self, side: Side) -> tuple[str, ...]:
