@@ -30,8 +30,10 @@ from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import SEEN, Fields, Lost, Session
 from recell.errors import StepFailed, Unsupported
 from recell.model.moving import Login
+from recell.model.scope import Column, Table
 from recell.mover import identity, servers
 from recell.mover.identity import ServerReplaced, continues, none_prepared
+from recell.mover.rows import TableRows
 
 STREAMS = {version: [bytes.fromhex(p) for p in packets] for version, packets in json.loads(
     Path(__file__).with_name("mysql_streams.json").read_text()).items()}
@@ -207,6 +209,14 @@ def test_rights_as_each_server_calls_them(version: str, some: list[str], none: l
     assert "PROCESS, REPLICATION SLAVE" in everywhere
     assert all(word in everywhere for word in some) and not any(word in everywhere for word in none)
     assert any(r"ON `nova\_cell1`.* TO 'recell_1'@'localhost' WITH GRANT OPTION" in s for s in root.said)
+
+
+def test_sums_of_hashes_stay_small_enough_for_a_signed_number() -> None:
+    """COALESCE(BIT_XOR(...), 0) of 64 bits was 9223372036854775807 on 5.7, whatever the rows were."""
+    column = Column("id", "int", "int", False)
+    rows = TableRows(Table("tags", (column,), ("id",)))
+    assert "LEFT(SHA2(" in rows.hash and ", 256), 15), 16, 10) AS UNSIGNED)" in rows.hash
+    assert rows.summary == f"COUNT(*), BIT_XOR({rows.hash})"
 
 
 @pytest.mark.parametrize(("plugins", "known", "made"), [

@@ -104,10 +104,11 @@ class TableRows:
         ]
         self.row = "CONCAT('(', " + ", ',', ".join(literals) + ", ')')"
         """The row as SQL literals."""
-        self.hash = f"CAST(CONV(LEFT(SHA2({self.row}, 256), 16), 16, 10) AS UNSIGNED)"
-        """64 bits of the row."""
-        self.summary = f"COUNT(*), COALESCE(BIT_XOR({self.hash}), 0)"
-        """Of many rows: their number, and all hashes in one."""
+        self.hash = f"CAST(CONV(LEFT(SHA2({self.row}, 256), 15), 16, 10) AS UNSIGNED)"
+        """60 bits of the row: with 64, MySQL 5.7 may take a number for a signed one, and cut any two of them
+        to the same."""
+        self.summary = f"COUNT(*), BIT_XOR({self.hash})"
+        """Of many rows: their number, and all hashes in one; 0 of none."""
         into = f"INTO {name(table.name)} ({columns([c.name for c in moved])}) VALUES "
         self.insert = _bytes(f"INSERT {into}")
         # Not INSERT IGNORE, which turns values that don't fit into others, with a warning.
