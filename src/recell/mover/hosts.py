@@ -352,11 +352,13 @@ class CellHosts(CellMaking):
         self._permit()
         table = name(ASIDE)
         with self._entered(side) as session:
-            # Not CREATE ... SELECT: before 8.0.21 MySQL with GTIDs refuses it.
-            session.execute(f"CREATE TABLE IF NOT EXISTS {table} LIKE instances")
+            session.execute(
+                f"CREATE TABLE IF NOT EXISTS {table} (PRIMARY KEY (uuid))"
+                " SELECT uuid, task_state FROM instances WHERE FALSE"
+            )
             session.query("SELECT id FROM instances WHERE host IN %s FOR UPDATE", (self._hosts(),))
             session.execute(
-                f"INSERT IGNORE INTO {table} (uuid, task_state) SELECT uuid, task_state FROM instances"
+                f"INSERT IGNORE INTO {table} SELECT uuid, task_state FROM instances"
                 " WHERE host IN %s AND deleted = 0 AND COALESCE(task_state, '') <> %s",
                 (self._hosts(), FENCE),
             )
