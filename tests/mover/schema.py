@@ -110,7 +110,7 @@ def contents(server: Server, table: Table) -> dict[tuple[Any, ...], tuple[Any, .
     shown = []
     for column in table.columns:
         name = f"`{column.name}`"
-        shown.append(f"CAST({name} AS DOUBLE)" if column.type in ("float", "double")
+        shown.append(f"{name} + 0e0" if column.type in ("float", "double")
                      else f"HEX(CAST({name} AS BINARY))" if column.charset else
                      f"{name} + 0" if column.type == "bit" else
                      f"CAST({name} AS CHAR)" if column.type in ("date", "datetime", "timestamp", "time")

@@ -12,7 +12,7 @@ import pytest
 
 from recell.adapters.mysql.session import Session
 from recell.model.scope import Scope
-from recell.mover.preflight import find, find_galera
+from recell.mover.preflight import find, find_galera, mariadb_alone
 from recell.mover.server import Server, read_server
 from recell.planning.tables import cell_scope, hosts_scope
 from recell_bench.schemas import TODAY, ddl, load
@@ -78,6 +78,13 @@ def test_a_healthy_pair_has_no_findings() -> None:
     (lambda s: replace(s, version="10.1.48-MariaDB"), "warning counters:db1"),
     (lambda s: replace(s, version="10.4.34-MariaDB"), "stop version:db1"),
     (lambda s: replace(s, version="8.0.36"), "stop untried:db1"),
+    (lambda s: replace(s, version="5.6.51"), "stop version:db1"),
+    (lambda s: said(replace(s, version="5.7.44-48"), version_comment="Percona Server (GPL), Release 48"),
+     "stop untried:db1"),
+    (lambda s: said(replace(s, version="9.7.4"), binlog_order_commits="OFF"), "stop order:db1"),
+    (lambda s: said(replace(s, version="9.7.4"), group_replication_group_name="g"), "stop group:db1"),
+    (lambda s: replace(s, version="5.7.44"), "warning counters:db1"),
+    (lambda s: said(replace(s, version="9.7.4"), super_read_only="ON"), "stop read-only:db1"),
     (lambda s: said(s, require_secure_transport="ON"), "stop tls:db1"),
     (lambda s: replace(s, replicates=("db9",)), "warning replica:db1"),
     (lambda s: said(replace(s, replicates=("db9",)), log_slave_updates="OFF"), "stop replica:db1"),
@@ -111,10 +118,37 @@ def test_traps_of_the_target(plant: Callable[[Server], Server], expected: str) -
     assert ids(healthy(), plant(healthy("db2"))) == [expected]
 
 
-@pytest.mark.parametrize("version", ["8.0.36", "8.4.3-3", "5.7.44", "10.4.34-MariaDB", "10.5.1-MariaDB"])
+@pytest.mark.parametrize("version", ["5.7.29-log", "9.7.4-2"])
+def test_two_of_mysql_that_rows_have_moved_between(version: str) -> None:
+    found = ids(replace(healthy(), version=version), replace(healthy("db2"), version="9.7.4"))
+    assert [f for f in found if f.startswith("stop")] == []
+
+
+@pytest.mark.parametrize("version", ["8.0.36", "8.4.3-3"])
+def test_releases_between_are_for_the_operator_to_try(version: str) -> None:
+    both = replace(healthy(), version=version), replace(healthy("db2"), version=version)
+    stops = [v for v in find(*both, CELL, 3600) if v.severity == "stop"]
+    assert len(stops) == 2 and all(v.may_accept and version in v.what for v in stops)
+
+
+def test_jobs_that_mysql_has_not_seen() -> None:
+    assert mariadb_alone((healthy(), healthy("db2")), "nobody danced") == ()
+    (found,) = mariadb_alone((healthy(), replace(healthy("db2"), version="9.7.4")), "nobody danced")
+    assert (found.id, found.severity, found.may_accept) == ("mover:mysql:db2", "stop", False)
+    assert found.what == "this is MySQL (9.7.4), on which nobody danced"
+
+
+def test_two_kinds_of_server() -> None:
+    for mine, theirs in (("5.7.29", "10.11.19-MariaDB"), ("10.11.19-MariaDB", "9.7.4")):
+        found = ids(replace(healthy(), version=mine), replace(healthy("db2"), version=theirs))
+        assert [f for f in found if f.startswith("stop")] == ["stop mixed:db2"]
+
+
+@pytest.mark.parametrize("version", ["5.6.51", "10.4.34-MariaDB", "10.5.1-MariaDB"])
 def test_servers_on_which_a_move_would_fail_halfway_can_not_be_acknowledged(version: str) -> None:
-    for pair in ((replace(healthy(), version=version), healthy("db2")),
-                 (healthy(), replace(healthy("db2"), version=version))):
+    newer = "10.11.19-MariaDB" if "MariaDB" in version else "9.7.4"
+    old, new = replace(healthy(), version=newer), replace(healthy("db2"), version=newer)
+    for pair in ((replace(old, version=version), new), (old, replace(new, version=version))):
         stops = [v for v in find(*pair, CELL, 3600) if v.severity == "stop"]
         assert len(stops) == 1 and not stops[0].may_accept and version in stops[0].what
 

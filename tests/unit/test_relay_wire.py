@@ -12,8 +12,11 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from pymysql._auth import scramble_caching_sha2
 
 from recell.adapters import relay
 from recell.adapters.relaying import wire
@@ -143,8 +146,69 @@ def test_a_login_is_repeated_as_the_client_made_it() -> None:
     unknown = Login(hello._replace(filler=b"\0" * 4), b"secret")
     first = unknown.answer(0, _greeting(flags))
     assert first is not None and native(b"secret", b"12345678123456789012") in first
-    with pytest.raises(wire.Broken, match="by caching_sha2_password, which the relay doesn't know"):
-        unknown.answer(2, b"\xfecaching_sha2_password\0" + b"s" * 20)
+    with pytest.raises(wire.Broken, match="by sha256_password, which the relay doesn't know"):
+        unknown.answer(2, b"\xfesha256_password\0" + b"s" * 20)
+
+
+_SCRAMBLE = b"12345678901234567890"
+
+
+def _asked_for_caching_sha2(password: bytes) -> tuple[Login, bytes]:
+    """The login, and what it answers first."""
+    flags = wire.PROTOCOL_41 | wire.SECURE_CONNECTION | wire.PLUGIN_AUTH
+    login = Login(wire.Hello(flags, 1 << 24, 224, b"\0" * 4, b"nova", b"", b""), password)
+    login.answer(0, _greeting(flags))
+    first = login.answer(2, b"\xfecaching_sha2_password\0" + _SCRAMBLE + b"\0")
+    assert first is not None
+    return login, first
+
+
+def test_a_server_that_remembers_the_account() -> None:
+    login, first = _asked_for_caching_sha2(b"secret")
+    assert first == wire.packet(3, scramble_caching_sha2(b"secret", _SCRAMBLE))
+    assert login.answer(4, b"\1\3") == b""
+    assert login.answer(5, _ok(wire.AUTOCOMMIT)) is None
+    assert _asked_for_caching_sha2(b"")[1] == wire.packet(3, b"")
+
+
+@pytest.mark.parametrize("bits", [2048, 3072])
+@pytest.mark.parametrize("password", ["x", "a secret of Nova's", "größer" * 8])
+def test_a_server_that_wants_the_password_itself(bits: int, password: str) -> None:
+    key = rsa.generate_private_key(65537, bits)
+    shown = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    login, _ = _asked_for_caching_sha2(password.encode())
+    assert login.answer(4, b"\1\4") == wire.packet(5, b"\2")
+    answer = login.answer(6, b"\1" + shown)
+    assert answer is not None and answer[3] == 7
+    sha1 = hashes.SHA1()  # noqa: S303 -- the protocol's own
+    oaep = padding.OAEP(mgf=padding.MGF1(sha1), algorithm=sha1, label=None)
+    clear = key.decrypt(answer[4:], oaep)
+    assert bytes(a ^ b for a, b in zip(clear, _SCRAMBLE * 9, strict=False)) == password.encode() + b"\0"
+
+
+@pytest.mark.parametrize("shown", [
+    b"", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", b"\0" * 99,
+])
+def test_a_key_that_is_none(shown: bytes) -> None:
+    login, _ = _asked_for_caching_sha2(b"secret")
+    with pytest.raises(wire.Broken, match="public key can't be read"):
+        login.answer(6, b"\1" + shown)
+
+
+def test_a_password_that_its_key_is_too_short_for() -> None:
+    key = rsa.generate_private_key(65537, 2048).public_key()
+    login, _ = _asked_for_caching_sha2(b"x" * 214)
+    with pytest.raises(wire.Broken, match="too long"):
+        login.answer(6, b"\1" + key.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def test_more_than_was_asked_for_is_no_login() -> None:
+    login = Login(wire.Hello(wire.PROTOCOL_41, 1 << 24, 224, b"\0" * 4, b"nova", b"", b""), b"secret")
+    login.answer(0, _greeting(wire.PROTOCOL_41))
+    with pytest.raises(wire.Broken, match="doesn't know"):
+        login.answer(2, b"\1\4")
 
 
 def test_ed25519_is_that_of_rfc_8032() -> None:

@@ -278,7 +278,7 @@ api:
 cells:
   cell1:                  # the deployment as it runs today
     broker: keep
-    database: keep        # or {host: db2}: a MariaDB server of its own, moved to under load
+    database: keep        # or {host: db2}: a server of its own, moved to under load
     api_database: keep    # or remove: then no compute may need an upcall any more
 #  cell2:                 # a further one: recell makes it, and moves hosts to it with their guests running
 #    database: {host: db2}

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from recell.adapters.mysql.pipeline import Answer, Pipeline, ask
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import SNAPSHOT, Fields, Session
+from recell.adapters.mysql.session import Fields, Session
 from recell.adapters.mysql.sql import Key, KeyPart, among
 from recell.errors import StepFailed
 from recell.mover.copy import Writer, whole
@@ -223,10 +223,11 @@ class Applier:
                  ) -> list[Answer]:
         """Of the source, in a snapshot that shows all before ``fence``."""
         if not seen:
-            told = ask(session, [*SNAPSHOT, *statements])
-            position = session.snapshot_position(told[1])
+            begin = session.snapshot_statements()
+            told = ask(session, [*begin, *statements])
+            position = session.snapshot_position(told[:len(begin)])
             if fence is None or position >= fence:
-                return told[2:]
+                return told[len(begin):]
             session.rollback()
             self._see(fence)
         return ask(session, statements)

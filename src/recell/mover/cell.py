@@ -27,7 +27,7 @@ from recell.mover import servers
 from recell.mover.fence import Hold
 from recell.mover.gap import carry_counters
 from recell.mover.identity import identity
-from recell.mover.journal import PREFIX, Journal, State, set_pace
+from recell.mover.journal import PREFIX, Journal, State, make_tables, set_pace
 from recell.mover.kept import KeptMove, away, found_equal, told
 from recell.mover.move import Move
 from recell.mover.shut import Grants, prove_shut, reopen, shut, survey
@@ -86,7 +86,7 @@ class CellMove:
         known = (host.read("/root/.my.cnf") or b"").decode("utf-8", "replace")
         socket = get(known, "client", "socket") or next((s for s in SOCKETS if host.glob(s)), "")
         if not socket:
-            raise Denied(f"no MariaDB on {host.name} has a unix socket in a known place",
+            raise Denied(f"no database server on {host.name} has a unix socket in a known place",
                          "Name it as socket under [client] in /root/.my.cnf there")
         door = self._door(side, socket, lambda: host.forward_socket(socket))
         user = get(known, "client", "user") or "root"
@@ -101,7 +101,7 @@ class CellMove:
         known = () if move is None else (move.source if side == "old" else move.target).server
         return Endpoint(end.address, login.user, login.password,
                         self.ends.database if database is None else database, end.port, unix_socket=str(door),
-                        server=known)
+                        server=known, forwarded=True)
 
     def _door(self, side: Side, name: str, make: Callable[[], Path]) -> Path:
         door = self._doors.get((side, name))
@@ -207,7 +207,7 @@ class CellMove:
                              f" {self.ends.old.where} that recell could give it on {self.ends.new.where}",
                              "Give it rights on this database by itself, then scan again")
             hosts = servers.account_hosts(old, self.nova.user)
-            servers.make_account(new, self.nova, hosts)
+            servers.make_account(new, self.nova, hosts, servers.login_plugin(old, new, self.nova.user))
             servers.give_rights(new, grants, self.ends.database)
         try:
             Connection(self.endpoint(side, self.nova)).close()
@@ -275,11 +275,7 @@ class CellMove:
         old, new = self.endpoint("old"), self.endpoint("new")
         # Made before the first position is taken: in the moment itself there is no time for it.
         for end in (old, new):
-            journal = Journal(end)
-            try:
-                journal.create()
-            finally:
-                journal.close()
+            make_tables(end)
         return Move(old, new, scope)
 
     def follow(self, tell: Callable[[dict[str, float]], None]) -> str:

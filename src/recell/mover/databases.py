@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.schema import read_schema
-from recell.errors import StepFailed
+from recell.errors import StepFailed, Unsupported
 from recell.model.hosts import TwoCells
 from recell.model.moving import Login, Thing
 from recell.model.relay import Side, other
@@ -97,13 +97,14 @@ class Databases:
                     return
                 grants = servers.rights_of(theirs, self.nova.user, model)
                 hosts = servers.account_hosts(theirs, self.nova.user)
+                plugin = servers.login_plugin(theirs, root, self.nova.user)
             if not grants:
                 raise StepFailed(
                     f"{self.nova.user} has no rights on {model} by itself that recell could give it on"
                     f" {database}",
                     "Give it rights on this database, then: recell resume",
                 )
-            servers.make_account(root, self.nova, hosts)
+            servers.make_account(root, self.nova, hosts, plugin)
             servers.give_rights(root, servers.rights_for(grants, database), database)
 
     def _from(self, side: Side) -> tuple[str, ...]:
@@ -111,6 +112,9 @@ class Databases:
         return ("localhost", "127.0.0.1", *self._both.at(side).ips)
 
     def _make_ours(self, root: Connection, side: Side) -> None:
+        if not root.mariadb:
+            raise Unsupported(f"{root.endpoint.where} is MySQL ({root.version})",
+                              "recell moves hosts, and makes cells v1, on MariaDB alone")
         servers.make_account(root, self.ours, self._from(side))
         servers.grant_mover(root, self.ours.user, self._from(side), self._database(side))
 

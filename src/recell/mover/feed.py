@@ -18,6 +18,7 @@ from recell.adapters.mysql.binlog import (
     SchemaChanged,
     Statement,
     Torn,
+    file_begun,
 )
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
@@ -65,7 +66,7 @@ def known_at(endpoint: Endpoint, position: Position) -> Start:
 
 def _gtid_at(session: Session, position: Position) -> str:
     if not session.mariadb:
-        return ""
+        return file_begun(session.endpoint, position.file)
     found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))
     return str(found[0][0] or "").split(",")[0]
 
@@ -204,8 +205,7 @@ class _BinlogThread(ABC):
         if isinstance(event, Statement):
             self._statement(event)
             return
-        gtid = event.gtid if isinstance(event, Commit) and event.gtid else self._gtid
-        self._took(pending, event.position, gtid)
+        self._took(pending, event.position, event.gtid or self._gtid)
 
     def _took(self, pending: list[Rows], position: Position, gtid: str) -> None:
         self._take(pending, position, gtid)

@@ -265,7 +265,10 @@ def events_since(session: Session, database: str, since: Position, until: Positi
             for row in rows:
                 if str(row[2]) == "Table_map" and (file, int(row[1])) < (until.file, until.offset):
                     # "table_id: 19 (nova.instances)"
-                    if str(row[5]).partition("(")[2].startswith(f"{database}."):
+                    table = str(row[5]).partition("(")[2]
+                    if table.startswith(f"{database}.{_BOOKKEEPING}"):
+                        continue  # recell's own, whose snapshots may write there
+                    if table.startswith(f"{database}."):
                         mine.append(Position(file, int(row[1])))
                     else:
                         others += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from recell.adapters.mysql.session import Busy, Session
+from recell.adapters.mysql.session import Busy, Session, release
 from recell.adapters.mysql.sql import name
 from recell.errors import StepFailed, Unsupported
 from recell.model.scope import Column, Schema, Table
@@ -27,9 +27,6 @@ _BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
 
 def read_counters(session: Session, schema: Schema) -> dict[str, int]:
     """The number that each table's next row gets, for tables that number their rows."""
-    if not session.mariadb:
-        # MySQL 8 shows counters as old as a day otherwise.
-        session.execute("SET SESSION information_schema_stats_expiry = 0")
     told = {str(t): int(n or 0) for t, n in session.query(
         "SELECT TABLE_NAME, AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s",
         (schema.database,))}
@@ -155,8 +152,7 @@ def keeps_counters(version: str) -> bool:
     Before MySQL 8.0 and MariaDB 10.2.4 InnoDB forgets it and goes on after the highest row: there the
     server must not be restarted between the gap and the first row of each table.
     """
-    number = tuple(int(p) for p in version.split("-")[0].split(".")[:3] if p.isdigit())
-    return number >= ((10, 2, 4) if "mariadb" in version.lower() else (8, 0))
+    return release(version) >= ((10, 2, 4) if "mariadb" in version.lower() else (8, 0))
 
 
 def _counted(table: Table) -> Column | None:

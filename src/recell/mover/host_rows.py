@@ -19,7 +19,7 @@ _AT_ONCE = 500
 def bring(source: Session, target: Session, scope: Scope) -> int:
     """The hosts' own rows at the target are those of the source, in one transaction. How many."""
     members = Members(scope)
-    source.snapshot()
+    source.consistent()
     found = select_members(source, members)
     members.present = found
     count = 0

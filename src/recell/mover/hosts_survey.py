@@ -143,6 +143,7 @@ def troubles(
         yield _stop("galera", where, "it is a node of a Galera cluster", "Hosts move between single servers")
     if clusters:
         return
+    yield from preflight.mariadb_alone((source, target), "no hosts have been moved")
     rows = sum(t.rows for t in schema.tables)
     for found in preflight.find(source, target, scope, rows / ROWS_PER_S, 0.0):
         # An empty database has no schema yet, and recell makes it in the other one's character set.

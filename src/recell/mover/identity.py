@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recell.adapters.mysql.binlog import BinlogLost
+from recell.adapters.mysql.binlog import BinlogLost, file_begun
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import ServerReplaced, Session, changed
 from recell.errors import Unsupported
@@ -18,19 +18,23 @@ def identity(session: Session) -> dict[str, str]:
 
 
 def check_server(session: Session) -> None:
-    """:raises Unsupported: its binlog does not hold whole rows."""
+    """:raises Unsupported: its binlog does not hold whole rows, or it can't hash them."""
     for variable, wanted in (("log_bin", "ON"), ("binlog_format", "ROW"), ("binlog_row_image", "FULL")):
         found = session.variable(variable)
         if found.upper() != wanted:
             raise Unsupported(f"{variable} of {session.endpoint.where} is {found or 'not known there'}",
                               f"Set {variable}={wanted} there; log_bin needs a restart of the server")
+    if not session.query("SELECT SHA2('', 256)")[0][0]:
+        # It would find any two rows equal.
+        raise Unsupported(f"{session.endpoint.where} was built without SHA2()",
+                          "Name a server that was built with OpenSSL")
     session.commit()
 
 
 def none_prepared(session: Session) -> None:
     """:raises Unsupported: a transaction was prepared (XA) before the session's snapshot. What commits it
     later doesn't tell which rows it changed."""
-    if session.mariadb and (found := session.query("XA RECOVER")):
+    if found := session.query("XA RECOVER"):
         raise Unsupported(
             f"{session.endpoint.where} has {len(found)} transactions in two phases (XA) that are prepared and"
             " not ended", "Wait for their end, or end them by hand: XA RECOVER shows them")
@@ -39,7 +43,7 @@ def none_prepared(session: Session) -> None:
 def continues(session: Session, known: dict[str, str], position: Position, gtid: str) -> None:
     """Prove that the binlog at ``position`` is what it was.
 
-    :param gtid: of the last transaction before ``position``; empty when not known.
+    :param gtid: what the binlog was known by right before ``position``; empty when not known.
     :raises ServerReplaced: another server or history. :raises BinlogLost: it was purged.
     """
     if words := changed(known, identity(session)):
@@ -55,11 +59,17 @@ def continues(session: Session, known: dict[str, str], position: Position, gtid:
             f"{position.file} of {session.endpoint.where} ends at {files[position.file]}, before the move's"
             f" position {position.offset}: the binlog was reset or cut", _ANEW,
         )
-    if session.mariadb and gtid:
-        found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))[0][0]
-        if gtid not in str(found or "").split(","):
+    if gtid and not session.mariadb:
+        found = file_begun(session.endpoint, position.file)
+        if found != gtid:
+            raise ServerReplaced(
+                f"the binary log of {session.endpoint.where} was {gtid} and is {found} (Unix time of its"
+                " beginning): it was reset or the server's data replaced", _ANEW)
+    elif gtid:
+        now = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))[0][0]
+        if gtid not in str(now or "").split(","):
             raise ServerReplaced(
                 f"the transaction before {position} of {session.endpoint.where} was {gtid} and is now"
-                f" {found or 'none'}: the binlog was reset or the server's data replaced", _ANEW,
+                f" {now or 'none'}: the binlog was reset or the server's data replaced", _ANEW,
             )
     session.commit()

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.pipeline import Pipeline
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import Busy, Lost, Session
+from recell.adapters.mysql.session import SEEN, Busy, Lost, Session
 from recell.adapters.mysql.sql import Key, KeyPart
 from recell.errors import Denied, Locked, RecellError, StalePlan, Unreachable
 from recell.model.moving import Pace
@@ -27,7 +27,7 @@ from recell.model.scope import Scope
 from recell.mover.members import Link
 
 __all__ = ["MARK", "PREFIX", "Chunk", "Journal", "Laid", "Phase", "State", "fingerprint",
-           "set_pace", "state_of"]
+           "make_tables", "set_pace", "state_of"]
 
 PREFIX = "recell_mover_"
 MARK = PREFIX + "mark"
@@ -46,6 +46,7 @@ _TABLES = {
     PREFIX + "plan": "(tbl VARCHAR(64) NOT NULL PRIMARY KEY, last MEDIUMTEXT NOT NULL)",
     PREFIX + "member": "(tbl VARCHAR(64) NOT NULL, col VARCHAR(64) NOT NULL, val VARCHAR(255) NOT NULL,"
     " present TINYINT NOT NULL, PRIMARY KEY (tbl, col, val))",
+    SEEN: "(id TINYINT NOT NULL PRIMARY KEY, written BIGINT NOT NULL)",
     PREFIX + "control": "(id TINYINT NOT NULL PRIMARY KEY, rate DOUBLE NOT NULL, paused TINYINT NOT NULL)",
     PREFIX + "verify": "(tbl VARCHAR(64) NOT NULL PRIMARY KEY, last MEDIUMTEXT NOT NULL,"
     " row_count BIGINT NOT NULL, differences MEDIUMTEXT NOT NULL)",
@@ -170,6 +171,7 @@ class Journal:
             for table, columns in _TABLES.items():
                 session.execute(f"CREATE TABLE IF NOT EXISTS {table} {columns}"
                                 " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin")
+            session.execute(f"INSERT IGNORE INTO {SEEN} VALUES (1, 0)")
 
         self._run(act, marked=False)
 
@@ -311,6 +313,15 @@ class Journal:
                 session.execute(f"DROP TABLE IF EXISTS {table}")
 
         self._run(act, marked=False)
+
+
+def make_tables(endpoint: Endpoint) -> None:
+    """Those that are missing."""
+    journal = Journal(endpoint)
+    try:
+        journal.create()
+    finally:
+        journal.close()
 
 
 def state_of(endpoint: Endpoint) -> State | None:

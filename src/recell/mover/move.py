@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -18,7 +19,17 @@ from recell.mover.copy import Copier
 from recell.mover.feed import Feed, ForeignWriter, Sentry, Start, known_at, start_of
 from recell.mover.follow import Follower
 from recell.mover.identity import check_server, continues, none_prepared
-from recell.mover.journal import Journal, Phase, State, fingerprint, positions, same_scope, set_pace, state_of
+from recell.mover.journal import (
+    Journal,
+    Phase,
+    State,
+    fingerprint,
+    make_tables,
+    positions,
+    same_scope,
+    set_pace,
+    state_of,
+)
 from recell.mover.members import Members, Work, select_members
 from recell.mover.throttle import Limits, Throttle
 from recell.mover.verify import Report, Verifier
@@ -410,20 +421,18 @@ class Move:
     def _begin(self) -> None:
         source, target = self._ends
         for endpoint in self._ends:
-            session = Session(endpoint)
-            check_server(session)
-            session.close()
+            with closing(Session(endpoint)) as session:
+                check_server(session)
         self._journal = journal = Journal(target)
-        watched = self._look(target)
         journal.create()
+        watched = self._look(target)
         journal.take_over()
-        session = Session(source)
-        try:
+        with closing(Session(source)) as session:
+            if not session.tells_snapshots:
+                make_tables(source)
             start = start_of(session)
             none_prepared(session)
             self.members.present = select_members(session, self.members)
-        finally:
-            session.close()
         self.members.ever = {link: set(values) for link, values in self.members.present.items()}
         move, replica = State.new_ids()
         self._state = State(move, 0, "copying", fingerprint(self.scope), replica, start.identity,
@@ -463,11 +472,8 @@ class Move:
 
     def _look(self, endpoint: Endpoint) -> Start:
         def ask() -> Start:
-            session = Session(endpoint)
-            try:
+            with closing(Session(endpoint)) as session:
                 return start_of(session)
-            finally:
-                session.close()
 
         return self._patiently(ask, endpoint)
 

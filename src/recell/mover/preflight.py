@@ -13,7 +13,7 @@ from recell.model.violation import Severity, Violation
 from recell.mover.gap import keeps_counters
 from recell.mover.server import Server
 
-__all__ = ["find", "find_galera"]
+__all__ = ["find", "find_galera", "mariadb_alone"]
 
 _SAFE = 2.0
 """A copy may take this much longer than estimated until the binlog that it needs is purged."""
@@ -22,6 +22,9 @@ _GIB = 1 << 30
 _PACKET = 16 << 20
 _OLDEST = (10, 5, 2)
 """Of MariaDB: older ones don't know the rights that recell's account is given."""
+_OLDEST_MYSQL = (5, 7)
+_SEEN_MYSQL = ((5, 7), (9, 7))
+"""Releases whose rows recell has moved."""
 
 
 def find(source: Server, target: Server, scope: Scope, estimate_s: float, open_s: float = 0.0
@@ -45,6 +48,15 @@ def find_galera(nodes: Sequence[Server], given: int) -> tuple[Violation, ...]:
         operator named.
     """
     return tuple(_galera(nodes, given))
+
+
+def mariadb_alone(servers: Sequence[Server], job: str) -> tuple[Violation, ...]:
+    """For a job that was never run on MySQL, and ends halfway where MySQL differs. ``job``: in words."""
+    return tuple(
+        _one("mysql", server, "stop", f"this is MySQL ({server.version}), on which {job}",
+             "Leave its rows where they are")
+        for server in servers if not server.mariadb
+    )
 
 
 def _one(what: str, server: Server, severity: Severity, sentence: str, remedy: str, may_accept: bool = False
@@ -115,17 +127,14 @@ def _keep_longer(server: Server, needed_s: float) -> str:
 
 
 def _version(server: Server) -> Iterator[Violation]:
-    if not server.mariadb:
-        yield _one(
-            "untried", server, "stop",
-            f"this is MySQL ({server.version}), and rows move between MariaDB servers only",
-            "Leave its rows where they are",
-        )
-    elif server.numbers < _OLDEST:
+    oldest = _OLDEST if server.mariadb else _OLDEST_MYSQL
+    if server.numbers < oldest:
         yield _one(
             "version", server, "stop",
-            f"the server is {server.version}, older than {'.'.join(map(str, _OLDEST))}", "Upgrade it first",
+            f"the server is {server.version}, older than {'.'.join(map(str, oldest))}", "Upgrade it first",
         )
+    elif not server.mariadb:
+        yield from _mysql(server)
     if not keeps_counters(server.version):
         yield _one(
             "counters", server, "warning",
@@ -138,6 +147,31 @@ def _version(server: Server) -> Iterator[Violation]:
             "it lets nobody in without TLS (require_secure_transport), and recell's sessions, which come over"
             " SSH to its host, have none",
             "SET GLOBAL require_secure_transport = OFF until finish, or leave this database where it is",
+        )
+
+
+def _mysql(server: Server) -> Iterator[Violation]:
+    comment = server.variables.get("version_comment", "")
+    if server.numbers[:2] not in _SEEN_MYSQL or "percona" in comment.lower():
+        yield _one(
+            "untried", server, "stop",
+            f"this is {comment or 'MySQL'} {server.version}, and recell has moved rows of MySQL 5.7 and 9.7"
+            " alone",
+            "Acknowledge this once you have rehearsed the move on copies of these two servers",
+            may_accept=True,
+        )
+    if server.variables.get("binlog_order_commits", "ON").upper() not in ("ON", "1"):
+        yield _one(
+            "order", server, "stop",
+            "it shows transactions in another order than its binary log has them (binlog_order_commits)",
+            "SET GLOBAL binlog_order_commits = ON until finish",
+        )
+    if server.variables.get("group_replication_group_name", ""):
+        yield _one(
+            "group", server, "stop",
+            "it is set up as a member of a replication group, whose other members may write too",
+            "Leave its rows where they are; recell follows the changes of single servers, which replicas may"
+            " follow",
         )
 
 
@@ -180,7 +214,11 @@ def _together(source: Server, target: Server, scope: Scope) -> Iterator[Violatio
                    f"sql_mode differs between the two servers ({', '.join(sorted(mine ^ theirs))}); Nova sets"
                    " its own, other programs that use this database may not",
                    "Give the target the source's sql_mode")
-    if source.numbers[:2] > target.numbers[:2] and source.mariadb == target.mariadb:
+    if source.mariadb != target.mariadb:
+        yield _one("mixed", target, "stop",
+                   f"one server is MariaDB and the other MySQL ({source.version} and {target.version})",
+                   "Give the target the source's kind: rows move between two of MariaDB's or two of MySQL's")
+    elif source.numbers[:2] > target.numbers[:2]:
         yield _one("older", target, "warning",
                    f"the target ({target.version}) is older than the source ({source.version})",
                    "Give the target the source's version")
@@ -188,11 +226,13 @@ def _together(source: Server, target: Server, scope: Scope) -> Iterator[Violatio
             _PACKET, int(source.variables.get("max_allowed_packet", _PACKET))):
         yield _one("packet", target, "stop", "max_allowed_packet of the target is smaller than the source's",
                    f"SET GLOBAL max_allowed_packet = {_PACKET}")
-    for variable in ("read_only", "super_read_only"):
-        if target.variables.get(variable, "OFF").upper() not in ("OFF", "0"):
-            yield _one("read-only", target, "stop", f"{variable} is set on the target",
-                       f"SET GLOBAL {variable} = OFF, on the primary")
-            break
+    # A source of MySQL's is written to as well: for each snapshot, a row of recell's own.
+    for server, side in ((target, "target"), *(() if source.mariadb else ((source, "source"),))):
+        for variable in ("read_only", "super_read_only"):
+            if server.variables.get(variable, "OFF").upper() not in ("OFF", "0"):
+                yield _one("read-only", server, "stop", f"{variable} is set on the {side}",
+                           f"SET GLOBAL {variable} = OFF, on the primary")
+                break
     if source.variables.get("server_id") == target.variables.get("server_id"):
         yield _one("same-id", target, "warning", "both servers have the same server_id",
                    "Give each one of its own, or neither can replicate from the other")

@@ -1,8 +1,8 @@
 """How one table's rows are asked for: as SQL literals, as hashes, by key.
 
 The server itself writes a row as ``(1, 'a', NULL)``. The text is exact (FLOAT through DOUBLE, bytes
-as they are), goes into the other server's INSERT unread, and its MD5 proves two rows equal: NULL and
-'NULL', '' and NULL, differ in it.
+as they are), goes into the other server's INSERT unread, and its SHA-256 proves two rows equal: NULL and
+'NULL', '' and NULL, differ in it. (MySQL 9 has no MD5 of its own any more.)
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ class TableRows:
         ]
         self.row = "CONCAT('(', " + ", ',', ".join(literals) + ", ')')"
         """The row as SQL literals."""
-        self.hash = f"CAST(CONV(LEFT(MD5({self.row}), 16), 16, 10) AS UNSIGNED)"
-        """64 bits of the row."""
-        self.summary = f"COUNT(*), COALESCE(BIT_XOR({self.hash}), 0)"
-        """Of many rows: their number, and all hashes in one."""
+        self.hash = f"CAST(CONV(LEFT(SHA2({self.row}, 256), 15), 16, 10) AS UNSIGNED)"
+        """60 bits of the row: with 64, MySQL 5.7 may take a number for a signed one, and cut any two of them
+        to the same."""
+        self.summary = f"COUNT(*), BIT_XOR({self.hash})"
+        """Of many rows: their number, and all hashes in one; 0 of none."""
         into = f"INTO {name(table.name)} ({columns([c.name for c in moved])}) VALUES "
         self.insert = _bytes(f"INSERT {into}")
         # Not INSERT IGNORE, which turns values that don't fit into others, with a warning.
@@ -156,8 +157,14 @@ def _field(table: str, column: Column) -> str:
     if column.type in _DATES:
         return f"IFNULL({c}, 'NULL')"
     if column.type in _BINARY:
-        return f"QUOTE({c})"
+        return _bytes_quoted(c)
     return _literal(table, column)
+
+
+def _bytes_quoted(c: str) -> str:
+    # Newer MySQLs quote text only, and refuse bytes that are none. As latin1 any byte is a character, and
+    # comes back as the same byte.
+    return f"CAST(CONVERT(QUOTE(CONVERT({c} USING latin1)) USING latin1) AS BINARY)"
 
 
 def _literal(table: str, column: Column) -> str:
@@ -166,13 +173,14 @@ def _literal(table: str, column: Column) -> str:
         return f"IFNULL({c}, 'NULL')"
     if column.type == "float":
         # As text a FLOAT has six digits; as DOUBLE all that it takes to get the same FLOAT back.
-        return f"IFNULL(CAST({c} AS DOUBLE), 'NULL')"
+        # (CAST knows DOUBLE from MySQL 8.0.17 on only; the sign of -0 survives a multiplication.)
+        return f"IFNULL({c} * 1e0, 'NULL')"
     if column.type in _TEXT:
         if column.charset not in _UTF8 or column.type in ("enum", "set", "json"):
             c = f"CONVERT({c} USING utf8mb4)"
         return f"QUOTE(CAST({c} AS BINARY))"
     if column.type in _BINARY:
-        return f"IF({c} IS NULL, 'NULL', CONCAT('_binary', QUOTE({c})))"
+        return f"IF({c} IS NULL, 'NULL', CONCAT('_binary', {_bytes_quoted(c)}))"
     if column.type in _QUOTED:
         return f"QUOTE({c})"
     if column.type == "bit":

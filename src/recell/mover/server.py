@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recell.adapters.mysql.session import Session, status_statement
+from recell.adapters.mysql.session import Session, release, status_statement
 from recell.adapters.mysql.sql import name
 from recell.errors import Denied, RecellError, StepFailed
 from recell.model.scope import Schema
@@ -23,7 +23,7 @@ _VARIABLES = frozenset((
     "sql_mode", "lower_case_table_names", "max_allowed_packet", "read_only", "super_read_only",
     "event_scheduler", "datadir", "tmpdir", "innodb_page_size", "wsrep_on", "wsrep_max_ws_rows",
     "wsrep_gtid_mode", "character_set_server", "have_ssl", "rpl_semi_sync_master_enabled",
-    "require_secure_transport",
+    "require_secure_transport", "binlog_order_commits", "group_replication_group_name", "version_comment",
 ))
 _STATUS = frozenset((
     "wsrep_cluster_size", "wsrep_local_state_comment", "wsrep_incoming_addresses", "wsrep_ready",
@@ -65,7 +65,7 @@ class Server:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        return tuple(int(p) for p in self.version.split("-")[0].split(".")[:3] if p.isdigit())
+        return release(self.version)
 
     @property
     def galera(self) -> bool:

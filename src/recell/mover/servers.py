@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from recell.adapters.mysql.session import Session as Connection
+from recell.adapters.mysql.session import release
 from recell.adapters.mysql.sql import name
-from recell.errors import Denied, Unsupported
+from recell.errors import Denied
 from recell.model.moving import Login, Session
 from recell.mover.shut import Grant, Grants, reopen
 
@@ -22,10 +23,24 @@ def has_account(root: Connection, user: str) -> bool:
     return bool(account_hosts(root, user))
 
 
-def make_account(root: Connection, login: Login, hosts: Sequence[str]) -> None:
-    """Those that are missing. One that is there keeps its password."""
+def make_account(root: Connection, login: Login, hosts: Sequence[str], plugin: str = "") -> None:
+    """Those that are missing. One that is there keeps its password. ``plugin``: MySQL's word for how it logs
+    in; empty for the server's own choice."""
+    how = f"IDENTIFIED WITH {name(plugin)} BY %s" if plugin else "IDENTIFIED BY %s"
     for host in hosts:
-        root.execute("CREATE USER IF NOT EXISTS %s@%s IDENTIFIED BY %s", (login.user, host, login.password))
+        root.execute(f"CREATE USER IF NOT EXISTS %s@%s {how}", (login.user, host, login.password))
+
+
+def login_plugin(model: Connection, root: Connection, user: str) -> str:
+    """How a user's accounts log in on MySQL's server ``model``, where the other one knows it too: what they
+    come with may know no other way. Empty: as the other server likes it."""
+    if model.mariadb or root.mariadb:
+        return ""
+    (plugin, *others) = {str(row[0]) for row in model.query(
+        "SELECT plugin FROM mysql.user WHERE User = %s", (user,))} or {""}
+    known = root.query("SELECT 1 FROM information_schema.PLUGINS WHERE PLUGIN_NAME = %s"
+                       " AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_TYPE = 'AUTHENTICATION'", (plugin,))
+    return plugin if known and not others else ""
 
 
 def drop_account(root: Connection, user: str) -> None:
@@ -49,15 +64,21 @@ def take_rights(root: Connection, user: str, database: str) -> None:
 
 def grant_mover(root: Connection, user: str, hosts: Sequence[str], database: str) -> None:
     """All jobs' rights at once (docs/grants.md)."""
-    if "mariadb" not in root.version.lower():
-        raise Unsupported(f"{root.endpoint.where} is MySQL ({root.version})",
-                          "recell moves databases between MariaDB servers")
+    everywhere = ", ".join(("PROCESS", "REPLICATION SLAVE", *_others(root)))
     pattern = name(_pattern(database))
     for host in hosts:
         root.execute(f"GRANT ALL ON {pattern}.* TO %s@%s WITH GRANT OPTION", (user, host))
         root.execute("GRANT SELECT ON mysql.* TO %s@%s", (user, host))
-        root.execute("GRANT PROCESS, CONNECTION ADMIN, REPLICATION SLAVE, BINLOG MONITOR ON *.* TO %s@%s",
-                     (user, host))
+        root.execute(f"GRANT {everywhere} ON *.* TO %s@%s", (user, host))
+
+
+def _others(root: Connection) -> tuple[str, ...]:
+    """To end others' sessions and to ask where the binlog ends, as this server calls it."""
+    if root.mariadb:
+        return "CONNECTION ADMIN", "BINLOG MONITOR"
+    if release(root.version) >= (8,):
+        return "CONNECTION_ADMIN", "XA_RECOVER_ADMIN", "REPLICATION CLIENT"
+    return "SUPER", "REPLICATION CLIENT"
 
 
 def grant_reader(root: Connection, user: str, hosts: Sequence[str], database: str) -> None:

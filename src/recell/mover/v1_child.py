@@ -95,6 +95,12 @@ def troubles(child: Session, api: Session, conversion: Conversion) -> Iterator[V
             "Add an empty cell: delete them first",
         )  # fmt: skip
     for session, end in ((child, conversion.old), (api, conversion.new)):
+        if not session.mariadb:
+            yield Violation(
+                f"v1-child:mysql:{end.name}", "stop", end.where,
+                f"this is MySQL ({session.version}), on which no cells v1 have been made",
+                "Leave this cell where it is",
+            )  # fmt: skip
         known = {str(n) for (n,) in session.query("SELECT name FROM cells WHERE deleted = 0")}
         wrong = sorted(known if end == conversion.old else known & {conversion.old.name})
         if wrong:

@@ -49,6 +49,7 @@ def troubles(
             "recell follows the changes of single servers; replicas may follow",
         )  # fmt: skip
         return
+    yield from preflight.mariadb_alone((source, target), "no conversion of cells v1 has been run")
     estimate = sum(t.rows for t in schema.tables) / ROWS_PER_S * 3
     same = identity(old) == identity(new)
     for found in preflight.find(source, target, scope, estimate):

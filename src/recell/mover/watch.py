@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import Busy, Lost, Session
+from recell.adapters.mysql.session import Busy, Lost, Session, release
 from recell.errors import RecellError
 from recell.mover.journal import Journal
 from recell.mover.throttle import Throttle
@@ -101,5 +101,4 @@ def replica_statement(version: str) -> str:
     """MariaDB tells of one connection only unless asked for all; MySQL 8.4 has the new name only."""
     if "mariadb" in version.lower():
         return "SHOW ALL SLAVES STATUS"
-    numbers = tuple(int(p) for p in version.split("-")[0].split(".")[:3] if p.isdigit())
-    return "SHOW REPLICA STATUS" if numbers >= (8, 0, 22) else "SHOW SLAVE STATUS"
+    return "SHOW REPLICA STATUS" if release(version) >= (8, 0, 22) else "SHOW SLAVE STATUS"

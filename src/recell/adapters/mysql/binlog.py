@@ -1,12 +1,13 @@
 """A replica that reads only keys: the binlog's row events, reduced to a few columns of each row.
 
-Written for MariaDB 10.5 to 11 and MySQL 8 (MySQL's compressed transactions and partial JSON updates
-are refused). A position is told only between transactions: newer MariaDBs write none inside.
+Written for MariaDB 10.5 to 11 and MySQL 5.7 and newer (MySQL's compressed transactions and partial JSON
+updates are refused). A position is told only between transactions: newer MariaDBs write none inside.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from recell.adapters.mysql.session import Lost, Session, packets, translated
 from recell.errors import Locked, RecellError, Unknowable, Unsupported
 
 __all__ = ["BinlogLost", "BinlogReader", "Commit", "Died", "Event", "Idle", "Rows", "SchemaChanged",
-           "Statement", "Torn", "Wanted"]
+           "Statement", "Torn", "Wanted", "file_begun"]
 
 Operation = Literal["insert", "update", "delete"]
 
@@ -40,7 +41,12 @@ _REFUSED = {
     39: "partial JSON updates (binlog_row_value_options)",
     40: "compressed transactions (binlog_transaction_compression)",
 }
-_DUMP, _REGISTER = 0x12, 0x15
+_MYSQL_GTIDS = frozenset({33, 34, 42})
+"""With a number, without one, with a tag: each begins a transaction."""
+_PASSED = frozenset({5, 9, 11, 13, 14, 17, 28, 29, 36, 37, 160, 164})
+"""What belongs to statements' text, or tells of the log itself: no row is in it."""
+_IGNORABLE = 0x80
+_DUMP, _REGISTER, _NON_BLOCK = 0x12, 0x15, 1
 _ERROR_READING, _SAME_ID = 1236, 4052
 _TORN = "truncated in the middle of event"
 _BOUNDARY = re.compile(
@@ -80,7 +86,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Commit:
-    """A transaction ended. ``gtid`` is empty where there is none; ``at``: the server's Unix time."""
+    """A transaction ended. ``gtid``: MariaDB's, of MySQL what tells its file from another one of this name
+    (:func:`file_begun`); ``at``: the server's Unix time."""
 
     position: Position
     gtid: str
@@ -98,9 +105,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Idle:
-    """Nothing new for a moment. ``position``: all before it was told."""
+    """Nothing new for a moment. ``position``: all before it was told; ``gtid``: as of a Commit."""
 
     position: Position
+    gtid: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,13 +197,7 @@ class BinlogReader:
 
     def _register(self, position: Position, server_id: int, heartbeat_s: float) -> int:
         session = self._session
-        checksum = session.query("SELECT @@GLOBAL.binlog_checksum")[0][0]
-        # 'NONE' is not honoured for what is in files already: the checksum is announced, and cut off.
-        session.execute(
-            "SET @master_binlog_checksum = %s, @source_binlog_checksum = %s, @mariadb_slave_capability = 4,"
-            " @master_heartbeat_period = %s, @source_heartbeat_period = %s",
-            (checksum, checksum, int(heartbeat_s * 1e9), int(heartbeat_s * 1e9)),
-        )
+        checksum = _announce(session, heartbeat_s)
         connection = session.connection
         name = b"recell"
         connection._execute_command(
@@ -274,9 +276,7 @@ class BinlogReader:
             server = struct.unpack_from("<I", packet, 6)[0]
             self._gtid = f"{domain}-{server}-{number}"
             self._begun()
-        elif kind == 33:  # MySQL's GTID
-            number = struct.unpack_from("<Q", packet, 20 + 17)[0]
-            self._gtid = f"{packet[21:37].hex()}:{number}"
+        elif kind in _MYSQL_GTIDS:
             self._begun()
         elif kind in (_QUERY, _QUERY_COMPRESSED, _LOAD):
             yield from self._statement(packet, kind, end, following, at)
@@ -294,16 +294,23 @@ class BinlogReader:
         elif kind in _HEARTBEATS or kind in _BETWEEN:
             if kind == _FORMAT:
                 self._crc = 4 if packet[-5] == 1 else 0
+                if not self._session.mariadb:
+                    self._gtid = _begun(self._file, at)
             if not self._open:
                 # The head of a new file, or what other replicas' events took: nothing of it matters.
                 self._offset = max(self._offset, following)
-                yield Idle(self.position)
+                yield Idle(self.position, "" if self._session.mariadb else self._gtid)
         elif kind == _INCIDENT:
             raise BinlogLost(f"{self._endpoint.where} has lost events of its own binlog (an incident after"
                              f" {self.position})", "Start the move anew")
         elif kind in _REFUSED:
             raise Unsupported(f"{self._endpoint.where} writes {_REFUSED[kind]} to its binlog",
                               "Switch that off at the server and start the move anew")
+        elif kind not in _PASSED and not flags & _IGNORABLE:
+            # It may have rows.
+            raise Unsupported(f"{self._endpoint.where} writes events of kind {kind} to its binlog, which"
+                              f" recell does not know (seen after {self.position})",
+                              "Report this with the server's version")
 
     def _begun(self) -> None:
         self._open, self._written, self._skipping, self._told = True, False, False, False
@@ -403,6 +410,48 @@ class BinlogReader:
             image, at = decode(packet, at)
             images.append((None, image) if inserted else (image, None))
         return Rows(table, "insert" if inserted else "delete", images)
+
+
+def file_begun(endpoint: Endpoint, file: str) -> str:
+    """What tells a binlog's file of MySQL's from another one of this name: when it was begun.
+
+    :raises BinlogLost: there is no such file any more. :raises Lost, Busy: as a session does.
+    """
+    session = Session(endpoint, timeout=15.0)
+    try:
+        _announce(session, 1.0)
+        number = 0x40000000 + secrets.randbelow(0x3FFFFFFF)
+        connection = session.connection
+        connection._execute_command(_DUMP, struct.pack("<IHI", 4, _NON_BLOCK, number) + file.encode())
+        for packet in packets(connection):
+            if packet[0] == 0xFF:
+                raise BinlogLost(f"{endpoint.where} has no {file} any more",
+                                 "Start the move anew, and let the server keep its binlog for longer")
+            at, kind = struct.unpack_from("<IB", packet, 1)
+            if kind == _FORMAT:
+                return _begun(file, at)
+        raise Lost("the server ended the binlog's stream")
+    except (pymysql.Error, OSError) as error:
+        raise translated(error, endpoint) from None
+    finally:
+        session.interrupt()
+        session.close()
+
+
+def _begun(file: str, at: int) -> str:
+    return f"{file} of {at}"
+
+
+def _announce(session: Session, heartbeat_s: float) -> str:
+    """A replica's words to the server before it asks for the binlog. The checksum's name."""
+    checksum = str(session.query("SELECT @@GLOBAL.binlog_checksum")[0][0])
+    # 'NONE' is not honoured for what is in files already: the checksum is announced, and cut off.
+    session.execute(
+        "SET @master_binlog_checksum = %s, @source_binlog_checksum = %s, @mariadb_slave_capability = 4,"
+        " @master_heartbeat_period = %s, @source_heartbeat_period = %s",
+        (checksum, checksum, int(heartbeat_s * 1e9), int(heartbeat_s * 1e9)),
+    )
+    return checksum
 
 
 def _inflated(data: bytes, at: int, end: int) -> bytes:

@@ -13,7 +13,8 @@ class Endpoint:
     """One database on one server.
 
     ``ca``: a file of certificates; with it the session is encrypted and the server's name checked.
-    ``unix_socket``: used instead of host and port when given; ``host`` is then only a name.
+    ``unix_socket``: used instead of host and port when given; ``host`` is then only a name. ``forwarded``: it
+    leads to a TCP port of the server's, which doesn't take it for its own socket.
     ``server``: what told the server from others (:meth:`Session.identity`); no session is made with another
     one. Behind a virtual address or a proxy each connection may lead elsewhere.
     """
@@ -26,6 +27,7 @@ class Endpoint:
     ca: str = ""
     unix_socket: str = ""
     server: tuple[tuple[str, str], ...] = ()
+    forwarded: bool = False
 
     @property
     def where(self) -> str:

@@ -18,8 +18,8 @@ from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.errors import Denied, RecellError, StepFailed, Unknowable, Unreachable, Unsupported
 
-__all__ = ["COM_QUERY", "SNAPSHOT", "Busy", "Fields", "Lost", "NoLoads", "ServerReplaced", "Session",
-           "Sessions", "changed", "packets", "result", "status_statement", "translated"]
+__all__ = ["COM_QUERY", "SEEN", "Busy", "Fields", "Lost", "NoLoads", "ServerReplaced", "Session",
+           "Sessions", "changed", "packets", "release", "result", "status_statement", "translated"]
 
 # Non-strict modes turn 4-byte characters into "?" and cut long values; NO_ZERO_DATE, which oslo sets,
 # refuses dates that old rows have; without NO_AUTO_VALUE_ON_ZERO the id 0 becomes another.
@@ -34,7 +34,7 @@ _DENIED = frozenset({
 _LOST = frozenset({
     0, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_CONN_HOST_ERROR, CR.CR_CONNECTION_ERROR,
     2055, ER.SERVER_SHUTDOWN, ER.NEW_ABORTING_CONNECTION, ER.ABORTING_CONNECTION, 1927, 1077,
-    ER.CON_COUNT_ERROR,
+    ER.CON_COUNT_ERROR, 4031,  # MySQL's word to a session that was idle for too long
 })
 # 1180: Galera's certification. 1317: somebody ended this statement (KILL QUERY).
 _BUSY = frozenset({ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, 1180, 1020, 1317})
@@ -45,8 +45,10 @@ _NULL = 251
 COM_QUERY = 0x03
 _LONGEST = 0xFFFFFF
 _BUFFER = 1 << 18
-SNAPSHOT = (b"START TRANSACTION WITH CONSISTENT SNAPSHOT", b"SHOW STATUS LIKE 'binlog\\_snapshot\\_%'")
-"""Begins a transaction, and asks for the binlog's position that it sees."""
+SEEN = "recell_mover_seen"
+"""A table of one row, in databases of servers that don't tell a snapshot's position."""
+_BEGIN = b"START TRANSACTION WITH CONSISTENT SNAPSHOT"
+_WHERE = b"SHOW STATUS LIKE 'binlog\\_snapshot\\_%'"
 
 Fields = tuple[bytes | None, ...]
 """A row as the server sends it: undecoded."""
@@ -87,7 +89,8 @@ class Session:
             tls = endpoint.tls()
             self._connection = pymysql.connect(
                 host=endpoint.host, port=endpoint.port, user=endpoint.user, password=endpoint.password,
-                unix_socket=endpoint.unix_socket or None, database=endpoint.database, charset="utf8mb4",
+                unix_socket=None if endpoint.forwarded else endpoint.unix_socket or None,
+                database=endpoint.database, charset="utf8mb4",
                 ssl=tls, ssl_disabled=tls is None, connect_timeout=_CONNECT_TIMEOUT, read_timeout=timeout,
                 write_timeout=timeout, autocommit=False, defer_connect=True,
                 # The flag alone: PyMySQL goes on refusing to read a file for a server that asks for one.
@@ -95,7 +98,7 @@ class Session:
             )
             if tls is None and not endpoint.unix_socket:
                 _encrypt_if_offered(self._connection)
-            self._connection.connect()
+            self._connection.connect(_through(endpoint) if endpoint.forwarded else None)
         except (pymysql.Error, OSError) as error:
             self.fail(error)
         _read_much(self._connection)
@@ -103,12 +106,20 @@ class Session:
         # What MariaDB says first, for the sake of old replicas.
         self.version = version.removeprefix("5.5.5-")
         self.mariadb = "mariadb" in self.version.lower()
-        # A server may end whatever takes long; comparing a table does.
-        self.execute(_SESSION + (", max_statement_time = 0" if self.mariadb else ""))
+        self.execute(_SESSION + self._more_settings())
         # By statement: the variable has another name in every other version.
         self.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         if endpoint.server:
             self._prove_server(dict(endpoint.server))
+
+    def _more_settings(self) -> str:
+        # A server may end whatever takes long; comparing a table does.
+        if self.mariadb:
+            return ", max_statement_time = 0"
+        numbers = release(self.version)
+        limit = ", max_execution_time = 0" if numbers >= (5, 7, 8) else ""
+        # MySQL 8 shows tables' sizes and next numbers as old as a day otherwise.
+        return limit + (", information_schema_stats_expiry = 0" if numbers >= (8,) else "")
 
     @property
     def connection(self) -> Any:
@@ -228,18 +239,54 @@ class Session:
 
     # -- what a server tells of its binlog -------------------------------------------------------
 
+    @property
+    def tells_snapshots(self) -> bool:
+        """Whether the server says which position of its binlog a snapshot is of; others need SEEN."""
+        return self.mariadb
+
     def snapshot(self) -> Position:
-        """Begin a transaction that sees exactly what the binlog holds up to the position returned.
+        """Begin a transaction that sees all that the binlog holds before the position returned, or more.
 
         The binlog has a transaction before InnoDB shows it; a reader that re-reads rows by keys out of
-        the binlog must not see the world before them. MariaDB tells the position of a snapshot.
-        """
-        begin, where = SNAPSHOT
-        self.send(begin)
-        return self.snapshot_position(list(self._rows(where)))
+        the binlog must not see the world before them.
 
-    def snapshot_position(self, answer: Sequence[Fields]) -> Position:
-        """What the second statement of SNAPSHOT answered, right after the first."""
+        MariaDB tells the position of a snapshot. MySQL doesn't, but it shows transactions in the order in
+        which its binlog has them: once a transaction of ours has ended, all that the binlog had before it
+        is shown. So SEEN is written between the question for the position and the snapshot.
+        """
+        return self.snapshot_position([list(self._rows(s)) for s in self.snapshot_statements()])
+
+    def snapshot_statements(self) -> tuple[bytes, ...]:
+        """What :meth:`snapshot` does. Their answers are for :meth:`snapshot_position`."""
+        if self.tells_snapshots:
+            return _BEGIN, _WHERE
+        return (
+            status_statement(self.version).encode(), b"SHOW GLOBAL VARIABLES LIKE 'binlog\\_order\\_commits'",
+            b"UPDATE " + SEEN.encode() + b" SET written = written + 1 WHERE id = 1", b"SELECT ROW_COUNT()",
+            b"COMMIT", _BEGIN,
+        )
+
+    def snapshot_position(self, answers: Sequence[Sequence[Fields]]) -> Position:
+        """:raises Unsupported: the server can't tell, or doesn't keep the order."""
+        return self._told_position(answers[1]) if self.tells_snapshots else self._seen_position(answers)
+
+    def _seen_position(self, answers: Sequence[Sequence[Fields]]) -> Position:
+        if not answers[0]:
+            raise self._no_binlog()
+        if any(value != b"ON" for _, value in answers[1]):
+            raise Unsupported(f"{self.endpoint.where} shows transactions in another order than its binary log"
+                              " has them", "SET GLOBAL binlog_order_commits = ON there")
+        if answers[3] != [(b"1",)]:
+            raise StepFailed(f"{SEEN} of {self.endpoint.where} has no row",
+                             "Drop this table, which is recell's, and start the move anew")
+        file, offset = answers[0][0][:2]
+        return Position((file or b"").decode(), int(offset or 0))
+
+    def consistent(self) -> None:
+        """Begin a transaction that sees one state of all tables, whatever the binlog's position."""
+        self.send(_BEGIN)
+
+    def _told_position(self, answer: Sequence[Fields]) -> Position:
         rows = {(k or b"").decode().lower(): (v or b"").decode() for k, v in answer}
         file = rows.get("binlog_snapshot_file", "")
         if not file:
@@ -253,9 +300,12 @@ class Session:
         """Where the binlog ends now. :raises Unsupported: there is none."""
         rows = self.query(status_statement(self.version))
         if not rows:
-            raise Unsupported(f"{self.endpoint.where} has no binary log",
-                              "Set log_bin and binlog_format=ROW there and restart it")
+            raise self._no_binlog()
         return Position(str(rows[0][0]), int(rows[0][1]))
+
+    def _no_binlog(self) -> Unsupported:
+        return Unsupported(f"{self.endpoint.where} has no binary log",
+                           "Set log_bin and binlog_format=ROW there and restart it")
 
     def binlogs(self) -> dict[str, int]:
         """The binlog's files that are still there, and their sizes in bytes."""
@@ -297,10 +347,14 @@ def changed(known: dict[str, str], now: dict[str, str]) -> str:
                      if known[k] != now[k])
 
 
+def release(version: str) -> tuple[int, ...]:
+    """Of ``8.0.36-28`` or ``10.11.19-MariaDB``: its first numbers, to be compared."""
+    return tuple(int(p) for p in version.split("-")[0].split(".")[:3] if p.isdigit())
+
+
 def status_statement(version: str) -> str:
     """What asks a server of this version where its binlog ends. MySQL 8.4 knows the old name no more."""
-    numbers = tuple(int(p) for p in version.split("-")[0].split(".")[:2] if p.isdigit())
-    new = "mariadb" not in version.lower() and numbers >= (8, 2)
+    new = "mariadb" not in version.lower() and release(version) >= (8, 2)
     return "SHOW BINARY LOG STATUS" if new else "SHOW MASTER STATUS"
 
 
@@ -421,6 +475,19 @@ def _length(packet: bytes, at: int) -> tuple[int, int]:
         return size, at + 1
     span = (2, 3, 8)[size - 252]
     return int.from_bytes(packet[at + 1:at + 1 + span], "little"), at + 1 + span
+
+
+def _through(endpoint: Endpoint) -> socket.socket:
+    """For a socket that it opened itself PyMySQL would send some passwords in clear, and the server, to which
+    they come by TCP, would take them for something else."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        client.settimeout(_CONNECT_TIMEOUT)
+        client.connect(endpoint.unix_socket)
+    except BaseException:
+        client.close()
+        raise
+    return client
 
 
 @cache

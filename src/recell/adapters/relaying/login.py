@@ -1,6 +1,8 @@
 """Log in to a database server for a client that has logged in to another one."""
 
+import base64
 import hashlib
+import os
 from typing import List, Optional, Tuple
 
 from . import wire
@@ -61,6 +63,66 @@ def native(password: bytes, scramble: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(once, mixed))
 
 
+def _xor(one: bytes, two: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(one, two))
+
+
+def caching_sha2(password: bytes, scramble: bytes) -> bytes:
+    """caching_sha2_password's answer, for a server that remembers the account."""
+    if not password:
+        return b""
+    once = hashlib.sha256(password).digest()
+    twice = hashlib.sha256(hashlib.sha256(once).digest() + scramble[:20]).digest()
+    return _xor(once, twice)
+
+
+def _der(data: bytes, at: int) -> Tuple[int, int]:
+    """Where the content of the element at ``at`` begins and ends."""
+    size, at = data[at + 1], at + 2
+    if size & 0x80:
+        size, at = int.from_bytes(data[at:at + (size & 0x7F)], "big"), at + (size & 0x7F)
+    return at, at + size
+
+
+def public_key(pem: bytes) -> Tuple[int, int]:
+    """An RSA key's modulus and exponent. :raises wire.Broken: it is none."""
+    try:
+        lines = [line for line in pem.strip().splitlines() if not line.startswith(b"--")]
+        data = base64.b64decode(b"".join(lines))
+        inside = _der(data, 0)[0]  # the algorithm, then a string of bits that begins with how many are unused
+        key = _der(data, _der(data, _der(data, inside)[1])[0] + 1)[0]
+        modulus = _der(data, key)
+        exponent = _der(data, modulus[1])
+        found = tuple(int.from_bytes(data[a:b], "big") for a, b in (modulus, exponent))
+    except (ValueError, IndexError):
+        raise wire.Broken("its public key can't be read") from None
+    if found[0].bit_length() < 1024 or not found[1]:
+        raise wire.Broken("its public key can't be read")
+    return found[0], found[1]
+
+
+def _mask(seed: bytes, size: int) -> bytes:
+    out = b""
+    while len(out) < size:
+        out += hashlib.sha1(seed + (len(out) // 20).to_bytes(4, "big")).digest()  # noqa: S324 -- OAEP's own
+    return out[:size]
+
+
+def sealed(password: bytes, scramble: bytes, pem: bytes) -> bytes:
+    """The password for a server that doesn't remember the account: RSA with OAEP, by the server's own key."""
+    modulus, exponent = public_key(pem)
+    size = (modulus.bit_length() + 7) // 8
+    clear = password + b"\0"
+    clear = _xor(clear, scramble[:20] * (len(clear) // 20 + 1))
+    if len(clear) > size - 42:
+        raise wire.Broken("the password is too long for its public key")
+    seed, name = os.urandom(20), hashlib.sha1(b"").digest()  # noqa: S324
+    block = name + b"\0" * (size - 42 - len(clear)) + b"\1" + clear
+    block = _xor(block, _mask(seed, len(block)))
+    number = int.from_bytes(_xor(seed, _mask(block, 20)) + block, "big")
+    return pow(number, exponent, modulus).to_bytes(size, "big")
+
+
 class Login:
     """The client's side of a login, fed with what the server sends; does no I/O.
 
@@ -71,9 +133,10 @@ class Login:
         self.greeting: Optional[wire.Greeting] = None
         self.status = wire.AUTOCOMMIT
         self._hello, self._password = hello, password
+        self._scramble = b""
 
     def answer(self, sequence: int, payload: bytes) -> Optional[bytes]:
-        """What to send for a packet of the server's; None: logged in.
+        """What to send for a packet of the server's, perhaps nothing; None: logged in.
 
         :raises wire.Broken: refused, or a way to log in that the relay doesn't know; no secrets in it.
         """
@@ -94,6 +157,8 @@ class Login:
         if payload[:1] == b"\xfe" and len(payload) > 1:
             plugin, _, data = payload[1:].partition(b"\0")
             return wire.packet(sequence + 1, self._proof(plugin, data))
+        if payload[:1] == b"\1" and self._scramble:
+            return self._more(sequence, payload[1:])
         raise wire.Broken("it asks for a way to log in that the relay doesn't know")
 
     def _proof(self, plugin: bytes, data: bytes) -> bytes:
@@ -101,5 +166,16 @@ class Login:
             return native(self._password, data.rstrip(b"\0"))
         if plugin == b"client_ed25519":
             return ed25519(self._password, data[:32])
+        if plugin == b"caching_sha2_password":
+            self._scramble = data.rstrip(b"\0")
+            return caching_sha2(self._password, self._scramble)
         name = plugin.decode("ascii", "replace")
         raise wire.Broken("the account logs in by {}, which the relay doesn't know".format(name))
+
+    def _more(self, sequence: int, data: bytes) -> bytes:
+        """In the middle of caching_sha2_password: it remembers the account, wants to, or shows its key."""
+        if data == b"\3":
+            return b""
+        if data == b"\4":
+            return wire.packet(sequence + 1, b"\2")  # its key, please
+        return wire.packet(sequence + 1, sealed(self._password, self._scramble, data))

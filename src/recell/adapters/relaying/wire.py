@@ -16,12 +16,13 @@ CONNECT_ATTRS = 1 << 20
 LENENC_AUTH = 1 << 21
 SESSION_TRACK = 1 << 23
 DEPRECATE_EOF = 1 << 24
+OPTIONAL_METADATA = 1 << 25
 ZSTD = 1 << 26
 QUERY_ATTRIBUTES = 1 << 27
 PROGRESS_OLD = 1 << 29
 MYSQL = 1  # not set: MariaDB's own capabilities follow
 # What a relay can't carry, or does not follow: never offered, so no client asks for it.
-WITHHELD = COMPRESS | LOCAL_FILES | SSL | ZSTD | QUERY_ATTRIBUTES | PROGRESS_OLD
+WITHHELD = COMPRESS | LOCAL_FILES | SSL | OPTIONAL_METADATA | ZSTD | QUERY_ATTRIBUTES | PROGRESS_OLD
 # MariaDB's own: progress reports, COM_MULTI, metadata that is left out the second time.
 WITHHELD_MARIADB = 1 << 0 | 1 << 1 | 1 << 4
 # Shape what the server sends: another server must speak alike.
