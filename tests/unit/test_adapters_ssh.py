@@ -441,6 +441,22 @@ def test_forward(host: SshHost) -> None:
         assert not local.exists()
 
 
+def test_a_forward_that_nobody_uses_for_long_leads_there_still(
+    host: SshHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.close()
+    monkeypatch.setattr("recell.adapters.session.PERSIST_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as client:
+        local = host.forward("127.0.0.1", server.getsockname()[1])
+        time.sleep(4)
+        client.connect(str(local))
+        peer, _ = server.accept()
+        with peer:
+            peer.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+    host.close()
+
+
 def test_a_unix_socket_of_the_host_is_reached_as_its_user(host: SshHost, tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as server:

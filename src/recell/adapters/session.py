@@ -27,6 +27,8 @@ from recell.errors import Denied, RecellError, Unreachable, Unsupported
 from recell.model.deployment import Address
 
 CONNECT_TIMEOUT = 10
+PERSIST_S = 60
+"""How long a connection that nobody uses outlives a recell that was killed."""
 _START_TIMEOUT = 30.0
 _GRACE = 20.0
 """Seconds beyond a request's own limit after which a silent session counts as dead."""
@@ -130,7 +132,7 @@ class Master:
             # The background master keeps its stderr open: a pipe would never end.
             with tempfile.TemporaryFile() as stderr:
                 argv = ["ssh", *self._options(), "-o", "ControlMaster=yes",
-                        "-o", "ControlPersist=60", "-f", "-N", "--", self.address.host]
+                        "-o", f"ControlPersist={PERSIST_S}", "-f", "-N", "--", self.address.host]
                 try:
                     done = subprocess.run(
                         argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,

@@ -206,6 +206,7 @@ class SshHost:
 
     def forward(self, host: str, port: int) -> Path:
         """A local unix socket that leads, from this host, to ``host:port``."""
+        self._connected()  # ssh takes no notice of forwards, and ends a connection without a session
         return self._master.forward(host, port)
 
     def unforward(self, local: Path, host: str, port: int) -> None:
@@ -213,6 +214,7 @@ class SshHost:
 
     def forward_socket(self, path: str) -> Path:
         """A local unix socket that leads to this host's unix socket ``path``."""
+        self._connected()
         return self._master.forward_socket(path)
 
     def unforward_socket(self, local: Path, path: str) -> None:
