@@ -47,6 +47,7 @@ def plan_tree(deployment: Deployment, layout: TreeLayout, made_at: float) -> Pla
         changes=(
             ExpectedChange(facts.child.name, "services", "*", "what belongs to cells v1 reports no longer"),
             ExpectedChange("cell0", "*", "*", "builds that no cell took are answered for there"),
+            ExpectedChange("cell0", "services", "*", "the API level's services report there"),
             ExpectedChange(facts.api.name, "*", "*", "nobody keeps the API cell's database any more"),
         ),
         remarks=_remarks(facts),
