@@ -62,8 +62,8 @@ class FakeNova:
     def _database(self) -> sqlite3.Connection:
         connection = sqlite3.connect(":memory:")
         connection.row_factory = sqlite3.Row
-        connection.create_function("MD5", 1, lambda v: None if v is None else hashlib.md5(
-            str(v).encode(), usedforsecurity=False).hexdigest())
+        connection.create_function("SHA2", 2, lambda v, bits: None if v is None else hashlib.new(
+            f"sha{bits}", str(v).encode()).hexdigest())
         connection.create_function("CONCAT_WS", -1, lambda sep, *v: sep.join(str(x) for x in v))
         connection.create_function("GREATEST", -1, max)
         connection.create_function("SECONDS", 1, lambda v: v and int(
