@@ -42,6 +42,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def connections_to(port: int) -> int:
+    """How many TCP connections of this machine go to this port of it."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[2].endswith(f":{port:04X}") and line.split()[3] == "01" for line in lines)
+
+
 def _me() -> tuple[str, str]:
     return pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
 

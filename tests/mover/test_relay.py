@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.mover.relays import (
     USER,
     Rig,
     Writers,
+    connections_to,
     free_port,
     one,
     ready,
@@ -102,6 +105,27 @@ def test_writers_notice_nothing_and_nothing_is_lost(rig: Rig) -> None:
         assert server.sql("SELECT 1 FROM done GROUP BY who, number HAVING COUNT(*) <> 3") == []
     state = state_of(rig)
     assert (state.closed, state.holds >= 4, state.errors) == (0, True, ())
+
+
+def test_a_client_that_leaves_while_a_hold_logs_it_in_elsewhere_is_no_obstacle(rig: Rig) -> None:
+    """The other side's server takes no login for a while, as a process that the kernel has set aside."""
+    leaving, staying = rig.connect(), rig.connect()
+    found: list[bool] = []
+    holding = threading.Thread(target=lambda: found.append(rig.relay.hold(20, 60).quiet))
+    server = int((rig.new.directory / "pid").read_text())
+    os.kill(server, signal.SIGSTOP)
+    try:
+        holding.start()
+        until(lambda: connections_to(rig.ports["new"]) == 2)
+        leaving.close()
+        until(lambda: state_of(rig).connections == 1)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    holding.join()
+    assert found == [True]
+    assert rig.relay.switch("new").carried == 1
+    rig.relay.release()
+    assert rig.where(staying) == 72
 
 
 def test_a_session_is_the_same_on_the_other_side(rig: Rig) -> None:

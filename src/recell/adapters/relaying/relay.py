@@ -230,7 +230,8 @@ class Relay:
                 try:
                     await self._spare(link, side)
                 except wire.Broken as error:
-                    refused.append(str(error))
+                    if link.phase == READY:  # else its client left meanwhile, and needs no other session
+                        refused.append(str(error))
                     return
                 try:
                     await self._replay(link, database=False)
