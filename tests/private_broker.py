@@ -23,19 +23,25 @@ _SHM = Path("/dev/shm")
 
 
 class PrivateBroker:
-    """Account guest, vhost /. ``plugins``: enabled from the beginning."""
+    """Account guest, vhost /. ``plugins``: enabled from the beginning. It becomes a member of ``mate``'s
+    cluster, or is one by itself."""
 
-    def __init__(self, *plugins: str) -> None:
+    def __init__(self, *plugins: str, mate: PrivateBroker | None = None) -> None:
         if not Path(_PROGRAM).exists():
             pytest.fail("RabbitMQ is missing: apt-get install rabbitmq-server")
         top = _SHM if os.access(_SHM, os.W_OK) else None
         self.directory = Path(tempfile.mkdtemp(prefix="recell-mq-", dir=top))
         self.port, distribution, mapper = free_ports(3)
         (self.directory / "plugins").write_text(f"[{','.join(plugins)}].\n")
+        if mate is not None:
+            mapper = mate.mapper
+            shutil.copy2(mate.directory / ".erlang.cookie", self.directory)
+        self.mapper: int = mapper
+        self.name = f"t{self.port}@localhost"
         self.environment = environment = os.environ | {
             "HOME": str(self.directory),
             "ERL_EPMD_PORT": str(mapper),
-            "RABBITMQ_NODENAME": f"t{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(distribution),
@@ -46,24 +52,32 @@ class PrivateBroker:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
-        self._mapper = subprocess.Popen(
-            ["epmd", "-port", str(mapper), "-address", "127.0.0.1"], env=environment
-        )
+        self._processes = []
+        if mate is None:
+            words = ["epmd", "-port", str(mapper), "-address", "127.0.0.1"]
+            self._processes.append(subprocess.Popen(words, env=environment))
         with (self.directory / "out").open("wb") as out:
-            self._process = subprocess.Popen(
-                [_PROGRAM], env=environment, stdout=out, stderr=out, start_new_session=True
+            node = subprocess.Popen(
+                [_PROGRAM], env=environment, cwd=self.directory, stdout=out, stderr=out,
+                start_new_session=True,
             )
+        self._processes.insert(0, node)
         until = time.monotonic() + 600
         while True:
             try:
                 self.connect().close()
-                return
+                break
             except Unreachable:
-                if self._process.poll() is not None or time.monotonic() > until:
+                if node.poll() is not None or time.monotonic() > until:
                     said = (self.directory / "out").read_text(errors="replace")[-2000:]
                     self.stop()
                     pytest.fail(f"RabbitMQ does not start: {said}")
                 time.sleep(0.3)
+        for words in [] if mate is None else [["stop_app"], ["join_cluster", mate.name], ["start_app"]]:
+            done = self.do(["rabbitmqctl", "-q", *words], 600)
+            if done.returncode != 0:
+                self.stop()
+                pytest.fail(f"{words[0]}: {done.stderr.decode(errors='replace')}")
 
     def connect(self, password: str = "", vhost: str = "/") -> Amqp:
         return Amqp(("127.0.0.1", self.port), "guest", password or "guest", vhost, "mq-test")
@@ -77,7 +91,7 @@ class PrivateBroker:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     def stop(self) -> None:
-        for process in (self._process, self._mapper):
+        for process in self._processes:
             process.terminate()
             process.wait(60)
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -79,6 +79,7 @@ class RabbitWorld(SimWorld):
         self.cuts = 0
         self.asks: dict[str, str] = {}  # unit's host -> the topic that has to answer before it serves
         self.waiting: dict[str, int] = {}  # messages that nobody has taken
+        self.restless: set[str] = set()  # queues of which something is unacknowledged at any moment
         self.traffic = Traffic()
         self.abreast = Abreast(self)
 
@@ -321,11 +322,17 @@ class SimRabbit:
         ends = json.loads(policy.definition).get("ha-params")
         for q in self.node.queues.values():
             if ends and q.kind == "classic" and re.search(policy.pattern, q.name):
-                q.leader, q.members = ends[0], tuple(ends)
+                if q.leader not in ends:
+                    if q.name not in self.world.restless:
+                        self.world._complain(f"the leader of {q.name} was dropped with messages under way")
+                    q.leader = ends[0]
+                q.members, q.policy = tuple(ends), policy.name
         self._point(f"policy {policy.name}")
 
     def clear_policy(self, vhost: str, name: str) -> None:
         self.node.policies.pop(name, None)
+        for q in self.node.queues.values():
+            q.policy = "" if q.policy == name else q.policy
         self._point(f"clear {name}")
 
     def move_quorum(self, queue: QueueHome, to: Sequence[str]) -> None:
@@ -336,6 +343,18 @@ class SimRabbit:
         self._point(f"transfer {q.name}")
         q.members = tuple(sorted(to))
         self._point(f"shrink {q.name}")
+
+    def hand_over(
+        self, queues: Sequence[tuple[QueueHome, Sequence[str]]], limit_s: float
+    ) -> tuple[QueueHome, ...]:
+        for told, nodes in queues:
+            q = self.node.queues[told.name]
+            if q.leader != self.node.name or not set(nodes) < set(q.members):
+                self.world._complain(f"{self.node.name} handed {q.name} over")
+            if q.name not in self.world.restless:
+                q.leader = nodes[0]
+                self._point(f"hand over {q.name}")
+        return tuple(told for told, _ in queues if told.name in self.world.restless)
 
     def purge(self, queues: Sequence[QueueHome]) -> None:
         if not self.node.wall and queues:

@@ -14,6 +14,7 @@ import pytest
 
 from recell.adapters.dry import DryWorld
 from recell.engine import Engine
+from recell.engine.run import Event
 from recell.errors import StepFailed, Unknowable, VerifyFailed
 from recell.journal import Journal
 from recell.model.deployment import Address, ConfigFile, Deployment, HostFacts
@@ -206,6 +207,17 @@ def test_there_and_back(desks: Any, kind: str) -> None:
     after = world.picture()
     assert world.complaints == [] and after["nodes"]["mq4"] == before["nodes"]["mq4"]
     assert after["files"] == before["files"] and after["nodes"]["mq1"][0] == before["nodes"]["mq1"][0]
+
+
+def test_a_queue_that_is_never_at_rest_is_moved_all_the_same_and_named(desks: Any) -> None:
+    world = build("classic")
+    world.restless = {"q-plugin"}
+    desk, told = desks(world), list[Event]()
+    desk.observer = told.append
+    desk.go("forward")
+    assert world.complaints == [] and set(world.nodes["mq4"].queues) == {"q-plugin"}
+    said = [e.text for e in told if (e.kind, e.step.id) == ("finished", "rabbitmq/rehome")]
+    assert said == ["every queue is at home; what was under way in q-plugin came again"]
 
 
 def test_undone_before_the_cut_it_is_as_before(desks: Any) -> None:
@@ -480,7 +492,7 @@ def test_a_mover_keeps_what_the_policy_says_and_names_exactly_its_queues() -> No
     import json
     import re
 
-    from recell.planning.queues import Sides, movers
+    from recell.planning.queues import Sides, heirs, movers
 
     sides = Sides(("a1", "a2", "a3"), ("b1", "b2", "b3"))
     ha = Policy("/", "ha-all", ".*", "queues", 3, '{"ha-mode": "all", "message-ttl": 60000}')
@@ -490,14 +502,25 @@ def test_a_mover_keeps_what_the_policy_says_and_names_exactly_its_queues() -> No
     said = json.loads(policy.definition)
     assert said == {
         "ha-mode": "nodes",
-        "ha-params": ["b1", "b2", "b3"],
+        "ha-params": ["a1", "b1", "b2", "b3"],
         "ha-sync-mode": "automatic",
         "message-ttl": 60000,
     }
     assert policy.priority > 3 and re.search(policy.pattern, "q.one")
     assert not re.search(policy.pattern, "q-one") and not re.search(policy.pattern, "q.one.host")
     plain = replace(mirrored, policy="", members=("a1",), synced=("a1",), takers=("b3",))
-    assert json.loads(movers([plain], [ha], sides)[0].definition)["ha-params"] == ["b3"]
+    assert json.loads(movers([plain], [ha], sides)[0].definition)["ha-params"] == ["a1", "b3"]
+    # Its leader goes last, when the others are those that are wanted, and hold everything.
+    both = ("a1", "b1", "b2", "b3")
+    waits = replace(mirrored, members=both, synced=("a1", "b1", "b2"), policy=policy.name)
+    assert movers([waits], [ha, policy], sides) == ()
+    assert heirs([waits], [ha, policy], sides) == ()
+    ready = replace(waits, synced=both)
+    assert movers([ready], [ha, policy], sides) == ()
+    assert heirs([ready, mirrored], [ha, policy], sides) == ((ready, ("b1", "b2", "b3")),)
+    for gone in (movers([replace(ready, leader="b1")], [ha, policy], sides),
+                 movers([ready], [ha, policy], sides, let_go={("/", "q.one")})):
+        assert [json.loads(p.definition)["ha-params"] for p in gone] == [["b1", "b2", "b3"]]
 
 
 def test_a_second_run_takes_no_name_of_the_first_and_keeps_the_number_of_copies() -> None:
@@ -508,7 +531,10 @@ def test_a_second_run_takes_no_name_of_the_first_and_keeps_the_number_of_copies(
     sides = Sides(("a1", "a2", "a3"), ("b1", "b2", "b3"))
     one = QueueHome("/", "q", "classic", "a1", ("a1",), ("a1",), takers=("b2",))
     (first,) = movers([one], [], sides)
-    again = replace(one, policy=first.name)
+    assert movers([replace(one, policy=first.name)], [first], sides, next_step([first])) == ()
+    again = replace(one, policy=first.name, leader="b2", members=("a1", "b2"))
     (second,) = movers([again], [first], sides, next_step([first]))
     assert second.name != first.name and second.priority > first.priority
-    assert len(json.loads(second.definition)["ha-params"]) == 1
+    assert json.loads(second.definition)["ha-params"] == ["b2"]
+
+

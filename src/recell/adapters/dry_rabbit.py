@@ -68,6 +68,13 @@ class DryRabbit:
     def move_quorum(self, queue: QueueHome, to: Sequence[str]) -> None:
         self._record.add(self.host, f"move {queue.name} to {', '.join(to)}")
 
+    def hand_over(
+        self, queues: Sequence[tuple[QueueHome, Sequence[str]]], limit_s: float
+    ) -> tuple[QueueHome, ...]:
+        for queue, nodes in queues:
+            self._record.add(self.host, f"hand {queue.name} over to {', '.join(nodes)}")
+        return ()
+
     def purge(self, queues: Sequence[QueueHome]) -> None:
         self._record.add(self.host, f"drop records of {len(queues)} queues")
 

@@ -20,6 +20,7 @@ from recell.adapters.ports import Finished, HostPort, RabbitNodePort
 from recell.adapters.rabbit_settings import SETTINGS
 from recell.errors import RecellError, StepFailed, Unreachable, Unsupported
 from recell.model.rabbit import NodeView, Policy, QueueHome
+from recell.planning.handing_over import hand_over
 from recell.planning.partition_handling import CHANNELS_THAT_DIFFER, put_in_force
 
 _CTL = ("env", "ERL_AFLAGS=+S 1:1 +sbwt none", "rabbitmqctl", "-q")
@@ -266,6 +267,19 @@ class RabbitNode:
                 f"rabbit_quorum_queue:delete_member({name}, '{_atom(node)}')",
                 f"{queue.name} keeps its member on {node}",
             )
+
+    def hand_over(
+        self, queues: Sequence[tuple[QueueHome, Sequence[str]]], limit_s: float
+    ) -> tuple[QueueHome, ...]:
+        left = set()
+        for at in range(0, len(queues), _AT_ONCE):
+            told = [
+                (_binary(q.vhost), _binary(q.name), [f"'{_atom(n)}'" for n in nodes])
+                for q, nodes in queues[at : at + _AT_ONCE]
+            ]
+            answer = self._json(hand_over(told, round(limit_s * 1000)), change=True)
+            left |= {(q["vhost"], q["name"]) for q in answer}
+        return tuple(q for q, _ in queues if (q.vhost, q.name) in left)
 
     def purge(self, queues: Sequence[QueueHome]) -> None:
         for at in range(0, len(queues), _AT_ONCE):

@@ -41,6 +41,16 @@ class RabbitNodePort(Protocol):
         """Members are added on ``to``, the leader goes there, then the others leave."""
         ...
 
+    def hand_over(
+        self, queues: Sequence[tuple[QueueHome, Sequence[str]]], limit_s: float
+    ) -> tuple[QueueHome, ...]:
+        """This node's leaders of classic queues end, each when nothing is unacknowledged; one of the nodes,
+        which hold all of the queue, leads then. Nothing is delivered twice.
+
+        :returns: those that had something unacknowledged all the time, and lead as before.
+        """
+        ...
+
     def purge(self, queues: Sequence[QueueHome]) -> None:
         """Drop records of queues that live on the other side of a cut; on this side only."""
         ...

@@ -9,7 +9,7 @@ import fnmatch
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,31 +78,60 @@ def quorum_homes(queue: QueueHome, nodes: Sequence[str]) -> tuple[str, ...]:
 
 
 def movers(
-    queues: Sequence[QueueHome], policies: Sequence[Policy], sides: Sides, step: int = 0
+    queues: Sequence[QueueHome],
+    policies: Sequence[Policy],
+    sides: Sides,
+    step: int = 0,
+    let_go: Collection[tuple[str, str]] = (),
 ) -> tuple[Policy, ...]:
-    """Policies under which misplaced classic queues move to their own side: a mirror is made there, the old
-    home is not among the nodes any more, and RabbitMQ lets it go when the mirror holds everything.
+    """Policies under which misplaced classic queues move to their own side: mirrors are made there beside the
+    leader; once that has handed over (:func:`heirs`), the old home is not among the nodes any more.
 
     What else each queue's present policy says stays. ``step`` numbers the policies of repeated calls.
+
+    :param let_go: ``(vhost, name)`` of queues whose leader has handed over, or can't: then RabbitMQ ends it
+        as soon as a mirror holds everything.
     """
     known = {(p.vhost, p.name): p for p in policies}
-    groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
-    for queue in misplaced(queues, sides):
-        side = side_of(queue, sides)
-        if side is None or queue.kind != "classic" or queue.exclusive:
-            continue
-        base = _definition(known.get((queue.vhost, queue.policy)))
-        targets = _targets(queue, sides.nodes(side), base)
-        text = _moved(base, targets)
-        groups.setdefault((queue.vhost, text, targets), []).append(queue.name)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for queue, targets, base in _moving(queues, known, sides):
+        stays = queue.leader in targets or (queue.vhost, queue.name) in let_go
+        text = _moved(base, targets if stays else (queue.leader, *targets))
+        if text != _text(base):  # else RabbitMQ is at it; a policy anew would make it begin again
+            groups.setdefault((queue.vhost, text), []).append(queue.name)
     top = max((p.priority for p in policies), default=0)
     out = []
-    for number, ((vhost, text, _), names) in enumerate(sorted(groups.items())):
+    for number, ((vhost, text), names) in enumerate(sorted(groups.items())):
         for part in range(0, len(names), _A_POLICY):
             pattern = "^(" + "|".join(escaped(n) for n in sorted(names)[part : part + _A_POLICY]) + ")$"
             name = f"{PREFIX}-{step}-{number}-{part}"
             out.append(Policy(vhost, name, pattern, "queues", top + 10, text))
     return tuple(out)
+
+
+def heirs(
+    queues: Sequence[QueueHome], policies: Sequence[Policy], sides: Sides
+) -> tuple[tuple[QueueHome, tuple[str, ...]], ...]:
+    """Queues that nothing keeps away but their leader, each with the nodes of its own side that hold all of
+    it, and nobody else does."""
+    known = {(p.vhost, p.name): p for p in policies}
+    return tuple(
+        (queue, targets)
+        for queue, targets, _ in _moving(queues, known, sides)
+        if queue.leader not in targets and set(queue.members) == set(queue.synced) == {queue.leader, *targets}
+    )
+
+
+def _moving(
+    queues: Sequence[QueueHome], known: Mapping[tuple[str, str], Policy], sides: Sides
+) -> Iterator[tuple[QueueHome, tuple[str, ...], dict[str, Any]]]:
+    """Misplaced classic queues, the nodes where each belongs, and what its policy says."""
+    for queue in misplaced(queues, sides):
+        side = side_of(queue, sides)
+        if side is None or queue.kind != "classic" or queue.exclusive:
+            continue
+        base = _definition(known.get((queue.vhost, queue.policy)))
+        yield queue, _targets(queue, sides.nodes(side), base), base
 
 
 def next_step(policies: Sequence[Policy]) -> int:
@@ -144,6 +173,9 @@ def _definition(policy: Policy | None) -> dict[str, Any]:
 
 def _targets(queue: QueueHome, nodes: Sequence[str], base: dict[str, Any]) -> tuple[str, ...]:
     """One node where nothing is mirrored, by preference the one where it is taken from."""
+    chosen = [n for n in base.get("ha-params", ()) if n in nodes] if queue.policy.startswith(PREFIX) else []
+    if chosen:
+        return tuple(chosen)
     taken = [n for n, _ in Counter(n for n in queue.takers if n in nodes).most_common()]
     order = [*dict.fromkeys([*(n for n in queue.members if n in nodes), *taken, *nodes])]
     mode = base.get("ha-mode")
@@ -160,7 +192,11 @@ def _targets(queue: QueueHome, nodes: Sequence[str], base: dict[str, Any]) -> tu
 def _moved(base: dict[str, Any], targets: Sequence[str]) -> str:
     rest = {k: v for k, v in base.items() if not k.startswith("ha-")}
     rest |= {"ha-mode": "nodes", "ha-params": list(targets), "ha-sync-mode": "automatic"}
-    return json.dumps(rest, sort_keys=True)
+    return _text(rest)
+
+
+def _text(definition: Mapping[str, Any]) -> str:
+    return json.dumps(definition, sort_keys=True)
 
 
 def escaped(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar, TypeVar
@@ -20,6 +20,8 @@ from recell.steps.files import FileStep
 
 T = TypeVar("T")
 POLL_S = 1.0
+REST_S = 5.0
+"""For a queue of which nothing is unacknowledged for a moment: a server acknowledges within milliseconds."""
 REMEDY = "Look at rabbitmqctl cluster_status there, then: recell resume, or recell undo"
 
 
@@ -251,7 +253,11 @@ class Rehome(RabbitStep):
         wrong = () if self.parted() else self._wrong(toward)
         if not wrong and toward == "backward" and self._ours():
             return Finding.partial("recell's policies are there")
-        return Finding.not_done(_listed(wrong)) if wrong else Finding.done("every queue is at home")
+        if wrong:
+            return Finding.not_done(_listed(wrong))
+        again = self.recall("restless") or ()
+        said = f"; what was under way in {', '.join(again[:5])} came again" if again else ""
+        return Finding.done(f"every queue is at home{said}")
 
     def act(self, toward: Direction) -> None:
         node = self.node(self.hosts("keep")[0])
@@ -259,7 +265,7 @@ class Rehome(RabbitStep):
             for policy in homes.own_policies(node.policies()):
                 node.set_policy(policy)
         began = self.world.clock()
-        asked = frozenset[str]()
+        restless: set[tuple[str, str]] = set()
         apart = self.parted()
         while wrong := () if apart else self._wrong(toward):
             both = homes.shared(wrong, self.sides) if toward == "forward" else ()
@@ -269,8 +275,7 @@ class Rehome(RabbitStep):
                     f"these queues can't be brought to one side: {_listed((*both, *stuck))}",
                     "See rabbitmqctl list_consumers; then: recell resume, or recell undo",
                 )
-            self._move(node, wrong, toward, asked)
-            asked = frozenset(q.name for q in wrong)
+            self._move(node, wrong, toward, restless)
             if self.world.clock() - began > self.limit("quiet_s"):
                 raise StepFailed(f"not at home after {self.limit('quiet_s'):.0f} s: {_listed(wrong)}", REMEDY)
             self.world.wait(POLL_S)
@@ -279,20 +284,41 @@ class Rehome(RabbitStep):
                 node.clear_policy(vhost, name)
 
     def _move(
-        self, node: RabbitNodePort, wrong: tuple[QueueHome, ...], toward: Direction, asked: frozenset[str]
+        self,
+        node: RabbitNodePort,
+        wrong: tuple[QueueHome, ...],
+        toward: Direction,
+        restless: set[tuple[str, str]],
     ) -> None:
         sides = self._asked(toward)
         for queue in wrong:
             side = homes.side_of(queue, sides) if toward == "forward" else "keep"
             if queue.kind == "quorum" and side:
                 node.move_quorum(queue, homes.quorum_homes(queue, sides.nodes(side)))
-        # Queues that were asked to move are on their way; a policy anew would make them begin again.
-        late = [q for q in wrong if q.name not in asked]
         if toward == "backward":
-            late = [_taken_on(q, sides.keep) for q in late]
+            wrong = tuple(_taken_on(q, sides.keep) for q in wrong)
         known = node.policies()
-        for policy in homes.movers(late, known, sides, homes.next_step(known)):
+        ready = homes.heirs(wrong, known, sides)
+        restless |= self._hand_over(ready, restless)
+        let_go = restless | {(q.vhost, q.name) for q, _ in ready}
+        for policy in homes.movers(wrong, known, sides, homes.next_step(known), let_go):
             node.set_policy(policy)
+
+    def _hand_over(
+        self, ready: Sequence[tuple[QueueHome, tuple[str, ...]]], restless: Collection[tuple[str, str]]
+    ) -> set[tuple[str, str]]:
+        """By the leaders' own nodes. Who is never at rest: RabbitMQ moves those, and what was under way comes
+        again."""
+        by_node: dict[str, list[tuple[QueueHome, tuple[str, ...]]]] = {}
+        for queue, nodes in ready:
+            if (queue.vhost, queue.name) not in restless:
+                by_node.setdefault(queue.leader, []).append((queue, nodes))
+        hosts = dict(zip(self.names(), self.hosts(), strict=True))
+        left = at_once(list(by_node), lambda name: self.node(hosts[name]).hand_over(by_node[name], REST_S))
+        found = {(q.vhost, q.name) for queues in left.values() for q in queues}
+        if found:
+            self.remember("restless", sorted({*(self.recall("restless") or ()), *(n for _, n in found)}))
+        return found
 
 
 class Policies(RabbitStep):
