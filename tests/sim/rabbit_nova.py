@@ -57,6 +57,8 @@ class BusyNova(SimNova):
         self.tasks: dict[str, str] = {}
         self.served = 0
         self.reports: dict[str, int] = {}
+        self.seen: dict[str, float] = {}  # when each nova-compute was last seen up, as its record says
+        self.kept_up: dict[str, float] = {}  # when recell last said so in its place
         self.busy_hosts: set[str] = set()  # never without a task
 
     def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
@@ -65,13 +67,19 @@ class BusyNova(SimNova):
             return ({"uuid": args[0], "task_state": task},) if task in args[1] else ()
         if sql == TASKS and (args[0] in self.busy_hosts or args[0] in self.tasks):
             return ({"what": f"a guest of {args[0]}"},)
-        if "last_seen_up" in sql:
+        if "report_count" in sql:
             unit = self.known.hosts[args[0]].units_["nova-compute"]
             reports = unit.started_at + REPORTS_S + self.known.slow.get(args[0], 0)
             if unit.active and self.known.time >= reports:
                 self.reports[args[0]] = unit.pid
             return ({"seen": str(self.reports.get(args[0], 0))},)
         return ()
+
+    def keep_up(self, cell: str, hosts: Sequence[str], down_s: float) -> None:
+        assert cell == CELL1
+        for host in hosts:
+            if self.known.time - self.seen[host] <= down_s:
+                self.seen[host] = self.kept_up[host] = self.known.time
 
     def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
         self.known.point(f"before the task of {uuid} is {new}")
@@ -95,10 +103,13 @@ class NovaRabbitWorld(RabbitWorld):
         self.looked: set[int] = set()
         self.forgotten: set[str] = set()  # whose reboot met a restart on the same cluster
         self.slow: dict[str, float] = {}  # host -> so much longer its nova-compute takes to start
+        self.down_s = 60.0  # service_down_time
+        self.hung: set[int] = set()  # processes that report no more
         self.begun: Counter[str] = Counter()  # host -> how often its nova-compute began
 
     def observe(self) -> None:
         super().observe()
+        self._are_up()
         self._computes_go_on()
         for proxy in self.proxies.values():
             for server in proxy.table:
@@ -108,6 +119,23 @@ class NovaRabbitWorld(RabbitWorld):
                     self._reaches(server.server)
             if proxy.table and not any(proxy.takes(s) for s in proxy.table):
                 self._complain("no nova-api takes requests")
+
+    def _are_up(self) -> None:
+        for host, (name, _) in self.users.items():
+            unit, seen = self.hosts[host].units_[name], self.nova_.seen
+            if name == "nova-compute":
+                reports = unit.started_at + REPORTS_S + self.slow.get(host, 0)
+                if unit.active and self.time >= reports and unit.pid not in self.hung:
+                    seen[host] = self.time
+                if self.time - seen[host] > self.down_s:
+                    self._complain(f"nova-compute on {host} counts as down")
+
+    def serves(self, client: str) -> bool:
+        name = self.users[client][0]
+        age = self.time - self.hosts[client].units_[name].started_at
+        return super().serves(client) and (
+            name != "nova-compute" or age >= SERVES_S + self.slow.get(client, 0)
+        )
 
     def _computes_go_on(self) -> None:
         for host, left in list(self.asked.items()):
@@ -225,6 +253,7 @@ def scan_nova(world: NovaRabbitWorld) -> Deployment:
             config_files=(f"/etc/{unit}.conf",),
             explicit_config=False,
             nova_host=name,
+            options={"DEFAULT/service_down_time": f"{world.down_s:.0f}"} if unit == "nova-api" else {},
             transport_url=shown,
             notification_url="",
             database="",

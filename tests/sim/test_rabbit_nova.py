@@ -146,6 +146,19 @@ def test_what_is_asked_while_a_compute_restarts_happens_afterwards(desks: Any, k
     assert kill is not None or world.nova_.served == 4
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_by_one_too_computes_that_start_stay_up_for_nova(desks: Any, name: str) -> None:
+    """They are away for longer than service_down_time, which an operator has set for nova-api."""
+    world = build_nova(own_cookie=name != "split")
+    world.down_s, world.slow = 12.0, {"cmp1": 15.0, "cmp2": 15.0}
+    desk = nova_desk(desks, world, LAYOUTS[name])
+    assert {s.params["down_s"] for s in desk.plan.steps if "nova_host" in s.params} == {12.0}
+    for way in ("forward", "backward"):
+        world.nova_.kept_up.clear()
+        desk.go(way)
+        assert world.complaints == [] and set(world.nova_.kept_up) == {"cmp1", "cmp2"}
+
+
 def test_undo_restarts_no_compute_that_has_not_left(desks: Any) -> None:
     """Its file was edited and put back, so that is younger than the process; nothing else has happened."""
     world = build_nova()
@@ -193,6 +206,14 @@ def test_a_load_balancer_that_can_not_be_asked_is_named() -> None:
     )
     remarks = plan_rabbit(found, layout(TEXT), 0.0).remarks
     assert "The load balancer on lb1 could not be looked at (it has no admin socket)." in remarks
+
+
+def test_a_nova_that_does_not_go_by_its_database_is_said_to_miss_computes_that_start() -> None:
+    found = scan_nova(build_nova())
+    mc = tuple(replace(s, options={"DEFAULT/servicegroup_driver": "mc"}) for s in found.services)
+    told = "counts as down meanwhile"
+    assert any(told in r for r in plan_rabbit(replace(found, services=mc), layout(TEXT), 0.0).remarks)
+    assert not any(told in r for r in plan_rabbit(found, layout(TEXT), 0.0).remarks)
 
 
 def test_services_that_share_a_file_have_it_edited_once() -> None:

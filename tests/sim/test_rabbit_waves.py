@@ -12,7 +12,7 @@ from recell.errors import Paused, StepFailed
 from recell.journal import Journal
 from recell.model.plan import Plan
 from recell.planning.rabbit import plan_rabbit
-from tests.sim.desk import Desk
+from tests.sim.desk import LIMITS, Desk
 from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit import HOSTS, RabbitWorld
 from tests.sim.rabbit_nova import CLIENTS, TEXT, NovaRabbitWorld, build_nova, scan_nova
@@ -52,7 +52,7 @@ def test_there_and_back_in_waves_nobody_notices(desks: Any, name: str) -> None:
     desk = desk_of(desks, world, name)
     desk.go("forward")
     assert world.complaints == [] and dict(world.begun) == dict.fromkeys(COMPUTES, 1)
-    assert world.abreast.most == 3
+    assert world.abreast.most == 4, "three hosts, and who keeps them up for Nova"
     assert all("mq4" in world.node_of(c, "nova-compute") for c in COMPUTES)
     changes = list(world.changes)
     desk.go("forward")
@@ -128,12 +128,32 @@ def test_one_that_does_not_come_back_stops_the_wave_in_a_sentence(desks: Any) ->
     assert "nova-compute on cmp2: nova-compute does not take from compute.cmp2 yet" in str(failed.value)
     assert "(2 of the 3 of wave1 have moved)" in str(failed.value)
     assert "journalctl -u nova-compute there, then: recell resume, or recell undo" in str(failed.value)
-    assert all("compute.cmp2 came too late" in c for c in world.complaints), "nobody else suffers"
+    told = {c.partition(" ")[2] for c in world.complaints}
+    late = {c for c in told if "compute.cmp2 came too late" in c}
+    assert told - late == {"nova-compute on cmp2 counts as down"}, "it is, and nobody else suffers"
+    kept = world.nova_.kept_up["cmp2"] - world.hosts["cmp2"].units_["nova-compute"].started_at
+    assert kept <= LIMITS["start_s"], "recell does not hide it for longer than it waits"
     assert world.begun == {"cmp1": 1, "cmp2": 1, "cmp3": 1}, "wave2 has not begun"
     world.complaints.clear()
     world.slow["cmp2"], world.asks["cmp2"] = 0.0, "conductor"
     desk.go("forward")
     assert world.complaints == [] and world.begun == dict.fromkeys(COMPUTES, 1)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_who_takes_long_to_start_stays_up_for_nova_and_who_was_down_stays_down(desks: Any, name: str) -> None:
+    world = world_of(name)
+    world.slow = dict.fromkeys(("cmp2", "cmp3"), 15.0)
+    world.down_s = 12.0
+    desk = desk_of(desks, world, name)
+    world.nova_.seen["cmp3"] = world.time - 100
+    world.hung.add(world.hosts["cmp3"].units_["nova-compute"].pid)
+    desk.go("forward")
+    assert {c.partition(" ")[2] for c in world.complaints} == {"nova-compute on cmp3 counts as down"}
+    assert {"cmp2"} <= set(world.nova_.kept_up) <= set(COMPUTES) - {"cmp3"}
+    world.complaints.clear()
+    desk.go("backward")
+    assert world.complaints == [], "cmp3 is up by now, and is kept so"
 
 
 def test_one_that_is_never_quiet_keeps_nobody_else(desks: Any) -> None:

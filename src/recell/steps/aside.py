@@ -94,10 +94,11 @@ class Aside:
         return before is not None and self._last_report(str(one["cell"]), host) == before
 
     def _last_report(self, cell: str, host: str) -> str | None:
-        """When nova-compute there last said that it serves, which it does after its start; None: unknown."""
+        """How often nova-compute there has said that it serves, which it does after its start; None: unknown.
+        When it last did so tells nothing: recell keeps it up meanwhile."""
         rows = self._nova().query(
             cell,
-            "SELECT CAST(last_seen_up AS CHAR) AS seen FROM services"
+            "SELECT report_count AS seen FROM services"
             " WHERE deleted = 0 AND host = %s AND `binary` = 'nova-compute'",
             [host],
         )

@@ -14,6 +14,7 @@ from recell.model.step import Direction, Finding, Truth
 from recell.planning.bridge import Side
 from recell.steps.aside import Aside
 from recell.steps.base import BaseStep, Context
+from recell.steps.beat import Away
 from recell.steps.rabbit_bridge import Bridge
 from recell.steps.repoint import Looks, Repoint
 
@@ -57,9 +58,14 @@ class BridgedRepoint(Repoint):
     kind: ClassVar[str] = "repoint-bridged"
 
     def __init__(
-        self, spec: PlanStep, context: Context, looks: Looks | None = None, crossing: Crossing | None = None
+        self,
+        spec: PlanStep,
+        context: Context,
+        looks: Looks | None = None,
+        away: Away | None = None,
+        crossing: Crossing | None = None,
     ) -> None:
-        super().__init__(spec, context, looks)
+        super().__init__(spec, context, looks, away)
         self._crossing = crossing or Crossing(Bridge(context, self.param("bridge")))
 
     def _queues(self) -> list[Queue]:
@@ -69,18 +75,15 @@ class BridgedRepoint(Repoint):
         """What is sent to it comes over while it starts, and waits for it there; and the answers to what it
         asks others at its start come back. To a nova-compute nothing comes before it serves."""
         if self._crossing.is_open:
-            if not self._is_compute():
+            if not self.is_compute():
                 self._crossing.expect(self._queues(), "new" if toward == "forward" else "keep")
             self._crossing.reconcile()
-
-    def _is_compute(self) -> bool:
-        return self.param("cell") is not None
 
     def _nova_host(self) -> str:
         return str(self.param("nova_host"))
 
     def begin(self, toward: Direction) -> None:
-        if not self._is_compute() or not self._crossing.is_open:
+        if not self.is_compute() or not self._crossing.is_open:
             super().begin(toward)
             return
         running = self.unit().running
@@ -116,26 +119,26 @@ class BridgedRepoint(Repoint):
         self.between(toward)
 
     def _end(self, toward: Direction, asked: str) -> None:
-        if self._is_compute() and self._crossing.is_open and self._nova_host() in self._aside():
+        if self.is_compute() and self._crossing.is_open and self._nova_host() in self._aside():
             self._rise(toward)  # begun by a run that was killed; it has tasks until they are put back
-        if self._is_compute():
+        if self.is_compute():
             sides = [side for side, nodes in self.param("sides").items() if asked == nodes[0][0]]
             self.context.journal.remember("left", self._nova_host(), "".join(sides))
         super()._end(toward, asked)
 
     def look(self, toward: Direction) -> Finding:
         found = super().look(toward)
-        if found.truth is Truth.DONE and self._is_compute() and self._nova_host() in self._aside():
+        if found.truth is Truth.DONE and self.is_compute() and self._nova_host() in self._aside():
             return Finding.partial("tasks that were set aside are not put back yet")
         return found
 
     def _aside(self) -> set[str]:
         return set(Aside(self.context).known())
 
-    def act(self, toward: Direction) -> None:
+    def _move(self, toward: Direction) -> None:
         try:
             if self.look(toward).truth.value != "done":
-                super().act(toward)
+                super()._move(toward)
         finally:
             self._crossing.arrived(self._queues())
         if self._crossing.is_open:
@@ -153,7 +156,7 @@ class RepointWave(BaseStep):
 
     def __init__(self, spec: PlanStep, context: Context) -> None:
         super().__init__(spec, context)
-        looks = Looks(context.world)
+        looks, self._away = Looks(context.world), Away(context.world)
         bridge = self.param("bridge")
         crossing = Crossing(Bridge(context, bridge)) if bridge is not None else None
         self._members: list[Repoint] = []
@@ -164,9 +167,9 @@ class RepointWave(BaseStep):
                 spec, id=f"{own['host']}/{own['unit']}{end}", where=own["host"], params={**common, **own}
             )
             if crossing is None:
-                self._members.append(Repoint(one, context, looks))
+                self._members.append(Repoint(one, context, looks, self._away))
             else:
-                self._members.append(BridgedRepoint(one, context, looks, crossing))
+                self._members.append(BridgedRepoint(one, context, looks, self._away, crossing))
 
     def guard(self, toward: Direction) -> None:
         for one in self._members:
@@ -188,7 +191,7 @@ class RepointWave(BaseStep):
     def act(self, toward: Direction) -> None:
         left = [one for one, f in self._found(toward) if f.truth is not Truth.DONE]
         # A thread each: nobody's guests wait for another host's quiet moment, or for its longer start.
-        told = self.world.together([partial(_trouble, partial(one.act, toward)) for one in left])
+        told = self._away.beside([partial(_trouble, partial(one.move, toward)) for one in left])
         wrong = [error for error in told if error is not None]
         failed = [error for error in wrong if isinstance(error, StepFailed)]
         if failed:
