@@ -98,10 +98,9 @@ class NovaRabbitWorld(RabbitWorld):
         super().__init__()
         self.proxies["lb1"] = SimProxy(self, "lb1", {})
         self.database = self.nova_ = BusyNova(self)
-        self.rebooting = False  # users ask for a reboot on each host whose nova-compute is away
+        self.rebooting = ""  # users ask for a reboot on each host at its nova-compute's "end" or "start"
         self.asked: dict[str, str] = {}  # host -> first host of the cluster at which the message waits
         self.looked: set[int] = set()
-        self.forgotten: set[str] = set()  # whose reboot met a restart on the same cluster
         self.slow: dict[str, float] = {}  # host -> so much longer its nova-compute takes to start
         self.down_s = 60.0  # service_down_time
         self.hung: set[int] = set()  # processes that report no more
@@ -142,27 +141,38 @@ class NovaRabbitWorld(RabbitWorld):
             unit = self.hosts[host].units_["nova-compute"]
             age = self.time - unit.started_at - self.slow.get(host, 0)
             if not unit.active:
+                self._brought(host, left)
                 continue
             task = self.nova_.tasks[host]
             if age >= INIT_S and unit.pid not in self.looked:
                 self.looked.add(unit.pid)
-                if task == "rebooting" and left == cluster(self, self.at(self.node_of(host, unit.name))):
-                    self.forgotten.add(host)  # a restart where it is: what Nova does then
-                    del self.asked[host], self.nova_.tasks[host]
-                    continue
                 if task == "rebooting":
                     self._complain(f"nova-compute on {host} forgets a reboot")
-            if age >= SERVES_S and self._arrives(host, left):
+            if self._brought(host, left):
+                continue
+            if age >= SERVES_S and left == cluster(self, self.at(self.node_of(host, unit.name))):
                 if task != "rebooting":
                     self._complain(f"a message comes to {host} whose task is {task}")
                 del self.asked[host], self.nova_.tasks[host]
                 self.nova_.served += 1
 
-    def _arrives(self, host: str, left: str) -> bool:
-        home = cluster(self, self.at(self.node_of(host, "nova-compute")))
+    def _brought(self, host: str, left: str) -> bool:
+        """A shovel takes it to the other cluster, before whoever else takes there."""
         lanes = [lane for n in self.nodes.values() for lane in n.shovels.values()]
-        way = (f"compute.{host}", f"compute.{host}", left == "mq1")
-        return home == left or way in lanes
+        if (f"compute.{host}", f"compute.{host}", left == "mq1") not in lanes:
+            return False
+        self.asked[host] = "mq4" if left == "mq1" else "mq1"
+        return True
+
+    def ask(self, host: str, when: str) -> None:
+        """A nova-api casts to it, on the cluster where its cell's mapping leads."""
+        if self.rebooting == when and host not in self.asked:
+            api = ("web1", "web2")[len(self.asked) % 2]
+            node = self.nodes[parse_url(self.hosts[api].api.config["cell1"]).hosts[0]]
+            if f"compute.{host}" not in node.queues:
+                self._complain(f"a reboot on {host} finds no queue on {node.name}")
+            self.asked[host] = cluster(self, node)
+            self.nova_.tasks[host] = "rebooting"
 
     def _reaches(self, api: str) -> None:
         """Its casts to computes go by the mapping that it read when it began."""
@@ -178,11 +188,9 @@ class NovaRabbitWorld(RabbitWorld):
     def stop_rpc_server(self, host: str, unit: str, *more: Any, **words: Any) -> float:
         if unit == "nova-compute" and words.get("idle") is None:
             self._complain(f"{unit} on {host} serves compute-alt while it stops")
-        left = cluster(self, self.at(self.node_of(host, unit)))
         held = super().stop_rpc_server(host, unit, *more, **words)
-        if unit == "nova-compute" and self.rebooting:
-            self.asked.setdefault(host, left)
-            self.nova_.tasks.setdefault(host, "rebooting")
+        if unit == "nova-compute":
+            self.ask(host, "end")
         return held
 
     def picture(self) -> dict[str, Any]:
@@ -199,6 +207,7 @@ class NovaHost(ClientHost):
         super().begin(unit)
         if unit.name == "nova-compute":
             self.world.begun[self.name] += 1
+            self.world.ask(self.name, "start")
             return
         own = get((self.read(f"/etc/{unit.name}.conf") or b"").decode(), "DEFAULT", "transport_url") or ""
         if ROLES.get(unit.name):

@@ -125,11 +125,14 @@ def test_killed_again_and_again_users_go_on(desks: Any, name: str, seed: int) ->
     )
 
 
+@pytest.mark.parametrize("asked", ["end", "start"])
 @pytest.mark.parametrize("kill", [None, *range(1, 30, 7)])
-def test_what_is_asked_while_a_compute_restarts_happens_afterwards(desks: Any, kill: int | None) -> None:
+def test_what_is_asked_while_a_compute_restarts_happens_afterwards(
+    desks: Any, kill: int | None, asked: str
+) -> None:
     """Nova forgets a reboot whose message waits while nova-compute starts; here none does."""
     world = build_nova()
-    world.rebooting = True
+    world.rebooting = asked
     desk = nova_desk(desks, world)
     if kill is not None:
         desk.pause_before = ("cmp1/nova-compute",)
@@ -144,6 +147,42 @@ def test_what_is_asked_while_a_compute_restarts_happens_afterwards(desks: Any, k
     desk.go("backward")
     assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
     assert kill is not None or world.nova_.served == 4
+
+
+@pytest.mark.parametrize("asked", ["end", "start"])
+@pytest.mark.parametrize(
+    "every", [pytest.param(1, marks=pytest.mark.thorough, id="everywhere"), pytest.param(4, id="some")]
+)
+def test_killed_while_computes_are_away_and_undone_no_reboot_is_forgotten(
+    desks: Any, asked: str, every: int
+) -> None:
+    """The nova-apis have not moved, so what users ask waits where a nova-compute starts that goes back."""
+
+    def begun() -> NovaRabbitWorld:
+        world = build_nova()
+        world.rebooting = asked
+        return world
+
+    def left(world: NovaRabbitWorld) -> list[str]:
+        return [*world.complaints, *(f"the task of {h} is {t}" for h, t in world.nova_.tasks.items())]
+
+    points = killed_everywhere(
+        begun,
+        lambda world: nova_desk(desks, world),
+        _unplaced,
+        ["forward"],
+        "backward",
+        every,
+        wrong=left,
+        within=in_moves_of_computes,
+    )
+    assert points > 30
+
+
+def in_moves_of_computes(told: Sequence[str]) -> Sequence[int]:
+    """From the first compute's end to the last one's tasks."""
+    mine = [number for number, what in enumerate(told, 1) if "nova-compute" in what or "the task of" in what]
+    return range(mine[0], mine[-1] + 1)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

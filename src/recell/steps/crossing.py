@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -21,6 +21,8 @@ from recell.steps.repoint import Looks, Repoint
 Queue = tuple[str, str]
 """(vhost, name)"""
 RISING_POLL_S = 0.2
+AWAY_S = 30.0
+"""For what waits where a nova-compute begins to be brought away; it is down meanwhile."""
 
 
 class Crossing:
@@ -47,6 +49,9 @@ class Crossing:
     def arrived(self, queues: Iterable[Queue]) -> None:
         for queue in queues:
             self._coming.pop(queue, None)
+
+    def await_away(self, side: Side, queues: Collection[Queue]) -> None:
+        self._bridge.await_away(side, queues, AWAY_S)
 
     def settle(self, limit: float) -> None:
         self._bridge.settle(limit, self.reconcile, self._stopped)
@@ -76,8 +81,11 @@ class BridgedRepoint(Repoint):
         asks others at its start come back. To a nova-compute nothing comes before it serves."""
         if self._crossing.is_open:
             if not self.is_compute():
-                self._crossing.expect(self._queues(), "new" if toward == "forward" else "keep")
+                self._crossing.expect(self._queues(), self._to(toward))
             self._crossing.reconcile()
+
+    def _to(self, toward: Direction) -> Side:
+        return "new" if toward == "forward" else "keep"
 
     def _nova_host(self) -> str:
         return str(self.param("nova_host"))
@@ -90,23 +98,21 @@ class BridgedRepoint(Repoint):
         if running and not self._missing(toward, {c.name for f in self._mine().values() for c in f}):
             Aside(self.context).end(self._nova_host())
             return  # it serves already
-        if not running and self._left() == self._side(toward):
-            # Ended by a run that was killed, and to stay after all: what waits for it waits right here, and
-            # would meet its task as soon as it serves. So this is a restart as Nova knows it.
-            Aside(self.context).end(self._nova_host())
-            super().begin(toward)
-            return
-        aside, cell = Aside(self.context), str(self.param("cell"))
+        aside, about = Aside(self.context), (str(self.param("cell")), self._nova_host(), self._to(toward))
         if not running or self._nova_host() not in self._aside():
-            aside.begin(cell, self._nova_host())
+            aside.begin(*about)
         if not running:
-            super().begin(toward)
-            aside.begin(cell, self._nova_host())  # the last word of the one that was ended may have come late
+            # What waits here already would meet its task as soon as it serves: of callers on this side, or
+            # of a run that was killed when this nova-compute had been ended, and that is undone now.
+            self.between(toward)
+            self._crossing.await_away(self._to(toward), self._own_queues())
+            self.host.systemctl("start", str(self.param("unit")))
+            aside.begin(*about)  # the last word of the one that was ended may have come late
         self._rise(toward)
 
-    def _left(self) -> str:
-        """The side on which it was when it was last ended; "": unknown."""
-        return str(self.context.journal.recall("left", self._nova_host(), ""))
+    def _own_queues(self) -> set[Queue]:
+        """By whose names it alone is reached."""
+        return {(vhost, q) for vhost, q in self._queues() if q.endswith(f".{self._nova_host()}")}
 
     def _rise(self, toward: Direction) -> None:
         """Until a nova-compute reports that it serves: no task that waits for it meets its start."""
@@ -121,9 +127,6 @@ class BridgedRepoint(Repoint):
     def _end(self, toward: Direction, asked: str) -> None:
         if self.is_compute() and self._crossing.is_open and self._nova_host() in self._aside():
             self._rise(toward)  # begun by a run that was killed; it has tasks until they are put back
-        if self.is_compute():
-            sides = [side for side, nodes in self.param("sides").items() if asked == nodes[0][0]]
-            self.context.journal.remember("left", self._nova_host(), "".join(sides))
         super()._end(toward, asked)
 
     def look(self, toward: Direction) -> Finding:
