@@ -376,7 +376,8 @@ SETTINGS = {
 }  # fmt: skip
 QUEUES = [
     {"vhost": "/", "name": "q", "kind": "quorum", "leader": "rabbit@mq1", "members": ["rabbit@mq1"],
-     "synced": ["rabbit@mq1"], "durable": True, "exclusive": False, "policy": ""},
+     "synced": ["rabbit@mq1"], "durable": True, "exclusive": False, "policy": "",
+     "auto_delete": True},
 ]  # fmt: skip
 
 
@@ -460,7 +461,7 @@ def test_a_node_tells_what_it_is() -> None:
     assert (view.name, view.running, view.handling) == ("rabbit@mq1", ("rabbit@mq1",), "ignore")
     assert view.used == ("1 queues", "2 users")
     (queue,) = _node(host).queues()
-    assert queue.kind == "quorum" and queue.takers == ("rabbit@mq2",)
+    assert queue.kind == "quorum" and queue.takers == ("rabbit@mq2",) and queue.auto_delete
     host.view["up"] = False
     assert _node(host).view().running == ()
     assert handling_word("{pause_if_all_down,[a],ignore}") == "pause_if_all_down"

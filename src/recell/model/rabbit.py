@@ -79,7 +79,7 @@ class QueueHome:
 
     ``members``: nodes that hold it, the leader too; ``synced``: those of them that hold all of it.
     ``kind``: classic, quorum, stream. ``policy``: the effective one's name, "" for none. ``takers``: node of
-    each consumer's connection.
+    each consumer's connection. ``auto_delete``: it ends with its last taker.
     """
 
     vhost: str
@@ -92,6 +92,7 @@ class QueueHome:
     exclusive: bool = False
     policy: str = ""
     takers: tuple[str, ...] = ()
+    auto_delete: bool = False
 
     @property
     def of_a_process(self) -> bool:
@@ -121,6 +122,7 @@ class RabbitClient:
     some connect only when they have something to say. ``url``: where it answers HTTP, as its host reaches it.
     ``also``: (file, section, URL without its password) of further sections that set a transport_url, as
     [oslo_messaging_notifications] does; ``fixed``: (option, such a URL) of options that recell does not edit.
+    ``auto_delete``: by its configuration the queues that it declares end with their last taker.
     """
 
     cluster: str
@@ -140,6 +142,7 @@ class RabbitClient:
     url: str = ""
     also: tuple[tuple[str, str, str], ...] = ()
     fixed: tuple[tuple[str, str], ...] = ()
+    auto_delete: bool = False
 
     @property
     def label(self) -> str:

@@ -87,6 +87,7 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
             *_of_new_nodes(facts),
             *_of_doors(facts),
             *_of_clients(facts),
+            *_of_lasting(facts),
             *rabbit_nova.reasons(facts),
             *_taken_by_both(facts),
         ]
@@ -97,6 +98,7 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
         *_of_new_nodes(facts),
         *_of_doors(facts),
         *_of_clients(facts),
+        *_of_lasting(facts),
         *rabbit_nova.reasons(facts),
         *_of_queues(facts),
     ]
@@ -325,6 +327,26 @@ def _of_clients(facts: RabbitFacts) -> list[Reason]:
                     "Give one of them a file of its own",
                 )
             )
+    return out
+
+
+def _of_lasting(facts: RabbitFacts) -> list[Reason]:
+    """Servers whose queues end with them: messages could not wait there. Over a bridge a shovel takes from
+    such a queue's namesake, also of one that stays."""
+    out: list[Reason] = []
+    ending = {(q.vhost, q.name) for q in facts.deployment.rabbit_queues if q.auto_delete}
+    for c in (*facts.moving, *(facts.staying if facts.fresh else ())):
+        mine = [q for q in c.queues if c.auto_delete or (c.vhost, q) in ending]
+        if mine:
+            what = (
+                f"{c.label} takes from {', '.join(mine[:3])}, which end with their last taker"
+                " (amqp_auto_delete): what is sent while it restarts would be lost"
+            )
+            remedy = (
+                "Stop all that use these queues, take amqp_auto_delete out of [oslo_messaging_rabbit], start"
+                " them, and scan again"
+            )
+            out.append((c.host or c.peer, what, remedy))
     return out
 
 

@@ -1,0 +1,42 @@
+"""What a real RabbitMQ node tells of itself to a scan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from recell.adapters.rabbit_node import RabbitNode
+from tests.private_broker import PrivateBroker
+from tests.unit.test_partition_handling import Host
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    made = PrivateBroker()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def node(broker: PrivateBroker) -> RabbitNode:
+    host: Any = Host(broker)
+    return RabbitNode(host)
+
+
+def declare(
+    broker: PrivateBroker, name: str, *, durable: bool = True, ends: bool = False, **more: str
+) -> None:
+    arguments = {f"x-{key.replace('_', '-')}": value for key, value in more.items()}
+    queue = {"vhost": "/", "name": name, "durable": durable, "auto_delete": ends, "arguments": arguments}
+    done = broker.do(["rabbitmqctl", "import_definitions"], 600, json.dumps({"queues": [queue]}).encode())
+    assert done.returncode == 0, done.stdout
+
+
+def test_queues_that_end_with_their_last_taker(broker: PrivateBroker, node: RabbitNode) -> None:
+    declare(broker, "lasts", durable=False)
+    declare(broker, "ends", durable=False, ends=True)
+    told = {q.name: q.auto_delete for q in node.queues()}
+    assert told == {"lasts": False, "ends": True}
