@@ -367,7 +367,8 @@ VIEW = {
     "name": "rabbit@mq1", "version": "3.10.8", "erlang": "25", "khepri": False, "members": ["rabbit@mq1"],
     "on_disk": ["rabbit@mq1"], "running": ["rabbit@mq1"], "up": True, "linked": [], "partitions": [],
     "handling": "ignore", "unheeding": 0, "ticktime": 60, "alarms": [], "queues": 1, "vhosts": 1, "users": 2,
-    "policies": 0, "home": "/var/lib/rabbitmq", "config": ["/etc/rabbitmq/rabbitmq.conf"], "port": 25672,
+    "coordinator": False, "policies": 0, "home": "/var/lib/rabbitmq",
+    "config": ["/etc/rabbitmq/rabbitmq.conf"], "port": 25672,
 }  # fmt: skip
 SETTINGS = {
     "given": False, "discovery": "rabbit_peer_discovery_classic_config", "peers": [],

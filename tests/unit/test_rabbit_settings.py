@@ -19,7 +19,7 @@ from recell.discovery.rabbit import look_at_rabbit
 from recell.errors import RecellError
 from recell.model.deployment import Address, Deployment, HostFacts, dump_deployment, load_deployment
 from recell.model.plan import Plan
-from recell.model.rabbit import NodeSettings, RabbitClient, RabbitNode
+from recell.model.rabbit import NodeSettings, QueueHome, RabbitClient, RabbitNode
 from recell.planning import bridge, rabbit_conf
 from recell.planning.rabbit import plan_rabbit
 from recell.preflight.rabbit import _ASK, check
@@ -97,6 +97,17 @@ def test_a_server_of_two_vhosts() -> None:
     assert split(replace(found, rabbit_clients=(*found.rabbit_clients, quiet))).steps, "it only sends there"
     two = replace(found, rabbit_clients=(*found.rabbit_clients, replace(quiet, queues=("metering",))))
     assert "neutron-server@net1 takes from queues in more than one vhost" in refused(two)
+
+
+def test_the_coordinator_of_streams_that_are_gone_would_be_cut_too() -> None:
+    found = nodes(scan(build()), "keep", coordinator=True)
+    told = refused(found)
+    assert "rabbit@mq1 keeps a coordinator of streams that are gone" in told and "ra:delete_cluster" in told
+    left = (*found.rabbit_queues, QueueHome("/", "s", "stream", "rabbit@mq1", (), ()))
+    told = refused(replace(found, rabbit_queues=left))
+    assert "stream queues (s) can't be split" in told and "delete_cluster" not in told, "it is needed"
+    bridged = nodes(scan_fresh(build_fresh()), "keep", coordinator=True)
+    assert plan_rabbit(bridged, layout(FRESH), 0.0).steps, "nothing is cut"
 
 
 def test_queues_that_end_with_their_last_taker() -> None:

@@ -56,6 +56,7 @@ io:put_chars([rabbit_json:encode(#{
  partitions => G(fun() -> L(rabbit_node_monitor:partitions()) end, []),
  handling => T(H),
  unheeding => G(fun() -> UNHEEDING end, 0),
+ coordinator => whereis(rabbit_stream_coordinator) =/= undefined,
  ticktime => G(fun() -> case net_kernel:get_net_ticktime() of
    {_, N} -> N; N when is_integer(N) -> N end end, 0),
  alarms => G(fun() -> [T(element(1, A)) || A <- rabbit_alarm:get_alarms()] end, []),
@@ -143,6 +144,7 @@ class RabbitNode:
             used=used(told),
             ticktime_s=float(told["ticktime"]),
             unheeding=int(told["unheeding"]),
+            coordinator=bool(told["coordinator"]),
         )
 
     def queues(self) -> tuple[QueueHome, ...]:

@@ -171,6 +171,7 @@ def _node(host: HostPort, told: Mapping[str, Any], more: Mapping[str, Any], cook
         settings=settings_of(more, told["name"]),
         old_config=classic or sets,
         khepri=bool(told["khepri"]),
+        coordinator=bool(told["coordinator"]),
         container=host.unit(RABBIT_UNIT).container is not None,
     )
 

@@ -48,7 +48,8 @@ class RabbitNode:
     Erlang terms, which recell doesn't edit. ``khepri``: its metadata are not in Mnesia. ``dist_port``: where
     other nodes reach it, 0 when it can't tell.
     ``container``: it runs in a container. ``elsewhere``: a file that it reads after ``config``, and that sets
-    what recell would set there.
+    what recell would set there. ``coordinator``: it runs the one of streams, as all nodes do
+    once there was a stream.
     """
 
     host: str
@@ -71,6 +72,7 @@ class RabbitNode:
     unit: str = "rabbitmq-server"
     elsewhere: str = ""
     settings: NodeSettings = NodeSettings()
+    coordinator: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class NodeView:
 
     ``members`` come from the node's own database, ``on_disk`` from the file that it will start with.
     ``unheeding``: channels that go by another partition handling than the node's ``handling``.
+    ``coordinator``: as in :class:`RabbitNode`.
     """
 
     name: str
@@ -169,3 +172,4 @@ class NodeView:
     used: tuple[str, ...] = ()
     ticktime_s: float = 60.0
     unheeding: int = 0
+    coordinator: bool = False

@@ -15,6 +15,11 @@ HANDLINGS = ("ignore", "autoheal", "pause_minority")
 OLDEST, NEWEST = (3, 8, 2), (3, 12)
 """Before 3.8.2 rabbitmqctl exports no definitions: a bridge needs them, and so does undo after a cut."""
 SHORTEST_TICKTIME_S = 20.0
+END_COORDINATOR = (
+    "rabbitmqctl eval 'ra:delete_cluster([{rabbit_stream_coordinator, N} || N <-"
+    " rabbit_mnesia:cluster_nodes(running)]).'"
+)
+"""Of streams, where there are none: whoever declares one begins another."""
 
 
 def decide(deployment: Deployment, layout: BrokerLayout) -> RabbitFacts:
@@ -168,6 +173,14 @@ def _of_method(facts: RabbitFacts) -> list[Reason]:
                 "Switch rabbit_stream_fanout off and let them go first",
             )
         )
+    coordinated = [n for n in facts.keep if n.coordinator]
+    if coordinated and not streams:
+        what = (
+            f"{coordinated[0].name} keeps a coordinator of streams that are gone; it would be cut, too, and"
+            " one of the sides could make no stream any more"
+        )
+        remedy = f"End it, as no stream is left: {END_COORDINATOR}; then scan again"
+        out.append((coordinated[0].host, what, remedy))
     return out
 
 
