@@ -75,6 +75,9 @@ class SimNova:
     def services(self, cell: str) -> tuple[ServiceRow, ...]:
         return tuple(self.records[cell])
 
+    def keep_up(self, cell: str, hosts: Sequence[str], down_s: float) -> None:
+        raise AssertionError("no nova-compute is away here")
+
     def retire_service(self, cell: str, row: ServiceRow) -> None:
         self.world.changes.append(f"retire {row.host} {row.binary}")
         self.records[cell].remove(row)

@@ -53,6 +53,7 @@ class Node:
     accounts: dict[str, str] = field(default_factory=dict)
     shovels: dict[str, tuple[str, str, bool]] = field(default_factory=dict)  # (source, target, from keep)
     plugged: bool = False
+    coordinator: bool = False
 
     def takes_part(self, other: Node) -> None:
         """In the other's cluster."""
@@ -234,6 +235,7 @@ class SimRabbit:
             (),
             n.handling,
             unheeding=n.unheeding,
+            coordinator=n.coordinator,
             used=used + ((f"a cluster of {len(members)}",) if len(members) > 1 else ()),
         )
 

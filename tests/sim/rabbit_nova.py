@@ -57,6 +57,8 @@ class BusyNova(SimNova):
         self.tasks: dict[str, str] = {}
         self.served = 0
         self.reports: dict[str, int] = {}
+        self.seen: dict[str, float] = {}  # when each nova-compute was last seen up, as its record says
+        self.kept_up: dict[str, float] = {}  # when recell last said so in its place
         self.busy_hosts: set[str] = set()  # never without a task
 
     def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
@@ -65,13 +67,19 @@ class BusyNova(SimNova):
             return ({"uuid": args[0], "task_state": task},) if task in args[1] else ()
         if sql == TASKS and (args[0] in self.busy_hosts or args[0] in self.tasks):
             return ({"what": f"a guest of {args[0]}"},)
-        if "last_seen_up" in sql:
+        if "report_count" in sql:
             unit = self.known.hosts[args[0]].units_["nova-compute"]
             reports = unit.started_at + REPORTS_S + self.known.slow.get(args[0], 0)
             if unit.active and self.known.time >= reports:
                 self.reports[args[0]] = unit.pid
             return ({"seen": str(self.reports.get(args[0], 0))},)
         return ()
+
+    def keep_up(self, cell: str, hosts: Sequence[str], down_s: float) -> None:
+        assert cell == CELL1
+        for host in hosts:
+            if self.known.time - self.seen[host] <= down_s:
+                self.seen[host] = self.kept_up[host] = self.known.time
 
     def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
         self.known.point(f"before the task of {uuid} is {new}")
@@ -90,15 +98,17 @@ class NovaRabbitWorld(RabbitWorld):
         super().__init__()
         self.proxies["lb1"] = SimProxy(self, "lb1", {})
         self.database = self.nova_ = BusyNova(self)
-        self.rebooting = False  # users ask for a reboot on each host whose nova-compute is away
+        self.rebooting = ""  # users ask for a reboot on each host at its nova-compute's "end" or "start"
         self.asked: dict[str, str] = {}  # host -> first host of the cluster at which the message waits
         self.looked: set[int] = set()
-        self.forgotten: set[str] = set()  # whose reboot met a restart on the same cluster
         self.slow: dict[str, float] = {}  # host -> so much longer its nova-compute takes to start
+        self.down_s = 60.0  # service_down_time
+        self.hung: set[int] = set()  # processes that report no more
         self.begun: Counter[str] = Counter()  # host -> how often its nova-compute began
 
     def observe(self) -> None:
         super().observe()
+        self._are_up()
         self._computes_go_on()
         for proxy in self.proxies.values():
             for server in proxy.table:
@@ -109,32 +119,60 @@ class NovaRabbitWorld(RabbitWorld):
             if proxy.table and not any(proxy.takes(s) for s in proxy.table):
                 self._complain("no nova-api takes requests")
 
+    def _are_up(self) -> None:
+        for host, (name, _) in self.users.items():
+            unit, seen = self.hosts[host].units_[name], self.nova_.seen
+            if name == "nova-compute":
+                reports = unit.started_at + REPORTS_S + self.slow.get(host, 0)
+                if unit.active and self.time >= reports and unit.pid not in self.hung:
+                    seen[host] = self.time
+                if self.time - seen[host] > self.down_s:
+                    self._complain(f"nova-compute on {host} counts as down")
+
+    def serves(self, client: str) -> bool:
+        name = self.users[client][0]
+        age = self.time - self.hosts[client].units_[name].started_at
+        return super().serves(client) and (
+            name != "nova-compute" or age >= SERVES_S + self.slow.get(client, 0)
+        )
+
     def _computes_go_on(self) -> None:
         for host, left in list(self.asked.items()):
             unit = self.hosts[host].units_["nova-compute"]
             age = self.time - unit.started_at - self.slow.get(host, 0)
             if not unit.active:
+                self._brought(host, left)
                 continue
             task = self.nova_.tasks[host]
             if age >= INIT_S and unit.pid not in self.looked:
                 self.looked.add(unit.pid)
-                if task == "rebooting" and left == cluster(self, self.at(self.node_of(host, unit.name))):
-                    self.forgotten.add(host)  # a restart where it is: what Nova does then
-                    del self.asked[host], self.nova_.tasks[host]
-                    continue
                 if task == "rebooting":
                     self._complain(f"nova-compute on {host} forgets a reboot")
-            if age >= SERVES_S and self._arrives(host, left):
+            if self._brought(host, left):
+                continue
+            if age >= SERVES_S and left == cluster(self, self.at(self.node_of(host, unit.name))):
                 if task != "rebooting":
                     self._complain(f"a message comes to {host} whose task is {task}")
                 del self.asked[host], self.nova_.tasks[host]
                 self.nova_.served += 1
 
-    def _arrives(self, host: str, left: str) -> bool:
-        home = cluster(self, self.at(self.node_of(host, "nova-compute")))
+    def _brought(self, host: str, left: str) -> bool:
+        """A shovel takes it to the other cluster, before whoever else takes there."""
         lanes = [lane for n in self.nodes.values() for lane in n.shovels.values()]
-        way = (f"compute.{host}", f"compute.{host}", left == "mq1")
-        return home == left or way in lanes
+        if (f"compute.{host}", f"compute.{host}", left == "mq1") not in lanes:
+            return False
+        self.asked[host] = "mq4" if left == "mq1" else "mq1"
+        return True
+
+    def ask(self, host: str, when: str) -> None:
+        """A nova-api casts to it, on the cluster where its cell's mapping leads."""
+        if self.rebooting == when and host not in self.asked:
+            api = ("web1", "web2")[len(self.asked) % 2]
+            node = self.nodes[parse_url(self.hosts[api].api.config["cell1"]).hosts[0]]
+            if f"compute.{host}" not in node.queues:
+                self._complain(f"a reboot on {host} finds no queue on {node.name}")
+            self.asked[host] = cluster(self, node)
+            self.nova_.tasks[host] = "rebooting"
 
     def _reaches(self, api: str) -> None:
         """Its casts to computes go by the mapping that it read when it began."""
@@ -150,11 +188,9 @@ class NovaRabbitWorld(RabbitWorld):
     def stop_rpc_server(self, host: str, unit: str, *more: Any, **words: Any) -> float:
         if unit == "nova-compute" and words.get("idle") is None:
             self._complain(f"{unit} on {host} serves compute-alt while it stops")
-        left = cluster(self, self.at(self.node_of(host, unit)))
         held = super().stop_rpc_server(host, unit, *more, **words)
-        if unit == "nova-compute" and self.rebooting:
-            self.asked.setdefault(host, left)
-            self.nova_.tasks.setdefault(host, "rebooting")
+        if unit == "nova-compute":
+            self.ask(host, "end")
         return held
 
     def picture(self) -> dict[str, Any]:
@@ -171,6 +207,7 @@ class NovaHost(ClientHost):
         super().begin(unit)
         if unit.name == "nova-compute":
             self.world.begun[self.name] += 1
+            self.world.ask(self.name, "start")
             return
         own = get((self.read(f"/etc/{unit.name}.conf") or b"").decode(), "DEFAULT", "transport_url") or ""
         if ROLES.get(unit.name):
@@ -225,6 +262,7 @@ def scan_nova(world: NovaRabbitWorld) -> Deployment:
             config_files=(f"/etc/{unit}.conf",),
             explicit_config=False,
             nova_host=name,
+            options={"DEFAULT/service_down_time": f"{world.down_s:.0f}"} if unit == "nova-api" else {},
             transport_url=shown,
             notification_url="",
             database="",

@@ -307,6 +307,20 @@ def test_a_queue_that_appears_on_both_sides_stops_the_cut(desks: Any) -> None:
     assert world.cuts == 0 and all(n.wall == "" for n in world.nodes.values())
 
 
+def test_a_coordinator_of_streams_that_came_since_stops_the_cut(desks: Any) -> None:
+    world = build()
+    desk = desks(world)
+    for node in world.nodes.values():
+        node.coordinator = True
+    with pytest.raises(StepFailed, match=r"mq1 keeps a coordinator of streams, which ends by rabbitmqctl"):
+        desk.go("forward")
+    assert world.cuts == 0
+    for node in world.nodes.values():
+        node.coordinator = False
+    desk.go("forward")
+    assert world.cuts == 1 and world.complaints == []
+
+
 def test_a_partition_that_is_there_stops_it_for_a_human(desks: Any) -> None:
     world = build()
     desk = desks(world)

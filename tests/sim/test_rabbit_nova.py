@@ -125,11 +125,14 @@ def test_killed_again_and_again_users_go_on(desks: Any, name: str, seed: int) ->
     )
 
 
+@pytest.mark.parametrize("asked", ["end", "start"])
 @pytest.mark.parametrize("kill", [None, *range(1, 30, 7)])
-def test_what_is_asked_while_a_compute_restarts_happens_afterwards(desks: Any, kill: int | None) -> None:
+def test_what_is_asked_while_a_compute_restarts_happens_afterwards(
+    desks: Any, kill: int | None, asked: str
+) -> None:
     """Nova forgets a reboot whose message waits while nova-compute starts; here none does."""
     world = build_nova()
-    world.rebooting = True
+    world.rebooting = asked
     desk = nova_desk(desks, world)
     if kill is not None:
         desk.pause_before = ("cmp1/nova-compute",)
@@ -144,6 +147,55 @@ def test_what_is_asked_while_a_compute_restarts_happens_afterwards(desks: Any, k
     desk.go("backward")
     assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
     assert kill is not None or world.nova_.served == 4
+
+
+@pytest.mark.parametrize("asked", ["end", "start"])
+@pytest.mark.parametrize(
+    "every", [pytest.param(1, marks=pytest.mark.thorough, id="everywhere"), pytest.param(4, id="some")]
+)
+def test_killed_while_computes_are_away_and_undone_no_reboot_is_forgotten(
+    desks: Any, asked: str, every: int
+) -> None:
+    """The nova-apis have not moved, so what users ask waits where a nova-compute starts that goes back."""
+
+    def begun() -> NovaRabbitWorld:
+        world = build_nova()
+        world.rebooting = asked
+        return world
+
+    def left(world: NovaRabbitWorld) -> list[str]:
+        return [*world.complaints, *(f"the task of {h} is {t}" for h, t in world.nova_.tasks.items())]
+
+    points = killed_everywhere(
+        begun,
+        lambda world: nova_desk(desks, world),
+        _unplaced,
+        ["forward"],
+        "backward",
+        every,
+        wrong=left,
+        within=in_moves_of_computes,
+    )
+    assert points > 30
+
+
+def in_moves_of_computes(told: Sequence[str]) -> Sequence[int]:
+    """From the first compute's end to the last one's tasks."""
+    mine = [number for number, what in enumerate(told, 1) if "nova-compute" in what or "the task of" in what]
+    return range(mine[0], mine[-1] + 1)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_by_one_too_computes_that_start_stay_up_for_nova(desks: Any, name: str) -> None:
+    """They are away for longer than service_down_time, which an operator has set for nova-api."""
+    world = build_nova(own_cookie=name != "split")
+    world.down_s, world.slow = 12.0, {"cmp1": 15.0, "cmp2": 15.0}
+    desk = nova_desk(desks, world, LAYOUTS[name])
+    assert {s.params["down_s"] for s in desk.plan.steps if "nova_host" in s.params} == {12.0}
+    for way in ("forward", "backward"):
+        world.nova_.kept_up.clear()
+        desk.go(way)
+        assert world.complaints == [] and set(world.nova_.kept_up) == {"cmp1", "cmp2"}
 
 
 def test_undo_restarts_no_compute_that_has_not_left(desks: Any) -> None:
@@ -193,6 +245,14 @@ def test_a_load_balancer_that_can_not_be_asked_is_named() -> None:
     )
     remarks = plan_rabbit(found, layout(TEXT), 0.0).remarks
     assert "The load balancer on lb1 could not be looked at (it has no admin socket)." in remarks
+
+
+def test_a_nova_that_does_not_go_by_its_database_is_said_to_miss_computes_that_start() -> None:
+    found = scan_nova(build_nova())
+    mc = tuple(replace(s, options={"DEFAULT/servicegroup_driver": "mc"}) for s in found.services)
+    told = "counts as down meanwhile"
+    assert any(told in r for r in plan_rabbit(replace(found, services=mc), layout(TEXT), 0.0).remarks)
+    assert not any(told in r for r in plan_rabbit(found, layout(TEXT), 0.0).remarks)
 
 
 def test_services_that_share_a_file_have_it_edited_once() -> None:

@@ -198,6 +198,25 @@ def test_services(nova: NovaDatabases, server: Path) -> None:
         nova.retire_service(_CELL1, ServiceRow(9, "", "cmp1", "nova-compute", 1, False, 0))
 
 
+@pytest.mark.parametrize("seen", ["last_seen_up", "updated_at"])
+def test_a_compute_is_kept_up_unless_it_was_down(nova: NovaDatabases, server: Path, seen: str) -> None:
+    """Before Liberty Nova goes by the time of the record's last change."""
+    if seen == "updated_at":
+        _sql(server, "ALTER TABLE nova.services DROP COLUMN last_seen_up")
+    _sql(server, "ALTER TABLE nova.services ADD report_count INT DEFAULT 7")
+    _sql(server, f"INSERT INTO nova.services (id, host, `binary`, deleted, {seen}) VALUES"
+                 " (1, 'cmp1', 'nova-compute', 0, UTC_TIMESTAMP() - INTERVAL 40 SECOND),"
+                 " (2, 'cmp2', 'nova-compute', 0, UTC_TIMESTAMP() - INTERVAL 80 SECOND),"
+                 " (3, 'cmp3', 'nova-compute', 0, UTC_TIMESTAMP() - INTERVAL 40 SECOND),"
+                 " (4, 'cmp1', 'nova-conductor', 0, UTC_TIMESTAMP() - INTERVAL 40 SECOND),"
+                 " (5, 'cmp1', 'nova-compute', 5, UTC_TIMESTAMP() - INTERVAL 40 SECOND),"
+                 " (6, 'cmp6', 'nova-compute', 0, NULL)")
+    nova.keep_up(_CELL1, ["cmp1", "cmp2", "cmp6"], 60.0)
+    rows = _sql(server, f"SELECT id, TIMESTAMPDIFF(SECOND, {seen}, UTC_TIMESTAMP()) < 30, report_count"
+                        " FROM nova.services ORDER BY id")
+    assert list(rows) == [(1, 1, 7), (2, 0, 7), (3, 0, 7), (4, 0, 7), (5, 0, 7), (6, None, 7)]
+
+
 def test_before_pike_a_service_has_no_uuid(nova: NovaDatabases, server: Path) -> None:
     _sql(server, "ALTER TABLE nova.services DROP COLUMN uuid")
     _sql(server, "INSERT INTO nova.services (id, host, `binary`, version, disabled, deleted, created_at)"

@@ -47,6 +47,16 @@ def test_who_is_about_to_come_counts_already() -> None:
     assert lanes(keep, new, coming) == {Lane("/", "t", "new", "t")}
 
 
+def test_who_rises_on_a_side_gets_nothing_there_even_when_it_takes() -> None:
+    keep = [taken("x.cmp1", 0), taken("x.cmp2", 1), taken("x", 2)]
+    new = [taken("x.cmp1", 1), taken("x.cmp2", 0), taken("x", 1)]
+    rising: dict[str, Side] = {"cmp1": "new", "cmp2": "new", "cmp3": "keep"}
+    assert lanes(keep, new, rising=rising) == {
+        Lane("/", "x.cmp1", "keep", "x.cmp1"),
+        Lane("/", "x.cmp2", "keep", "x.cmp2"),
+    }
+
+
 def test_a_stream_comes_from_a_helper_to_each_side_that_reads_it() -> None:
     keep, new = [taken("s", 1, "stream")], [taken("s", 1, "stream"), taken(helper("s"), 0)]
     assert lanes(keep, new) == {Lane("/", "s", side, helper("s")) for side in ("keep", "new")}
@@ -108,6 +118,9 @@ def test_a_shovel_confirms_before_it_acknowledges() -> None:
     assert (one["component"], one["vhost"]) == ("shovel", "/") and one["name"].startswith(PREFIX)
     assert one["value"]["src-uri"] == ["amqp://n"] and one["value"]["dest-uri"] == ["amqp://k"]
     assert one["value"]["ack-mode"] == "on-confirm"
+    old, young = (shovels([Lane("/", "t", "keep", "t")], uris, v)[0]["value"] for v in ("3.8.35", "3.10.8"))
+    assert "src-consumer-args" not in old, "it would be refused"
+    assert young["src-consumer-args"] == {"x-priority": 1}
 
 
 def test_mirroring_is_not_copied_to_a_release_without_mirrors() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,10 @@ def until(done: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def _at_least(amqp: Amqp, queues: Sequence[str], enough: int) -> bool:
+    return sum(number(amqp, queue) for queue in queues) >= enough
+
+
 def brought(amqp: Amqp, enough: int) -> None:
     until(lambda: number(amqp, TARGET) > enough)
 
@@ -104,6 +109,27 @@ def test_a_shovel_that_goes_sends_nothing_twice(broker: PrivateBroker, end: Rabb
     sent = sum(one.sent for one in publishers)
     until(lambda: number(here, SOURCE) + number(here, TARGET) >= sent)
     assert number(here, SOURCE) + number(here, TARGET) == sent
+
+
+def test_a_shovel_goes_before_other_takers_of_its_queue(broker: PrivateBroker, end: RabbitEnd) -> None:
+    """A server that begins on this side; here another shovel stands in for it."""
+    here, rival = broker.connect(), "rival"
+    for queue in (SOURCE, TARGET, rival):
+        here.delete(queue)
+        here.declare(queue)
+    at = {"/": [f"amqp://guest:guest@127.0.0.1:{broker.port}/%2F"]}
+    uris: dict[Side, dict[str, list[str]]] = {"keep": at, "new": at}
+    mine, other = (Lane("/", queue, "keep", SOURCE) for queue in (TARGET, rival))
+    end.load({"parameters": [*shovels([other], uris), *shovels([mine], uris, end.version())]})
+    until(lambda: list(end.shovels().values()) == [True, True])
+    for sent in range(20):
+        here.publish("", SOURCE, PROPERTIES, str(sent).encode())
+        until(partial(_at_least, here, (TARGET, rival), sent + 1))
+    end.clear_shovels([("/", mine.name)])
+    here.publish("", SOURCE, PROPERTIES, b"last")
+    until(lambda: number(here, rival) > 0)
+    end.clear_shovels([("/", other.name)])
+    assert (number(here, TARGET), number(here, rival)) == (20, 1)
 
 
 @pytest.mark.parametrize("gone", [SOURCE, TARGET])

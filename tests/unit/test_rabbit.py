@@ -367,7 +367,8 @@ VIEW = {
     "name": "rabbit@mq1", "version": "3.10.8", "erlang": "25", "khepri": False, "members": ["rabbit@mq1"],
     "on_disk": ["rabbit@mq1"], "running": ["rabbit@mq1"], "up": True, "linked": [], "partitions": [],
     "handling": "ignore", "unheeding": 0, "ticktime": 60, "alarms": [], "queues": 1, "vhosts": 1, "users": 2,
-    "policies": 0, "home": "/var/lib/rabbitmq", "config": ["/etc/rabbitmq/rabbitmq.conf"], "port": 25672,
+    "coordinator": False, "policies": 0, "home": "/var/lib/rabbitmq",
+    "config": ["/etc/rabbitmq/rabbitmq.conf"], "port": 25672,
 }  # fmt: skip
 SETTINGS = {
     "given": False, "discovery": "rabbit_peer_discovery_classic_config", "peers": [],
@@ -376,7 +377,8 @@ SETTINGS = {
 }  # fmt: skip
 QUEUES = [
     {"vhost": "/", "name": "q", "kind": "quorum", "leader": "rabbit@mq1", "members": ["rabbit@mq1"],
-     "synced": ["rabbit@mq1"], "durable": True, "exclusive": False, "policy": ""},
+     "synced": ["rabbit@mq1"], "durable": True, "exclusive": False, "policy": "",
+     "auto_delete": True},
 ]  # fmt: skip
 
 
@@ -460,7 +462,7 @@ def test_a_node_tells_what_it_is() -> None:
     assert (view.name, view.running, view.handling) == ("rabbit@mq1", ("rabbit@mq1",), "ignore")
     assert view.used == ("1 queues", "2 users")
     (queue,) = _node(host).queues()
-    assert queue.kind == "quorum" and queue.takers == ("rabbit@mq2",)
+    assert queue.kind == "quorum" and queue.takers == ("rabbit@mq2",) and queue.auto_delete
     host.view["up"] = False
     assert _node(host).view().running == ()
     assert handling_word("{pause_if_all_down,[a],ignore}") == "pause_if_all_down"

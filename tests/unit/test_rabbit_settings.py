@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,7 +19,7 @@ from recell.discovery.rabbit import look_at_rabbit
 from recell.errors import RecellError
 from recell.model.deployment import Address, Deployment, HostFacts, dump_deployment, load_deployment
 from recell.model.plan import Plan
-from recell.model.rabbit import NodeSettings, RabbitClient, RabbitNode
+from recell.model.rabbit import NodeSettings, QueueHome, RabbitClient, RabbitNode
 from recell.planning import bridge, rabbit_conf
 from recell.planning.rabbit import plan_rabbit
 from recell.preflight.rabbit import _ASK, check
@@ -97,6 +97,55 @@ def test_a_server_of_two_vhosts() -> None:
     assert split(replace(found, rabbit_clients=(*found.rabbit_clients, quiet))).steps, "it only sends there"
     two = replace(found, rabbit_clients=(*found.rabbit_clients, replace(quiet, queues=("metering",))))
     assert "neutron-server@net1 takes from queues in more than one vhost" in refused(two)
+
+
+def test_the_coordinator_of_streams_that_are_gone_would_be_cut_too() -> None:
+    found = nodes(scan(build()), "keep", coordinator=True)
+    told = refused(found)
+    assert "rabbit@mq1 keeps a coordinator of streams that are gone" in told and "ra:delete_cluster" in told
+    left = (*found.rabbit_queues, QueueHome("/", "s", "stream", "rabbit@mq1", (), ()))
+    told = refused(replace(found, rabbit_queues=left))
+    assert "stream queues (s) can't be split" in told and "delete_cluster" not in told, "it is needed"
+    bridged = nodes(scan_fresh(build_fresh()), "keep", coordinator=True)
+    assert plan_rabbit(bridged, layout(FRESH), 0.0).steps, "nothing is cut"
+
+
+def test_queues_that_end_with_their_last_taker() -> None:
+    found = scan(build())
+    said = refused(clients(found, auto_delete=True))
+    assert "neutron-server@net1 takes from q-plugin, which end with their last taker" in said
+    assert "would be lost" in said
+    mine = tuple(replace(q, auto_delete=q.name == "q-plugin") for q in found.rabbit_queues)
+    assert "(amqp_auto_delete)" in refused(replace(found, rabbit_queues=mine)), "whatever files say by now"
+    silent = clients(found, auto_delete=True, queues=())
+    assert split(silent).steps, "who only calls declares no queue but for its replies"
+    stay = tuple(replace(c, auto_delete=c.host == "ctl1") for c in found.rabbit_clients)
+    assert split(replace(found, rabbit_clients=stay)).steps, "it is not restarted"
+    bridged = scan_fresh(build_fresh())
+    stay = tuple(replace(c, auto_delete=c.host == "ctl1") for c in bridged.rabbit_clients)
+    said = refused(replace(bridged, rabbit_clients=stay), FRESH)
+    assert "@ctl1 takes from" in said, "a shovel takes from its namesake"
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "ends"),
+    [
+        ("[oslo_messaging_rabbit]\namqp_auto_delete = True\n", (), True),
+        ("[DEFAULT]\namqp_auto_delete = yes\n", (), True),
+        ("[DEFAULT]\namqp_auto_delete = 1\n[oslo_messaging_rabbit]\namqp_auto_delete = false\n", (), False),
+        ("[oslo_messaging_rabbit]\n", (), False),
+        ("", ("OS_OSLO_MESSAGING_RABBIT__AMQP_AUTO_DELETE=true",), True),
+    ],
+)
+def test_a_client_s_word_on_its_queues_is_read(text: str, environment: tuple[str, ...], ends: bool) -> None:
+    from recell.discovery.rabbit import _with_config
+
+    host = Host("net1")
+    host.files["/etc/neutron/neutron.conf"] = text.encode()
+    unit, world = host.unit, cast("Any", host)
+    world.unit = lambda name: replace(unit(name), environment=environment)
+    base = RabbitClient("mq1", "/", "neutron-server", "ip", "net1", "neutron-server", 1, ("rabbit@mq1",))
+    assert _with_config(base, world).auto_delete is ends
 
 
 def test_a_port_that_is_not_known_can_not_be_walled_off() -> None:

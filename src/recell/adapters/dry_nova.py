@@ -70,6 +70,9 @@ class DryNova:
         self._record.add(f"cell {cell}", f"restore the service record {row_id}")
         self._retired[cell, row_id] = False
 
+    def keep_up(self, cell: str, hosts: Sequence[str], down_s: float) -> None:
+        self._record.add(f"cell {cell}", f"say that nova-compute is up on {', '.join(hosts)}")
+
     def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
         self._record.add(f"cell {cell}", f"change the task of {uuid} from {old} to {new}")
         return True

@@ -26,6 +26,11 @@ from recell.planning.templates import resolve_template
 
 __all__ = ["Database", "Gateway", "NovaDatabases"]
 
+SAY_UP = (
+    "UPDATE services SET last_seen_up = UTC_TIMESTAMP()"
+    " WHERE deleted = 0 AND `binary` = 'nova-compute' AND host IN %s"
+)
+"""Nova goes by this time alone. Its count of reports stays: only nova-compute itself counts on."""
 _MAPPINGS = "SELECT * FROM cell_mappings"
 """All columns: before Rocky there is none that says whether a cell is disabled."""
 
@@ -158,9 +163,7 @@ class NovaDatabases:
 
     def services(self, cell: str) -> tuple[ServiceRow, ...]:
         database = self._cell(cell)
-        there = {str(r["name"]).lower() for r in database.read(
-            "SELECT column_name AS name FROM information_schema.columns"
-            " WHERE table_schema = DATABASE() AND table_name = 'services'")}
+        there = _columns_of(database, "services")
         # A service got its uuid in Pike; cells have mappings since Ocata.
         uuid = "uuid" if "uuid" in there else "NULL AS uuid"
         rows = database.read(
@@ -206,6 +209,15 @@ class NovaDatabases:
 
         self._permit()
         self._cell(cell).change(act)
+
+    def keep_up(self, cell: str, hosts: Sequence[str], down_s: float) -> None:
+        self._permit()
+        database = self._cell(cell)
+        # Before Liberty Nova goes by the time of the record's last change.
+        seen = "last_seen_up" if "last_seen_up" in _columns_of(database, "services") else "updated_at"
+        sql = SAY_UP.replace("last_seen_up", seen)
+        sql += f" AND {seen} >= UTC_TIMESTAMP() - INTERVAL %s SECOND"
+        database.change(lambda cursor: cursor.execute(sql, (list(hosts), math.ceil(down_s))))
 
     def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
         swapped = False
@@ -261,6 +273,12 @@ class NovaDatabases:
                                     "Make the plan again: recell scan, recell plan")
                 self._cells[cell] = Database(self._via, parse_url(self.resolved(found)[1]))
             return self._cells[cell]
+
+
+def _columns_of(database: Database, table: str) -> set[str]:
+    return {str(r["name"]).lower() for r in database.read(
+        "SELECT column_name AS name FROM information_schema.columns"
+        " WHERE table_schema = DATABASE() AND table_name = %s", (table,))}
 
 
 def _mapping(row: Mapping[str, Any]) -> RawMapping:

@@ -57,6 +57,7 @@ io:put_chars([rabbit_json:encode(#{
  partitions => G(fun() -> L(rabbit_node_monitor:partitions()) end, []),
  handling => T(H),
  unheeding => G(fun() -> UNHEEDING end, 0),
+ coordinator => whereis(rabbit_stream_coordinator) =/= undefined,
  ticktime => G(fun() -> case net_kernel:get_net_ticktime() of
    {_, N} -> N; N when is_integer(N) -> N end end, 0),
  alarms => G(fun() -> [T(element(1, A)) || A <- rabbit_alarm:get_alarms()] end, []),
@@ -91,7 +92,8 @@ Qs = mnesia:dirty_match_object(rabbit_queue, amqqueue:pattern_match_all()),
 io:put_chars([rabbit_json:encode([begin {resource, V, queue, Name} = amqqueue:get_name(Q), #{
   vhost => V, name => Name, kind => K(amqqueue:get_type(Q)), leader => N(amqqueue:get_pid(Q)),
   members => L(M(Q)), synced => L(S(Q)), durable => amqqueue:is_durable(Q),
-  exclusive => amqqueue:get_exclusive_owner(Q) =/= none, policy => P(Q)} end || Q <- Qs]), 10])
+  exclusive => amqqueue:get_exclusive_owner(Q) =/= none, policy => P(Q),
+  auto_delete => amqqueue:is_auto_delete(Q)} end || Q <- Qs]), 10])
 """
 
 # Since 3.12 a queue's record is deleted by the record, before that by the queue's name.
@@ -143,6 +145,7 @@ class RabbitNode:
             used=used(told),
             ticktime_s=float(told["ticktime"]),
             unheeding=int(told["unheeding"]),
+            coordinator=bool(told["coordinator"]),
         )
 
     def queues(self) -> tuple[QueueHome, ...]:
@@ -164,6 +167,7 @@ class RabbitNode:
                         durable=q["durable"],
                         exclusive=q["exclusive"],
                         policy=q["policy"],
+                        auto_delete=q["auto_delete"],
                         takers=tuple(sorted(takers.get((q["vhost"], q["name"]), ()))),
                     )
                     for q in found

@@ -13,7 +13,8 @@ __all__ = ["Once", "together"]
 
 T = TypeVar("T")
 
-_AT_ONCE = 16
+_AT_ONCE = 17
+"""A wave of the largest size, and what goes on beside it."""
 
 
 def together(acts: Sequence[Callable[[], T]]) -> list[T]:

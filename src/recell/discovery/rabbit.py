@@ -29,6 +29,8 @@ from recell.planning import rabbit_conf
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"
 _SET_BY_RECELL = (b"cluster_partition_handling", b"cluster_nodes")
+_QUEUES_OF = ("oslo_messaging_rabbit", "DEFAULT")
+"""Where oslo.messaging is told how to declare queues; the second in old releases."""
 _KEYS = ("cluster_partition_handling", "cluster_formation.classic_config.nodes.")
 
 
@@ -169,6 +171,7 @@ def _node(host: HostPort, told: Mapping[str, Any], more: Mapping[str, Any], cook
         settings=settings_of(more, told["name"]),
         old_config=classic or sets,
         khepri=bool(told["khepri"]),
+        coordinator=bool(told["coordinator"]),
         container=host.unit(RABBIT_UNIT).container is not None,
     )
 
@@ -262,11 +265,13 @@ def _with_config(client: RabbitClient, host: HostPort) -> RabbitClient:
     file, shown = "", ""
     also: dict[str, tuple[str, str, str]] = {}
     fixed: dict[str, str] = {}
+    ends = ""
     for path in paths:
         try:
             config = parse_config([(path, host.read(path) or b"")])
             if config.has("DEFAULT", "transport_url"):
                 file, shown = path, parse_url(config.get("DEFAULT", "transport_url")).shown()
+            ends = next((found for s in _QUEUES_OF if (found := config.get(s, "amqp_auto_delete"))), ends)
             for section, option, url in _urls(config):
                 if option != "transport_url":
                     fixed[f"[{section}] {option}"] = url
@@ -278,8 +283,15 @@ def _with_config(client: RabbitClient, host: HostPort) -> RabbitClient:
             continue
     if environment.get("OS_DEFAULT__TRANSPORT_URL"):
         file = ""  # it wins over every file
+    ends = environment.get("OS_OSLO_MESSAGING_RABBIT__AMQP_AUTO_DELETE", ends)
     return replace(
-        client, files=paths, file=file, shown=shown, also=tuple(also.values()), fixed=tuple(fixed.items())
+        client,
+        files=paths,
+        file=file,
+        shown=shown,
+        also=tuple(also.values()),
+        fixed=tuple(fixed.items()),
+        auto_delete=ends.strip().lower() in ("true", "1", "on", "yes"),
     )
 
 

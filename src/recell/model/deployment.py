@@ -275,6 +275,13 @@ class Deployment:
         said = (s.options.get("DEFAULT/service_down_time", "") for s in self.services)
         return float(max((60, *(int(word) for word in said if word.isdigit()))))
 
+    @property
+    def down_after_s(self) -> float:
+        """A service that hasn't reported for so long is down for some of Nova: the shortest
+        service_down_time, 60 s where it isn't said."""
+        said = [s.options.get("DEFAULT/service_down_time", "") for s in self.services]
+        return float(min((int(word) if word.isdigit() and int(word) else 60 for word in said), default=60))
+
     def servers_of(self, service: NovaService) -> tuple[ProxyBackendServer, ...]:
         """Where HAProxy leads to a service; those of its first port come first."""
         mine = [p for p in self.proxies if (p.host, p.unit) == (service.host, service.unit)]

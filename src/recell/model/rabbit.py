@@ -48,7 +48,8 @@ class RabbitNode:
     Erlang terms, which recell doesn't edit. ``khepri``: its metadata are not in Mnesia. ``dist_port``: where
     other nodes reach it, 0 when it can't tell.
     ``container``: it runs in a container. ``elsewhere``: a file that it reads after ``config``, and that sets
-    what recell would set there.
+    what recell would set there. ``coordinator``: it runs the one of streams, as all nodes do
+    once there was a stream.
     """
 
     host: str
@@ -71,6 +72,7 @@ class RabbitNode:
     unit: str = "rabbitmq-server"
     elsewhere: str = ""
     settings: NodeSettings = NodeSettings()
+    coordinator: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class QueueHome:
 
     ``members``: nodes that hold it, the leader too; ``synced``: those of them that hold all of it.
     ``kind``: classic, quorum, stream. ``policy``: the effective one's name, "" for none. ``takers``: node of
-    each consumer's connection.
+    each consumer's connection. ``auto_delete``: it ends with its last taker.
     """
 
     vhost: str
@@ -92,6 +94,7 @@ class QueueHome:
     exclusive: bool = False
     policy: str = ""
     takers: tuple[str, ...] = ()
+    auto_delete: bool = False
 
     @property
     def of_a_process(self) -> bool:
@@ -121,6 +124,7 @@ class RabbitClient:
     some connect only when they have something to say. ``url``: where it answers HTTP, as its host reaches it.
     ``also``: (file, section, URL without its password) of further sections that set a transport_url, as
     [oslo_messaging_notifications] does; ``fixed``: (option, such a URL) of options that recell does not edit.
+    ``auto_delete``: by its configuration the queues that it declares end with their last taker.
     """
 
     cluster: str
@@ -140,6 +144,7 @@ class RabbitClient:
     url: str = ""
     also: tuple[tuple[str, str, str], ...] = ()
     fixed: tuple[tuple[str, str], ...] = ()
+    auto_delete: bool = False
 
     @property
     def label(self) -> str:
@@ -153,6 +158,7 @@ class NodeView:
 
     ``members`` come from the node's own database, ``on_disk`` from the file that it will start with.
     ``unheeding``: channels that go by another partition handling than the node's ``handling``.
+    ``coordinator``: as in :class:`RabbitNode`.
     """
 
     name: str
@@ -166,3 +172,4 @@ class NodeView:
     used: tuple[str, ...] = ()
     ticktime_s: float = 60.0
     unheeding: int = 0
+    coordinator: bool = False

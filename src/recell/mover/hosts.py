@@ -16,6 +16,7 @@ from recell.adapters.mysql.binlog import BinlogLost
 from recell.adapters.mysql.session import Busy, Lost
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.sql import among, name
+from recell.adapters.nova_db import SAY_UP
 from recell.errors import RecellError, StalePlan, StepFailed, VerifyFailed
 from recell.model.hosts import Carried, Following, HostsMove, Late
 from recell.model.moving import Login
@@ -40,10 +41,6 @@ REASON = "recell: this host moves to another cell"
 FENCE = "updating_password"
 """A task that nova-compute's start leaves alone, and nova-api lets nothing else begin in."""
 ASIDE = PREFIX + "aside"
-_ALIVE = (
-    "UPDATE services SET last_seen_up = UTC_TIMESTAMP(), report_count = report_count + 1"
-    " WHERE deleted = 0 AND `binary` = 'nova-compute' AND host IN %s"
-)
 _NAMED = 10
 _TRIES = 5
 _AT_ONCE = 500
@@ -211,7 +208,7 @@ class CellHosts(CellMaking):
 
     def alive(self, side: Side) -> None:
         with self._entered(side) as session:
-            session.execute(_ALIVE, (self._hosts(),))
+            session.execute(SAY_UP, (self._hosts(),))
 
     def catch_up(self, toward: Side, limit_s: float) -> float:
         return self._kept.catch_up(lambda: self._begin(toward), limit_s)
@@ -474,7 +471,7 @@ def _hide(session: Connection, hosts: Sequence[str]) -> int:
     count = session.execute(
         "UPDATE instances SET hidden = 1, task_state = %s WHERE host IN %s", (FENCE, list(hosts))
     )
-    session.execute(_ALIVE, (list(hosts),))
+    session.execute(SAY_UP, (list(hosts),))
     session.execute(
         "UPDATE compute_nodes SET deleted = id, deleted_at = UTC_TIMESTAMP()"
         " WHERE host IN %s AND deleted = 0",

@@ -54,9 +54,14 @@ def other(side: Side) -> Side:
 
 
 def lanes(
-    keep: Sequence[Taken], new: Sequence[Taken], coming: Mapping[tuple[str, str], Side] | None = None
+    keep: Sequence[Taken],
+    new: Sequence[Taken],
+    coming: Mapping[tuple[str, str], Side] | None = None,
+    rising: Mapping[str, Side] | None = None,
 ) -> frozenset[Lane]:
-    """:param coming: queues ``(vhost, name)`` that somebody is about to take from on a side."""
+    """:param coming: queues ``(vhost, name)`` that somebody is about to take from on a side.
+    :param rising: hosts whose server begins on a side, and is to get nothing before it has: what is sent to
+        them by name waits on the other side, whether it takes already or not."""
     found: dict[tuple[str, str], dict[Side, int]] = {}
     kinds: dict[tuple[str, str], str] = {}
     sides: tuple[tuple[Side, Sequence[Taken]], ...] = (("keep", keep), ("new", new))
@@ -69,6 +74,10 @@ def lanes(
     for key, side in (coming or {}).items():
         if key in found:
             found[key][side] += 1
+    for host, side in (rising or {}).items():
+        for key in found:
+            if key[1].endswith(f".{host}"):
+                found[key] = {"keep": int(side == "new"), "new": int(side == "keep")}
     out = set()
     for (vhost, name), takers in found.items():
         if kinds[vhost, name] == "stream":
@@ -117,9 +126,15 @@ def namesakes(
 
 
 def shovels(
-    wanted: Iterable[Lane], uris: Mapping[Side, Mapping[str, Sequence[str]]]
+    wanted: Iterable[Lane], uris: Mapping[Side, Mapping[str, Sequence[str]]], version: str = ""
 ) -> list[dict[str, Any]]:
-    """Runtime parameters of the new cluster. ``uris``: by side and vhost; they hold a password."""
+    """Runtime parameters of the new cluster. ``uris``: by side and vhost; they hold a password.
+
+    ``version``: the new cluster's RabbitMQ. From 3.9 on shovels go before other takers of their queue: a
+    server that begins is to get nothing yet."""
+    first: dict[str, Any] = {}
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) >= (3, 9):
+        first = {"src-consumer-args": {"x-priority": 1}}
     return [
         {
             "vhost": lane.vhost,
@@ -129,6 +144,7 @@ def shovels(
                 "src-protocol": "amqp091",
                 "src-uri": list(uris[other(lane.toward)][lane.vhost]),
                 "src-queue": lane.source,
+                **first,
                 "dest-protocol": "amqp091",
                 "dest-uri": list(uris[lane.toward][lane.vhost]),
                 "dest-queue": lane.queue,

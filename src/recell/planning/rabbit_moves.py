@@ -223,6 +223,7 @@ def _told(facts: RabbitFacts, client: RabbitClient) -> dict[str, Any]:
         told["lazy"] = True
     if client.role == "compute":
         told["cell"] = rabbit_nova.cell_of(facts.deployment, client) or ""
+        told["down_s"] = facts.deployment.down_after_s
         told["nova_host"] = rabbit_nova.nova_host(facts.deployment, client)
     return told
 

@@ -261,7 +261,15 @@ def remarks(facts: RabbitFacts) -> tuple[str, ...]:
         if word == PROXY_UNREAD:
             host, _, why = rest.partition("|")
             out.append(f"The load balancer on {host} could not be looked at ({why.rstrip('.')}).")
-    if not facts.fresh and any(c.role == "compute" for c in facts.moving):
+    computes = any(c.role == "compute" for c in facts.moving)
+    others = {s.options.get("DEFAULT/servicegroup_driver", "db") for s in deployment.role("api")} - {"db"}
+    if computes and others:
+        out.append(
+            f"nova-api does not ask the database whether a host is up (servicegroup_driver ="
+            f" {', '.join(sorted(others))}): a nova-compute that takes long to start counts as down"
+            " meanwhile."
+        )
+    if computes and not facts.fresh:
         out.append(
             "Nova looks at its instances' tasks when nova-compute starts: a reboot that is asked for while"
             " one restarts is forgotten, and a stop or start carried out at once. Guests go on. With"

@@ -15,6 +15,11 @@ HANDLINGS = ("ignore", "autoheal", "pause_minority")
 OLDEST, NEWEST = (3, 8, 2), (3, 12)
 """Before 3.8.2 rabbitmqctl exports no definitions: a bridge needs them, and so does undo after a cut."""
 SHORTEST_TICKTIME_S = 20.0
+END_COORDINATOR = (
+    "rabbitmqctl eval 'ra:delete_cluster([{rabbit_stream_coordinator, N} || N <-"
+    " rabbit_mnesia:cluster_nodes(running)]).'"
+)
+"""Of streams, where there are none: whoever declares one begins another."""
 
 
 def decide(deployment: Deployment, layout: BrokerLayout) -> RabbitFacts:
@@ -87,6 +92,7 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
             *_of_new_nodes(facts),
             *_of_doors(facts),
             *_of_clients(facts),
+            *_of_lasting(facts),
             *rabbit_nova.reasons(facts),
             *_taken_by_both(facts),
         ]
@@ -97,6 +103,7 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
         *_of_new_nodes(facts),
         *_of_doors(facts),
         *_of_clients(facts),
+        *_of_lasting(facts),
         *rabbit_nova.reasons(facts),
         *_of_queues(facts),
     ]
@@ -166,6 +173,14 @@ def _of_method(facts: RabbitFacts) -> list[Reason]:
                 "Switch rabbit_stream_fanout off and let them go first",
             )
         )
+    coordinated = [n for n in facts.keep if n.coordinator]
+    if coordinated and not streams:
+        what = (
+            f"{coordinated[0].name} keeps a coordinator of streams that are gone; it would be cut, too, and"
+            " one of the sides could make no stream any more"
+        )
+        remedy = f"End it, as no stream is left: {END_COORDINATOR}; then scan again"
+        out.append((coordinated[0].host, what, remedy))
     return out
 
 
@@ -325,6 +340,26 @@ def _of_clients(facts: RabbitFacts) -> list[Reason]:
                     "Give one of them a file of its own",
                 )
             )
+    return out
+
+
+def _of_lasting(facts: RabbitFacts) -> list[Reason]:
+    """Servers whose queues end with them: messages could not wait there. Over a bridge a shovel takes from
+    such a queue's namesake, also of one that stays."""
+    out: list[Reason] = []
+    ending = {(q.vhost, q.name) for q in facts.deployment.rabbit_queues if q.auto_delete}
+    for c in (*facts.moving, *(facts.staying if facts.fresh else ())):
+        mine = [q for q in c.queues if c.auto_delete or (c.vhost, q) in ending]
+        if mine:
+            what = (
+                f"{c.label} takes from {', '.join(mine[:3])}, which end with their last taker"
+                " (amqp_auto_delete): what is sent while it restarts would be lost"
+            )
+            remedy = (
+                "Stop all that use these queues, take amqp_auto_delete out of [oslo_messaging_rabbit], start"
+                " them, and scan again"
+            )
+            out.append((c.host or c.peer, what, remedy))
     return out
 
 

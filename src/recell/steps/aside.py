@@ -2,9 +2,9 @@
 
 nova-compute looks at its instances' tasks when it starts: it forgets a reboot whose message still waits, and
 does a stop or start at once, so that the message behind it fails. While a bridge stands between two brokers,
-messages wait at the one that it left until a shovel brings them. So their tasks are set aside before it
-looks, and put back before the shovel is there. Meanwhile these instances refuse another task, as they do
-anyway.
+messages wait at the other one until a shovel brings them: those that are sent to the one on which it begins
+are brought away from there meanwhile. So their tasks are set aside before it looks, and put back before that
+shovel is there. Meanwhile these instances refuse another task, as they do anyway.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from recell.planning.bridge import Side
 from recell.steps.base import Context
 
 FENCE = "updating_password"
@@ -27,11 +28,12 @@ _ONE = threading.RLock()
 
 
 class Aside:
-    """The journal knows them, by host: ``{"cell": uuid, "tasks": {instance: task}, "before": report}``. A
-    step that is killed leaves them to whoever next looks after the bridge.
+    """The journal knows them, by host: ``{"cell": uuid, "tasks": {instance: task}, "before": report, "side":
+    side}``. A step that is killed leaves them to whoever next looks after the bridge.
 
-    ``before``: what nova-compute's service record said last when it was started. Until it says something else
-    it *rises*: it may not have looked at its tasks yet, so they stay aside, whoever looks after the bridge.
+    ``before``: what nova-compute's service record said last when it was started on ``side``. Until it says
+    something else it *rises*: it may not have looked at its tasks yet, so they stay aside, and its messages
+    on the other side, whoever looks after the bridge.
     """
 
     def __init__(self, context: Context) -> None:
@@ -42,9 +44,9 @@ class Aside:
         found: dict[str, dict[str, Any]] = self._journal.recall(_MEMORY, "aside", {})
         return found
 
-    def begin(self, cell: str, host: str) -> None:
-        """Its nova-compute is to start. Noted before it does."""
-        self._note(host, cell=cell, before=self._last_report(cell, host))
+    def begin(self, cell: str, host: str, side: Side) -> None:
+        """Its nova-compute is to start there. Noted before it does."""
+        self._note(host, cell=cell, before=self._last_report(cell, host), side=side)
 
     def end(self, host: str) -> None:
         """It has risen, or is not waited for any longer."""
@@ -70,9 +72,9 @@ class Aside:
                 self._nova().swap_task(cell, str(row["uuid"]), str(row["task_state"]), FENCE)
             return True
 
-    def put_back(self) -> frozenset[str]:
+    def put_back(self) -> dict[str, Side]:
         """All of them, of every host that does not rise; an instance that was deleted meanwhile is left
-        alone. Which hosts rise."""
+        alone. Which hosts rise, and on which side."""
         with _ONE:
             known = self.known()
             stay = {host: one for host, one in known.items() if self._rises(host, one)}
@@ -81,7 +83,7 @@ class Aside:
                     self._nova().swap_task(str(one["cell"]), uuid, FENCE, task)
             if stay != known:
                 self._journal.remember(_MEMORY, "aside", stay)
-            return frozenset(stay)
+            return {host: "keep" if one.get("side") == "keep" else "new" for host, one in stay.items()}
 
     def _note(self, host: str, **said: Any) -> None:
         with _ONE:
@@ -94,10 +96,11 @@ class Aside:
         return before is not None and self._last_report(str(one["cell"]), host) == before
 
     def _last_report(self, cell: str, host: str) -> str | None:
-        """When nova-compute there last said that it serves, which it does after its start; None: unknown."""
+        """How often nova-compute there has said that it serves, which it does after its start; None: unknown.
+        When it last did so tells nothing: recell keeps it up meanwhile."""
         rows = self._nova().query(
             cell,
-            "SELECT CAST(last_seen_up AS CHAR) AS seen FROM services"
+            "SELECT report_count AS seen FROM services"
             " WHERE deleted = 0 AND host = %s AND `binary` = 'nova-compute'",
             [host],
         )

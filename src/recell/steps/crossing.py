@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -14,12 +14,15 @@ from recell.model.step import Direction, Finding, Truth
 from recell.planning.bridge import Side
 from recell.steps.aside import Aside
 from recell.steps.base import BaseStep, Context
+from recell.steps.beat import Away
 from recell.steps.rabbit_bridge import Bridge
 from recell.steps.repoint import Looks, Repoint
 
 Queue = tuple[str, str]
 """(vhost, name)"""
 RISING_POLL_S = 0.2
+AWAY_S = 30.0
+"""For what waits where a nova-compute begins to be brought away; it is down meanwhile."""
 
 
 class Crossing:
@@ -47,6 +50,9 @@ class Crossing:
         for queue in queues:
             self._coming.pop(queue, None)
 
+    def await_away(self, side: Side, queues: Collection[Queue]) -> None:
+        self._bridge.await_away(side, queues, AWAY_S)
+
     def settle(self, limit: float) -> None:
         self._bridge.settle(limit, self.reconcile, self._stopped)
 
@@ -57,9 +63,14 @@ class BridgedRepoint(Repoint):
     kind: ClassVar[str] = "repoint-bridged"
 
     def __init__(
-        self, spec: PlanStep, context: Context, looks: Looks | None = None, crossing: Crossing | None = None
+        self,
+        spec: PlanStep,
+        context: Context,
+        looks: Looks | None = None,
+        away: Away | None = None,
+        crossing: Crossing | None = None,
     ) -> None:
-        super().__init__(spec, context, looks)
+        super().__init__(spec, context, looks, away)
         self._crossing = crossing or Crossing(Bridge(context, self.param("bridge")))
 
     def _queues(self) -> list[Queue]:
@@ -69,41 +80,39 @@ class BridgedRepoint(Repoint):
         """What is sent to it comes over while it starts, and waits for it there; and the answers to what it
         asks others at its start come back. To a nova-compute nothing comes before it serves."""
         if self._crossing.is_open:
-            if not self._is_compute():
-                self._crossing.expect(self._queues(), "new" if toward == "forward" else "keep")
+            if not self.is_compute():
+                self._crossing.expect(self._queues(), self._to(toward))
             self._crossing.reconcile()
 
-    def _is_compute(self) -> bool:
-        return self.param("cell") is not None
+    def _to(self, toward: Direction) -> Side:
+        return "new" if toward == "forward" else "keep"
 
     def _nova_host(self) -> str:
         return str(self.param("nova_host"))
 
     def begin(self, toward: Direction) -> None:
-        if not self._is_compute() or not self._crossing.is_open:
+        if not self.is_compute() or not self._crossing.is_open:
             super().begin(toward)
             return
         running = self.unit().running
         if running and not self._missing(toward, {c.name for f in self._mine().values() for c in f}):
             Aside(self.context).end(self._nova_host())
             return  # it serves already
-        if not running and self._left() == self._side(toward):
-            # Ended by a run that was killed, and to stay after all: what waits for it waits right here, and
-            # would meet its task as soon as it serves. So this is a restart as Nova knows it.
-            Aside(self.context).end(self._nova_host())
-            super().begin(toward)
-            return
-        aside, cell = Aside(self.context), str(self.param("cell"))
+        aside, about = Aside(self.context), (str(self.param("cell")), self._nova_host(), self._to(toward))
         if not running or self._nova_host() not in self._aside():
-            aside.begin(cell, self._nova_host())
+            aside.begin(*about)
         if not running:
-            super().begin(toward)
-            aside.begin(cell, self._nova_host())  # the last word of the one that was ended may have come late
+            # What waits here already would meet its task as soon as it serves: of callers on this side, or
+            # of a run that was killed when this nova-compute had been ended, and that is undone now.
+            self.between(toward)
+            self._crossing.await_away(self._to(toward), self._own_queues())
+            self.host.systemctl("start", str(self.param("unit")))
+            aside.begin(*about)  # the last word of the one that was ended may have come late
         self._rise(toward)
 
-    def _left(self) -> str:
-        """The side on which it was when it was last ended; "": unknown."""
-        return str(self.context.journal.recall("left", self._nova_host(), ""))
+    def _own_queues(self) -> set[Queue]:
+        """By whose names it alone is reached."""
+        return {(vhost, q) for vhost, q in self._queues() if q.endswith(f".{self._nova_host()}")}
 
     def _rise(self, toward: Direction) -> None:
         """Until a nova-compute reports that it serves: no task that waits for it meets its start."""
@@ -116,26 +125,23 @@ class BridgedRepoint(Repoint):
         self.between(toward)
 
     def _end(self, toward: Direction, asked: str) -> None:
-        if self._is_compute() and self._crossing.is_open and self._nova_host() in self._aside():
+        if self.is_compute() and self._crossing.is_open and self._nova_host() in self._aside():
             self._rise(toward)  # begun by a run that was killed; it has tasks until they are put back
-        if self._is_compute():
-            sides = [side for side, nodes in self.param("sides").items() if asked == nodes[0][0]]
-            self.context.journal.remember("left", self._nova_host(), "".join(sides))
         super()._end(toward, asked)
 
     def look(self, toward: Direction) -> Finding:
         found = super().look(toward)
-        if found.truth is Truth.DONE and self._is_compute() and self._nova_host() in self._aside():
+        if found.truth is Truth.DONE and self.is_compute() and self._nova_host() in self._aside():
             return Finding.partial("tasks that were set aside are not put back yet")
         return found
 
     def _aside(self) -> set[str]:
         return set(Aside(self.context).known())
 
-    def act(self, toward: Direction) -> None:
+    def _move(self, toward: Direction) -> None:
         try:
             if self.look(toward).truth.value != "done":
-                super().act(toward)
+                super()._move(toward)
         finally:
             self._crossing.arrived(self._queues())
         if self._crossing.is_open:
@@ -153,7 +159,7 @@ class RepointWave(BaseStep):
 
     def __init__(self, spec: PlanStep, context: Context) -> None:
         super().__init__(spec, context)
-        looks = Looks(context.world)
+        looks, self._away = Looks(context.world), Away(context.world)
         bridge = self.param("bridge")
         crossing = Crossing(Bridge(context, bridge)) if bridge is not None else None
         self._members: list[Repoint] = []
@@ -164,9 +170,9 @@ class RepointWave(BaseStep):
                 spec, id=f"{own['host']}/{own['unit']}{end}", where=own["host"], params={**common, **own}
             )
             if crossing is None:
-                self._members.append(Repoint(one, context, looks))
+                self._members.append(Repoint(one, context, looks, self._away))
             else:
-                self._members.append(BridgedRepoint(one, context, looks, crossing))
+                self._members.append(BridgedRepoint(one, context, looks, self._away, crossing))
 
     def guard(self, toward: Direction) -> None:
         for one in self._members:
@@ -188,7 +194,7 @@ class RepointWave(BaseStep):
     def act(self, toward: Direction) -> None:
         left = [one for one, f in self._found(toward) if f.truth is not Truth.DONE]
         # A thread each: nobody's guests wait for another host's quiet moment, or for its longer start.
-        told = self.world.together([partial(_trouble, partial(one.act, toward)) for one in left])
+        told = self._away.beside([partial(_trouble, partial(one.move, toward)) for one in left])
         wrong = [error for error in told if error is not None]
         failed = [error for error in wrong if isinstance(error, StepFailed)]
         if failed:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -17,6 +15,7 @@ from recell.model.hosts import HostsMove, Late
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
+from recell.steps.beat import Beat
 from recell.steps.compute import Compute
 from recell.steps.database import recells_login
 
@@ -33,8 +32,6 @@ CATCH_UP_S = 600.0
 SOON_S = 5.0
 BUILD_S = 60.0
 """After it a build that was begun before has long found its host."""
-BEAT_S = 5.0
-"""Between two words that hosts are up; Nova takes them for down after a minute (service_down_time)."""
 CARRY_S = 90.0
 """Longer than a call waits for its answer ([DEFAULT] rpc_response_timeout, 60 s)."""
 
@@ -253,23 +250,6 @@ class FollowHosts(HostsStep):
         return str(self.recall("said", said)) if self.move().hosts else said
 
 
-class _Beat:
-    """Hosts of a wave that are ended already wait for those that aren't at rest yet: their records say
-    meanwhile that they are up. For the threads that end them; one at a time asks the database."""
-
-    def __init__(self, port: HostsPort, side: Side, clock: Callable[[], float]) -> None:
-        self._port, self._side, self._clock = port, side, clock
-        self._lock = threading.Lock()
-        self._last = clock()
-
-    def __call__(self) -> str:
-        with self._lock:
-            if self._clock() - self._last >= BEAT_S:
-                self._port.alive(self._side)
-                self._last = self._clock()
-        return ""
-
-
 class HostsComputes(HostsStep):
     """``forward``: nova-compute of ``computes`` ``leave`` the cell ``side``, losing no message, or ``enter``
     it; the way back is the other one.
@@ -338,15 +318,16 @@ class HostsComputes(HostsStep):
 
     def act(self, toward: Direction) -> None:
         if self._leaves(toward):
-            # Side by side: the guests of the first would else wait for the last.
-            beat = _Beat(self.port(), self._side(), self.world.clock)
+            # Side by side: the guests of the first would else wait for the last. Those that are ended already
+            # are kept up meanwhile.
+            beat = Beat(partial(self.port().alive, self._side()), self.world.clock)
             acts = [partial(self._end, c, beat) for c in self._computes()]
             self.deliveries_held(toward, max(self.world.together(acts), default=0.0))
             beat()
         elif self._computes():
             self._enter()
 
-    def _end(self, compute: dict[str, Any], beat: _Beat) -> float:
+    def _end(self, compute: dict[str, Any], beat: Beat) -> float:
         """For how many seconds what is sent to it was held off."""
         if self._unit(compute).active in ("inactive", "failed"):
             return 0.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -104,7 +105,7 @@ class Bridge:
             aside.take(host)  # of one that a killed run left; else its own step does it more often
         rising = aside.put_back()  # before a shovel brings the messages that belong to them
         taken = self.taken()
-        want = bridge.lanes(taken["keep"], taken["new"], coming)
+        want = bridge.lanes(taken["keep"], taken["new"], coming, rising)
         have = self.end("new").shovels()
         names = {(lane.vhost, lane.name): lane for lane in want}
         gone = [key for key in have if key not in names]
@@ -118,12 +119,11 @@ class Bridge:
             lane
             for key, lane in names.items()
             if key not in have
-            and not lane.queue.endswith(tuple(f".{host}" for host in rising))
             and (lane.vhost, lane.queue) in there[lane.toward]
             and (lane.vhost, lane.source) in there[other(lane.toward)] | made[other(lane.toward)]
         ]
         if fresh:
-            self.end("new").load({"parameters": bridge.shovels(fresh, self._uris())})
+            self.end("new").load({"parameters": bridge.shovels(fresh, self._uris(), self._version)})
         return bool(gone or fresh or any(made.values()))
 
     def _namesakes(
@@ -166,6 +166,21 @@ class Bridge:
                     f" after {limit:.0f} s",
                     "See rabbitmqctl shovel_status there, then: recell resume, or recell undo",
                 )
+            self.world.wait(POLL_S)
+
+    @cached_property
+    def _version(self) -> str:
+        return self.end("new").version()
+
+    def await_away(self, side: Side, queues: Collection[tuple[str, str]], limit: float) -> None:
+        """Until shovels have brought away what waits there, or the limit: of one that stands nobody hears
+        before it is time."""
+        began = self.world.clock()
+        while found := [t for t in self.end(side).taken(self.vhosts, PREFIX) if (t.vhost, t.name) in queues]:
+            # What a quorum queue says of itself may be so old.
+            old = any(t.kind == "quorum" for t in found) and self.world.clock() - began < QUORUM_TICK_S
+            if not (old or any(t.waiting for t in found)) or self.world.clock() - began > limit:
+                return
             self.world.wait(POLL_S)
 
     def stopped(self) -> list[str]:

@@ -8,6 +8,7 @@ from recell.adapters.ports import CutNode
 from recell.errors import StepFailed, VerifyFailed
 from recell.model.step import Direction, Finding
 from recell.planning import queues as homes
+from recell.planning.rabbit_reasons import END_COORDINATOR
 from recell.steps.rabbit import POLL_S, REMEDY, RabbitStep, at_once
 
 
@@ -93,6 +94,11 @@ class Part(RabbitStep):
             for h, v in views.items()
             if v.unheeding
         ]
+        wrong += [
+            f"{h} keeps a coordinator of streams, which ends by {END_COORDINATOR}"
+            for h, v in views.items()
+            if v.coordinator
+        ][:1]
         wrong += [f"{h} has an alarm: {a}" for h, v in views.items() for a in v.alarms]
         away = homes.misplaced(self.node(self.hosts("keep")[0]).queues(), self.sides)
         wrong += [f"{q.name} is on {', '.join(q.members)}" for q in away[:5]]

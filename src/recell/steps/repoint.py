@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from recell.adapters.ports import ConnectionInfo, Consumer, World, processes_of
@@ -12,6 +13,7 @@ from recell.errors import StepFailed, Unreachable
 from recell.model.plan import PlanStep
 from recell.model.step import Direction, Finding, Truth
 from recell.steps.base import Context
+from recell.steps.beat import Away
 from recell.steps.compute import ComputeMoments
 from recell.steps.units import POLL_S, Renewed
 
@@ -47,7 +49,8 @@ class Repoint(Renewed, ComputeMoments):
     ``{"keep": [[host, node], ...], "new": ...}``. Forward it goes to the new side, backward to the kept one.
 
     ``lazy``: it connects only when it has something to say. ``url``: where it has to answer; ``servers`` of
-    load balancers that send it nothing meanwhile. ``cell`` and ``nova_host``: it is a nova-compute.
+    load balancers that send it nothing meanwhile. ``cell`` and ``nova_host``: it is a nova-compute, which
+    Nova takes for down when it is silent for ``down_s``.
     ``because``: steps that write cells' mappings, which it reads once.
 
     An RPC server is ended as everywhere: what is on its way to it stays in the broker for its successor.
@@ -55,9 +58,15 @@ class Repoint(Renewed, ComputeMoments):
 
     kind: ClassVar[str] = "repoint"
 
-    def __init__(self, spec: PlanStep, context: Context, looks: Looks | None = None) -> None:
+    def __init__(
+        self, spec: PlanStep, context: Context, looks: Looks | None = None, away: Away | None = None
+    ) -> None:
         super().__init__(spec, context)
         self._looks = looks or Looks(context.world)
+        self._away = away or Away(context.world)
+
+    def is_compute(self) -> bool:
+        return self.param("cell") is not None
 
     def _side(self, toward: Direction) -> str:
         return "new" if toward == "forward" else "keep"
@@ -117,11 +126,35 @@ class Repoint(Renewed, ComputeMoments):
         return wanted - {c.queue for c in consumers if c.connection in connections}
 
     def act(self, toward: Direction) -> None:
+        if self.is_compute():
+            self._away.beside([partial(self.move, toward)])
+        else:
+            self.move(toward)
+
+    def move(self, toward: Direction) -> None:
+        """:meth:`act`, for whoever keeps nova-computes up meanwhile."""
+        try:
+            self._move(toward)
+        finally:
+            self._is_away(0.0)
+
+    def _is_away(self, limit_s: float) -> None:
+        """A nova-compute that does not report is up for Nova; for so long at most, 0: no longer."""
+        if not self.is_compute():
+            return
+        cell, host = str(self.param("cell")), str(self.param("nova_host"))
+        if limit_s:
+            self._away.leave(cell, host, float(self.param("down_s", 60.0)), limit_s)
+        else:
+            self._away.back(cell, host)
+
+    def _move(self, toward: Direction) -> None:
         name = str(self.param("unit"))
         self.nobody_is_served()
         self.note_old()
         if self.unit().active not in ("inactive", "failed") and not self._begun_anew(toward):
             self._end_all(toward)
+        self._is_away(self.limit("start_s"))
         self.begin(toward)
         began = asked = self.world.clock()
         while self.look(toward).truth is not Truth.DONE:
@@ -158,11 +191,12 @@ class Repoint(Renewed, ComputeMoments):
 
     def _end(self, toward: Direction, asked: str) -> None:
         host = asked or str(self.param("sides")["keep"][0][0])
-        if self.param("cell") is None:
+        if not self.is_compute():
             self.end(toward, host, str(self.param("vhost")))
             return
         if not self.is_lost(host):
             self.await_quiet()
+        self._is_away(self.limit("stop_s"))
         held = self.world.stop_rpc_server(
             self.spec.where,
             str(self.param("unit")),
