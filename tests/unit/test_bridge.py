@@ -47,6 +47,19 @@ def test_who_is_about_to_come_counts_already() -> None:
     assert lanes(keep, new, coming) == {Lane("/", "t", "new", "t")}
 
 
+def test_what_others_take_from_is_led_to_them_before_its_last_taker_ends() -> None:
+    keep = [taken("t", 1), taken("u", 2), taken("own", 1), taken("s", 1, "stream")]
+    new = [taken("t", 1), taken("u", 1), taken("own", 0), taken("s", 1, "stream")]
+    both = lanes(keep, new)
+    assert Lane("/", "t", "new", "t") not in both and Lane("/", "own", "keep", "own") in both
+    leaving: dict[tuple[str, str, Side], int] = {
+        ("/", name, "keep"): 1 for name in ("t", "u", "own", "s", "gone")
+    }
+    assert lanes(keep, new, leaving=leaving) == both | {Lane("/", "t", "new", "t")}
+    ended = [taken("t", 0), *keep[1:]]
+    assert lanes(ended, new, leaving=leaving) == both | {Lane("/", "t", "new", "t")}
+
+
 def test_who_rises_on_a_side_gets_nothing_there_even_when_it_takes() -> None:
     keep = [taken("x.cmp1", 0), taken("x.cmp2", 1), taken("x", 2)]
     new = [taken("x.cmp1", 1), taken("x.cmp2", 0), taken("x", 1)]

@@ -58,8 +58,11 @@ def lanes(
     new: Sequence[Taken],
     coming: Mapping[tuple[str, str], Side] | None = None,
     rising: Mapping[str, Side] | None = None,
+    leaving: Mapping[tuple[str, str, Side], int] | None = None,
 ) -> frozenset[Lane]:
     """:param coming: queues ``(vhost, name)`` that somebody is about to take from on a side.
+    :param leaving: by queue and side, how many of its takers are about to end. Where the other side has
+        some, it gets what is sent from then on, and nobody waits for whoever comes.
     :param rising: hosts whose server begins on a side, and is to get nothing before it has: what is sent to
         them by name waits on the other side, whether it takes already or not."""
     found: dict[tuple[str, str], dict[Side, int]] = {}
@@ -71,6 +74,10 @@ def lanes(
                 key = (queue.vhost, queue.name)
                 found.setdefault(key, {"keep": 0, "new": 0})[side] = queue.takers
                 kinds[key] = queue.kind
+    for (vhost, name, side), number in (leaving or {}).items():
+        takers = found.get((vhost, name), {})
+        if takers.get(other(side)) and kinds[vhost, name] != "stream":
+            takers[side] = max(0, takers[side] - number)
     for key, side in (coming or {}).items():
         if key in found:
             found[key][side] += 1

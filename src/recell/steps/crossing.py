@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 from typing import ClassVar
 
 from recell.adapters.together import Once
 from recell.errors import RecellError, StepFailed
 from recell.model.plan import PlanStep
 from recell.model.step import Direction, Finding, Truth
-from recell.planning.bridge import Side
+from recell.planning.bridge import Side, other
 from recell.steps.aside import Aside
 from recell.steps.base import BaseStep, Context
 from recell.steps.beat import Away
@@ -31,6 +34,8 @@ class Crossing:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._coming: dict[Queue, Side] = {}
+        self._leaving: Counter[tuple[str, str, Side]] = Counter()
+        self._counting = Lock()
         self.reconcile = Once(self._reconcile)
         self._stopped = Once(bridge.stopped)
 
@@ -39,7 +44,7 @@ class Crossing:
         return self._bridge.is_open
 
     def _reconcile(self) -> bool:
-        return self._bridge.reconcile(dict(self._coming))
+        return self._bridge.reconcile(dict(self._coming), dict(self._leaving))
 
     def expect(self, queues: Iterable[Queue], side: Side) -> None:
         """Somebody will take from them there in a moment."""
@@ -49,6 +54,23 @@ class Crossing:
     def arrived(self, queues: Iterable[Queue]) -> None:
         for queue in queues:
             self._coming.pop(queue, None)
+
+    @contextmanager
+    def leaving(self, takers: Counter[Queue], side: Side) -> Iterator[None]:
+        """So many of their takers end on this side meanwhile. What others take from, too, is led to them
+        before: the bridge takes seconds to be looked after, and nobody is to wait so long."""
+        mine: Counter[tuple[str, str, Side]] = Counter()
+        for (vhost, name), number in takers.items():
+            mine[vhost, name, side] = number
+        with self._counting:
+            self._leaving += mine
+        try:
+            if mine:
+                self.reconcile()
+            yield
+        finally:
+            with self._counting:
+                self._leaving -= mine
 
     def await_away(self, side: Side, queues: Collection[Queue]) -> None:
         self._bridge.await_away(side, queues, AWAY_S)
@@ -84,6 +106,15 @@ class BridgedRepoint(Repoint):
                 self._crossing.expect(self._queues(), self._to(toward))
             self._crossing.reconcile()
 
+    def _takers(self, toward: Direction) -> tuple[Counter[Queue], Side]:
+        """How often it takes from each of its queues, on the side where it is."""
+        side = other(self._to(toward))
+        asked, vhost = str(self.param("sides")[side][0][0]), str(self.param("vhost"))
+        mine = {c.name for c in self._mine().get(asked, ())}
+        wanted = {name for _, name in self._queues()}
+        found = self._looks.consumers(asked, vhost) if mine and wanted else ()
+        return Counter((vhost, c.queue) for c in found if c.connection in mine and c.queue in wanted), side
+
     def _to(self, toward: Direction) -> Side:
         return "new" if toward == "forward" else "keep"
 
@@ -91,8 +122,12 @@ class BridgedRepoint(Repoint):
         return str(self.param("nova_host"))
 
     def begin(self, toward: Direction) -> None:
-        if not self.is_compute() or not self._crossing.is_open:
+        if not self._crossing.is_open:
             super().begin(toward)
+            return
+        if not self.is_compute():
+            self.host.systemctl("start", str(self.param("unit")))
+            self.between(toward)  # which takes seconds, in which it starts
             return
         running = self.unit().running
         if running and not self._missing(toward, {c.name for f in self._mine().values() for c in f}):
@@ -141,7 +176,11 @@ class BridgedRepoint(Repoint):
     def _move(self, toward: Direction) -> None:
         try:
             if self.look(toward).truth.value != "done":
-                super()._move(toward)
+                if self._crossing.is_open and not self.is_compute():
+                    with self._crossing.leaving(*self._takers(toward)):
+                        super()._move(toward)
+                else:
+                    super()._move(toward)
         finally:
             self._crossing.arrived(self._queues())
         if self._crossing.is_open:

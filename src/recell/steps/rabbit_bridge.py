@@ -98,14 +98,18 @@ class Bridge:
         names = {(lane.vhost, lane.name) for lane in want}
         return frozenset(lane for lane in want if (lane.vhost, lane.name) not in have), have - names
 
-    def reconcile(self, coming: Mapping[tuple[str, str], Side] | None = None) -> bool:
+    def reconcile(
+        self,
+        coming: Mapping[tuple[str, str], Side] | None = None,
+        leaving: Mapping[tuple[str, str, Side], int] | None = None,
+    ) -> bool:
         """Bring the shovels to what is needed now. Whether anything had to change."""
         aside = Aside(self.context)
         for host in aside.known():
             aside.take(host)  # of one that a killed run left; else its own step does it more often
         rising = aside.put_back()  # before a shovel brings the messages that belong to them
         taken = self.taken()
-        want = bridge.lanes(taken["keep"], taken["new"], coming, rising)
+        want = bridge.lanes(taken["keep"], taken["new"], coming, rising, leaving)
         have = self.end("new").shovels()
         names = {(lane.vhost, lane.name): lane for lane in want}
         gone = [key for key in have if key not in names]
