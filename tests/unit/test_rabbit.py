@@ -373,7 +373,7 @@ VIEW = {
 SETTINGS = {
     "given": False, "discovery": "rabbit_peer_discovery_classic_config", "peers": [],
     "main": "/etc/rabbitmq/rabbitmq", "listeners": [["amqp", "::", 5672], ["clustering", "::", 25672]],
-    "parameters": [], "shovels": [], "naming": [],
+    "parameters": [], "shovels": [], "naming": [], "epmd": 4369,
 }  # fmt: skip
 QUEUES = [
     {"vhost": "/", "name": "q", "kind": "quorum", "leader": "rabbit@mq1", "members": ["rabbit@mq1"],

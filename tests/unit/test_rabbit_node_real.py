@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from recell.adapters.rabbit_node import RabbitNode
+from recell.adapters.rabbit_settings import settings_of
+from recell.model.rabbit import EPMD
 from recell.planning.rabbit_reasons import END_COORDINATOR
 from tests.private_broker import PrivateBroker
 from tests.unit.test_partition_handling import Host
@@ -62,6 +64,12 @@ def test_a_coordinator_of_streams_outlives_them_and_ends_as_operators_are_told(
     assert not node.view().coordinator, "it does not come back"
     assert declared() and node.view().coordinator, "but for the next stream"
     do("rabbitmqctl", "delete_queue", "s")
+
+
+def test_where_a_node_asks_epmd(broker: PrivateBroker, node: RabbitNode) -> None:
+    """Every broker of tests has one of its own."""
+    told = settings_of(node.settings(), "any")
+    assert told.epmd_port == int(broker.environment["ERL_EPMD_PORT"]) != EPMD
 
 
 def test_queues_that_end_with_their_last_taker(broker: PrivateBroker, node: RabbitNode) -> None:

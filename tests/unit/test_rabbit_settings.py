@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from recell.adapters.ports import Finished
+from recell.adapters.ports import Finished, ProcessInfo
 from recell.adapters.rabbit_settings import main_file, settings_of
 from recell.discovery.rabbit import look_at_rabbit
 from recell.errors import RecellError
@@ -151,6 +151,43 @@ def test_a_client_s_word_on_its_queues_is_read(text: str, environment: tuple[str
 def test_a_port_that_is_not_known_can_not_be_walled_off() -> None:
     assert "on which port other nodes reach it" in refused(nodes(scan(build()), "new", dist_port=0))
     assert plan_rabbit(nodes(scan_fresh(build_fresh()), "keep", dist_port=0), layout(FRESH), 0.0).steps
+
+
+def test_an_epmd_elsewhere_is_walled_off_where_it_is() -> None:
+    found, moved = scan(build()), NodeSettings(epmd_port=14369)
+    there = nodes(nodes(found, "keep", settings=moved), "new", settings=moved)
+    plan = split(there)
+    walls = [s.params["text"] for s in plan.steps if s.kind == "rabbit-apart"]
+    assert len(walls) == 6 and all("14369, 25672" in text and " 4369" not in text for text in walls)
+    assert any("keep ports 14369, 25672 closed" in r for r in plan.remarks)
+    world: Any = Asked()
+    assert not [v for v in check(there, layout(TEXT), world) if v.id.startswith("reach:")]
+    assert "mq1:14369" in world.asked["mq5"] and "mq1:4369" not in world.asked["mq5"]
+    told = "rabbit@mq4 looks for epmd on port 14369, rabbit@mq1 on 4369: it could not join"
+    assert told in refused(nodes(found, "new", settings=moved))
+    bridged = scan_fresh(build_fresh())
+    assert plan_rabbit(nodes(bridged, "new", settings=moved), layout(FRESH), 0.0).steps, "two clusters"
+    odd = tuple(replace(n, settings=moved) if n.host == "mq5" else n for n in bridged.rabbit)
+    assert "rabbit@mq5 looks for epmd on port 14369" in refused(replace(bridged, rabbit=odd), FRESH)
+
+
+def test_an_epmd_that_rabbitmqctl_is_not_told_of_is_said() -> None:
+    def found(*environment: str) -> str:
+        broker = Host()
+        broker.code = 69
+        argv = ("/usr/bin/beam.smp", "-boot", "x", "rabbit")
+        broker.found = (ProcessInfo(1, 0, argv, "rabbitmq", 1.0, 1, "/"),)
+        broker.files["/var/lib/rabbitmq/.erlang.cookie"] = b"C"
+        unit, hosts = broker.unit, cast("Any", {"mq1": broker})
+        hosts["mq1"].unit = lambda name: replace(unit(name), environment=environment)
+        with pytest.raises(RecellError) as said:
+            look_at_rabbit(hosts, {"mq1": Address("mq1")}, 0.0)
+        return str(said.value)
+
+    told = found("ERL_EPMD_PORT=14369")
+    assert "RabbitMQ on mq1 has epmd's port (14369) from its unit's environment" in told
+    assert "Say ERL_EPMD_PORT in rabbitmq-env.conf" in told
+    assert "RabbitMQ does not answer on mq1" in found()
 
 
 def test_a_later_file_that_sets_the_same_keys() -> None:
@@ -360,8 +397,6 @@ def test_settings_out_of_what_a_node_tells() -> None:
 
 
 def _scanned(files: Mapping[str, bytes], **view: Any) -> RabbitNode:
-    from recell.adapters.ports import ProcessInfo
-
     broker = Host()
     broker.view |= {"queues": 0, "users": 1, **view}
     argv = ("/usr/bin/beam.smp", "-boot", "x", "rabbit")

@@ -29,7 +29,8 @@ io:put_chars([rabbit_json:encode(#{
  naming => G(fun() -> [[proplists:get_value(vhost, X), proplists:get_value(name, X)] || X <- P,
    proplists:get_value(<<"ha-mode">>, D(proplists:get_value(definition, X))) == <<"nodes">>] end, []),
  transient => G(fun() -> rabbit_deprecated_features:is_permitted(transient_nonexcl_queues) end,
-   true) =/= false
+   true) =/= false,
+ epmd => G(fun() -> {ok, [[N | _] | _]} = init:get_argument(epmd_port), list_to_integer(N) end, 4369)
 }), 10])
 """
 
@@ -51,6 +52,7 @@ def settings_of(told: Mapping[str, Any], name: str) -> NodeSettings:
         movers=tuple(sorted([*movers, *(f"shovel {s}" for s in told["shovels"])])),
         node_policies=tuple(sorted(f"{of} of {vhost}" for vhost, of in told["naming"])),
         transient=bool(told.get("transient", True)),
+        epmd_port=int(told["epmd"]),
         limited=any(component == "vhost-limits" for component, _ in told["parameters"]),
     )
 

@@ -21,7 +21,7 @@ from recell.adapters.ssh import SshHost
 from recell.discovery.fronts import NOVA_UNREAD, FrontHost, proxied, told_of_nova, with_balancers, with_doors
 from recell.discovery.scan import host_facts, look_for_nova
 from recell.discovery.services import environment_of
-from recell.errors import BadInput, RecellError, Unsupported
+from recell.errors import BadInput, RecellError, Unreachable, Unsupported
 from recell.model.deployment import Address, Broker, ConfigFile, Deployment, HostFacts
 from recell.model.rabbit import WEB_SERVERS, QueueHome, RabbitClient, RabbitNode
 from recell.model.urls import parse_url
@@ -77,7 +77,7 @@ def look_at_rabbit(
             raise Unsupported(
                 "no host of the inventory runs RabbitMQ", "Name its nodes' hosts in the inventory"
             )
-        told = dict(zip(with_rabbit, pool.map(lambda n: Node(hosts[n]).raw(), with_rabbit), strict=True))
+        told = dict(zip(with_rabbit, pool.map(lambda n: _told(hosts[n]), with_rabbit), strict=True))
         more = dict(zip(with_rabbit, pool.map(lambda n: Node(hosts[n]).settings(), with_rabbit), strict=True))
         cookies = dict(
             zip(with_rabbit, pool.map(lambda n: Node(hosts[n]).cookie(), with_rabbit), strict=True)
@@ -132,6 +132,20 @@ def _look(host: GreetedHost, address: Address) -> _Seen:
         for p in processes
     )
     return _Seen(host_facts(host, address, str(host.hello()["hostname"])), processes, rabbit)
+
+
+def _told(host: HostPort) -> dict[str, Any]:
+    try:
+        return Node(host).raw()
+    except Unreachable:
+        port = environment_of(host.unit(RABBIT_UNIT), host).get("ERL_EPMD_PORT", "")
+        if not port:
+            raise
+        raise Unsupported(
+            f"RabbitMQ on {host.name} has epmd's port ({port}) from its unit's environment, and"
+            " rabbitmqctl there does not find it",
+            "Say ERL_EPMD_PORT in rabbitmq-env.conf, which both read, and restart it",
+        ) from None
 
 
 def _with_file(facts: HostFacts, host: HostPort, path: str) -> HostFacts:

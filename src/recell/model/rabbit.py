@@ -9,6 +9,8 @@ NO_HOME_OF_ITS_OWN = re.compile(r"^(amq\.|reply_|.*_fanout_)")
 """Queues that oslo.messaging makes for one process: they are made where it connects, end with it, and a
 mirroring policy must leave them out, or every one of them would be on every node."""
 
+EPMD = 4369
+"""Where epmd listens unless ERL_EPMD_PORT says otherwise."""
 WEB_SERVERS = ("uwsgi", "mod_wsgi", "gunicorn", "apache2", "httpd")
 """Programs that run somebody else's WSGI application."""
 
@@ -22,7 +24,8 @@ class NodeSettings:
     blank. ``listeners``: (protocol, address, port); protocols that matter are ``amqp`` and ``amqp/ssl``;
     empty: not known. ``movers``: shovels and federation upstreams that run in it; ``node_policies``:
     policies that mirror to nodes by their names. ``transient``: it takes queues that are neither durable nor
-    exclusive. ``limited``: some vhost may have so many queues or connections only.
+    exclusive. ``limited``: some vhost may have so many queues or connections only. ``epmd_port``: where
+    it asks epmd for other nodes, and tells it of itself.
     """
 
     cookie_given: bool = False
@@ -32,6 +35,7 @@ class NodeSettings:
     node_policies: tuple[str, ...] = ()
     transient: bool = True
     limited: bool = False
+    epmd_port: int = EPMD
 
     def speaks(self, port: int) -> tuple[str, ...]:
         """What AMQP clients are spoken to on a port: amqp, amqp/ssl, or nothing."""

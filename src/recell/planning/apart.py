@@ -9,7 +9,6 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
-EPMD = 4369
 CHAIN = "RECELL-APART"
 
 

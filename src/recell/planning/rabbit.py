@@ -13,7 +13,7 @@ from recell.model.layout import BrokerLayout
 from recell.model.plan import Plan
 from recell.model.rabbit import RabbitNode
 from recell.planning import rabbit_nova
-from recell.planning.apart import EPMD, unit_name, unit_text
+from recell.planning.apart import unit_name, unit_text
 from recell.planning.draft import Draft
 from recell.planning.rabbit_facts import RabbitFacts
 from recell.planning.rabbit_fresh import KIND as FRESH
@@ -210,7 +210,7 @@ def _conclude(facts: RabbitFacts, draft: Draft) -> None:
 
 
 def _apart(facts: RabbitFacts, draft: Draft) -> None:
-    ports = sorted({EPMD, *(n.dist_port for n in facts.nodes)})
+    ports = _closed(facts)
     for side, opposite in ((facts.keep, facts.new), (facts.new, facts.keep)):
         other = opposite[0].host
         addresses = [a for n in opposite for a in _addresses(facts, n)]
@@ -226,6 +226,11 @@ def _apart(facts: RabbitFacts, draft: Draft) -> None:
                 other=other,
                 text=unit_text(facts.deployment.host(node.host).firewall, other, addresses, ports),
             )
+
+
+def _closed(facts: RabbitFacts) -> list[int]:
+    """Where nodes find and reach each other."""
+    return sorted({p for n in facts.nodes for p in (n.settings.epmd_port, n.dist_port)})
 
 
 def _final(facts: RabbitFacts, node: RabbitNode) -> str:
@@ -263,7 +268,7 @@ def _remarks(facts: RabbitFacts) -> tuple[str, ...]:
         " its end; undo then opens a bridge of shovels between the two clusters and leads the moved clients"
         " back over it.",
         "The cut gives the new nodes another Erlang cookie. Never give both clusters one cookie again, and"
-        f" keep ports 4369 and {facts.keep[0].dist_port} closed between them"
+        f" keep ports {', '.join(map(str, _closed(facts)))} closed between them"
         + (" (a unit of recell's does)" if facts.layout.rabbitmq.firewall == "permanent" else "")
         + ": a single ping would join them.",
         "Ansible, Puppet or kolla must learn both node lists, the clients' transport_url and the new cookie.",

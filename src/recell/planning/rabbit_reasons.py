@@ -207,8 +207,19 @@ def _running(facts: RabbitFacts) -> list[Reason]:
     return out
 
 
+def _of_epmd(nodes: tuple[RabbitNode, ...]) -> list[Reason]:
+    """Each looks for the others where its own epmd listens."""
+    for node in nodes:
+        mine, first = node.settings.epmd_port, nodes[0].settings.epmd_port
+        if mine != first:
+            what = f"{node.name} looks for epmd on port {mine}, {nodes[0].name} on {first}: it could not join"
+            remedy = "Give all of them one ERL_EPMD_PORT (rabbitmq-env.conf, or their units), and restart it"
+            return [(node.host, what, remedy)]
+    return []
+
+
 def _of_cluster(facts: RabbitFacts) -> list[Reason]:
-    out = _running(facts)
+    out = [*_running(facts), *_of_epmd(facts.nodes)]
     for node in facts.nodes:
         out += [(node.host, f"{node.name} has an alarm: {a}", "Make room first") for a in node.alarms]
         out += _not_editable(node)
@@ -372,6 +383,7 @@ def _of_fresh(facts: RabbitFacts) -> list[Reason]:
         out += [(node.host, f"{node.name} has an alarm: {a}", "Make room first") for a in node.alarms]
     for node in facts.new:
         out += _not_editable(node)
+    out += _of_epmd(facts.new)
     versions = {(n.version, n.erlang) for n in facts.new}
     if len(versions) > 1:
         told = ", ".join(sorted(f"{v} on Erlang {e}" for v, e in versions))

@@ -14,7 +14,6 @@ from recell.model.deployment import Deployment
 from recell.model.layout import BrokerLayout
 from recell.model.plan import Plan
 from recell.model.violation import Violation
-from recell.planning.apart import EPMD
 from recell.planning.rabbit import plan_rabbit
 from recell.planning.rabbit_facts import RabbitFacts
 from recell.planning.rabbit_moves import bridge_of
@@ -122,7 +121,7 @@ def _wanted(facts: RabbitFacts) -> dict[str, dict[str, bool]]:
         for mine, others in ((facts.new, facts.keep), (facts.keep, facts.new)):
             for node in mine:
                 for other in others:
-                    for port in (EPMD, other.dist_port):
+                    for port in (other.settings.epmd_port, other.dist_port):
                         add(node.host, other.name.partition("@")[2], port)
     return found
 
