@@ -1,5 +1,5 @@
 """MariaDB servers of a test's own: data in memory where that is possible, reached by a unix socket;
-started, cut, killed and restarted at will."""
+started, cut, killed and restarted at will. Several may run, and several tests at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _PATH = "/usr/sbin:/usr/bin:/usr/local/bin"
 _SHM = Path("/dev/shm")
 _GALERA = Path("/usr/lib/galera/libgalera_smm.so")
 _LOG_SIZE = "innodb-log-file-size=8M"
+_CLIENTS_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def program(name: str) -> str:
@@ -46,7 +48,13 @@ def _user() -> str:
 def _directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="recell-db-", dir=_SHM if os.access(_SHM, os.W_OK) else None))
     directory.chmod(0o755)
+    (directory / "tmp").mkdir()
     return directory
+
+
+def _own(directory: Path) -> str:
+    """A server that starts removes all #sql files in its tmpdir, those of its neighbours too."""
+    return f"tmpdir={directory}/tmp"
 
 
 @functools.cache
@@ -54,7 +62,7 @@ def _template() -> Path:
     """An empty data directory, to be copied: making one takes longer than all else of a server."""
     directory = _directory()
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    (directory / "my.cnf").write_text("")
+    (directory / "my.cnf").write_text(f"[mariadbd]\n{_own(directory)}\n")
     subprocess.run(["chown", "-R", _user(), directory], check=True)
     subprocess.run([program("mariadb-install-db"), f"--defaults-file={directory}/my.cnf",
                     f"--datadir={directory}/data", f"--user={_user()}", f"--{_LOG_SIZE}",
@@ -144,10 +152,10 @@ class PrivateServer(Server):
         super().__init__(_directory(), number, database)
         self.port = port
         lines = [f"datadir={self.directory}/data", f"user={_user()}", f"socket={self.socket}",
-                 f"pid-file={self.directory}/pid", _LOG_SIZE, "innodb-buffer-pool-size=32M",
-                 "innodb-flush-log-at-trx-commit=2", "sync-binlog=0", "innodb-fast-shutdown=1",
-                 "innodb-buffer-pool-dump-at-shutdown=OFF", "innodb-buffer-pool-load-at-startup=OFF",
-                 "character-set-server=utf8mb3",
+                 f"pid-file={self.directory}/pid", _own(self.directory), _LOG_SIZE,
+                 "innodb-buffer-pool-size=32M", "innodb-flush-log-at-trx-commit=2", "sync-binlog=0",
+                 "innodb-fast-shutdown=1", "innodb-buffer-pool-dump-at-shutdown=OFF",
+                 "innodb-buffer-pool-load-at-startup=OFF", "character-set-server=utf8mb3",
                  *([f"port={port}", "bind-address=127.0.0.1"] if port else ["skip-networking"]), *options]
         (self.directory / "my.cnf").write_text("[mariadbd]\n" + "\n".join(lines) + "\n")
         shutil.copytree(_template(), self.directory / "data")
@@ -240,13 +248,32 @@ class DatabaseHost:
 Pair = tuple[PrivateServer, PrivateServer]
 
 
+_taken: list[socket.socket] = []
+
+
 def free_ports(number: int) -> list[int]:
-    """TCP ports of the loopback that nobody listens at."""
-    with ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in free:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in free]
+    """TCP ports of the loopback that nobody listens at. No test of any process gets one of them again as
+    long as this process lives, and the kernel gives none to a client: whoever was told one may be slow to
+    listen there.
+    """
+    low, high = map(int, _CLIENTS_PORTS.read_text().split())
+    others = [*range(10_000, min(low, 65_000)), *range(max(high + 1, 10_000), 65_000)]
+    candidates = random.sample(others, len(others))
+    return [next(port for port in candidates if _take(port)) for _ in range(number)]
+
+
+def _take(port: int) -> bool:
+    ours = socket.socket(socket.AF_UNIX)
+    try:
+        # A name without a file, which goes with the process that has it.
+        ours.bind(f"\0recell-test-port-{port}")
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", port))
+    except OSError:
+        ours.close()
+        return False
+    _taken.append(ours)
+    return True
 
 
 @contextmanager

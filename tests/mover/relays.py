@@ -7,7 +7,6 @@ import itertools
 import os
 import pwd
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -28,18 +27,12 @@ from recell.adapters.ports import FileStat, Finished, UnitState, UnitVerb
 from recell.adapters.relay import Relay
 from recell.errors import StepFailed, Unreachable
 from recell.model.relay import RelayState, Side
-from tests.private_server import Server
+from tests.private_server import Server, free_ports
 
 USER, PASSWORD = "nova", "a secret of Nova's"
 MODERN, MODERN_PASSWORD = "nova_ed", "another one"
 NETWORK = ("skip-name-resolve", "max-allowed-packet=64M", "plugin-load-add=auth_ed25519")
 SESSIONS = f"SELECT id FROM information_schema.processlist WHERE user = '{USER}'"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def connections_to(port: int) -> int:
@@ -137,7 +130,7 @@ class Rig:
     def __post_init__(self) -> None:
         self.host.log, self.host.units = self.directory / "log", self.directory / "units"
         self.host.units.mkdir(exist_ok=True)
-        self.port = self.port or free_port()
+        self.port = self.port or free_ports(1)[0]
         self.relay = self.instance()
 
     def instance(self) -> Relay:

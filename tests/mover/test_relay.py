@@ -15,6 +15,7 @@ import pytest
 
 from recell.errors import StalePlan, StepFailed
 from recell.model.relay import Side
+from recell.mover.cell import SIDES
 from tests.mover.conftest import OPTIONS
 from tests.mover.relays import (
     MODERN,
@@ -24,19 +25,18 @@ from tests.mover.relays import (
     Rig,
     Writers,
     connections_to,
-    free_port,
     one,
     ready,
     run,
     state_of,
     until,
 )
-from tests.private_server import PrivateServer, Server
+from tests.private_server import PrivateServer, Server, free_ports
 
 
 @pytest.fixture(scope="module")
 def sides() -> Iterator[tuple[Server, Server, dict[Side, int]]]:
-    ports: dict[Side, int] = {"old": free_port(), "new": free_port()}
+    ports: dict[Side, int] = dict(zip(SIDES, free_ports(2), strict=True))
     made: list[PrivateServer] = []
     try:
         for number, port in enumerate(ports.values(), 71):

@@ -15,9 +15,10 @@ import pytest
 
 from recell.errors import Locked, RecellError, StepFailed, Unreachable
 from recell.model.relay import Side
-from tests.mover.relays import SESSIONS, USER, Rig, Writers, free_port, one, run, state_of, until
+from tests.mover.relays import SESSIONS, USER, Rig, Writers, one, run, state_of, until
 from tests.mover.test_relay import rig as rig
 from tests.mover.test_relay import sides as sides
+from tests.private_server import free_ports
 
 
 def test_a_client_that_talks_nonsense_ends_itself_only(rig: Rig) -> None:
@@ -52,7 +53,7 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(rig: Rig) -> None:
 
 def test_a_side_that_is_away(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "units").mkdir()
-    away = free_port()
+    (away,) = free_ports(1)
     second = Rig(tmp_path, rig.old, rig.new, {"old": rig.ports["old"], "new": away})
     try:
         second.install()

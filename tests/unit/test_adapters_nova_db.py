@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +14,7 @@ from recell.adapters.nova_db import Database, NovaDatabases
 from recell.adapters.ports import RawMapping, ServiceRow
 from recell.errors import Denied, StalePlan, StepFailed, Unreachable, Unsupported
 from recell.model.urls import parse_url
+from tests.private_server import PrivateServer
 
 _CELL0 = "00000000-0000-0000-0000-000000000000"
 _CELL1 = "11111111-1111-1111-1111-111111111111"
@@ -60,44 +57,14 @@ class Gateway:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    programs = [shutil.which(p, path="/usr/sbin:/usr/bin:/usr/local/bin")
-                for p in ("mariadbd", "mariadb-install-db")]
-    if None in programs:
-        pytest.fail("MariaDB is missing: apt-get install mariadb-server")
-    directory = tmp_path_factory.mktemp("db")
-    (directory / "my.cnf").write_text("")
-    user = "mysql" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
-    subprocess.run(["chown", "-R", user, directory], check=True)
-    for parent in (directory, *directory.parents):
-        if parent.stat().st_uid == os.getuid() and parent != Path("/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    common = [f"--defaults-file={directory}/my.cnf", f"--datadir={directory}/data",
-              f"--user={user}"]
-    subprocess.run([str(programs[1]), *common, "--auth-root-authentication-method=normal",
-                    "--skip-test-db"], check=True, capture_output=True)
-    sock = directory / "s"
-    process = subprocess.Popen(
-        [str(programs[0]), *common, f"--socket={sock}", "--skip-networking",
-         "--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=0"],
-        stderr=(directory / "log").open("wb"),
-    )
-    for _ in range(1800):
-        try:
-            root = pymysql.connect(unix_socket=str(sock), user="root", autocommit=True)
-            break
-        except pymysql.Error:
-            time.sleep(0.05)
-    else:
-        pytest.fail(f"MariaDB does not start: {(directory / 'log').read_text()[-2000:]}")
-    with root.cursor() as cursor:
+def server() -> Iterator[Path]:
+    made = PrivateServer()
+    try:
         # As the lab's and most servers' own setting: not that of Nova's data.
-        cursor.execute("SET GLOBAL time_zone = '+05:00'")
-        cursor.execute("CREATE USER nova@localhost IDENTIFIED BY 'p@w'")
-    root.close()
-    yield sock
-    process.terminate()
-    process.wait()
+        made.sql("SET GLOBAL time_zone = '+05:00'", "CREATE USER nova@localhost IDENTIFIED BY 'p@w'")
+        yield made.socket
+    finally:
+        made.stop()
 
 
 @pytest.fixture

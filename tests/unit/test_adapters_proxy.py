@@ -19,6 +19,7 @@ from recell.adapters.dry_record import Record
 from recell.adapters.proxy import HaproxySocket, admin_socket
 from recell.adapters.ssh import parse_unit
 from recell.errors import BadInput, StepFailed, Unreachable, Unsupported
+from tests.private_server import free_ports
 
 
 @dataclass
@@ -59,8 +60,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.fail("HAProxy is missing: apt-get install haproxy")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    (port,) = free_ports(1)
     config = tmp_path / "haproxy.cfg"
     config.write_text(f"""\
 global

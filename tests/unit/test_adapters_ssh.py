@@ -33,6 +33,7 @@ from recell.errors import (
     Unsupported,
 )
 from recell.model.deployment import Address
+from tests.private_server import free_ports
 
 _SHOW = """Id=nova-conductor.service
 LoadState=loaded
@@ -87,8 +88,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         tool.chmod(0o755)
     (directory / "show").write_text(_SHOW)
     Path("/run/sshd").mkdir(exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    (port,) = free_ports(1)
     (directory / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nPidFile none\n"
         f"AuthorizedKeysFile {directory}/authorized\nStrictModes no\nUsePAM no\n"
@@ -331,8 +331,7 @@ def test_ssh_troubles(sshd: Sshd) -> None:
             made.close()
         raise AssertionError("it worked")
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        closed = server.getsockname()[1]
+    (closed,) = free_ports(1)
     kind, text = error(port=closed)
     assert kind is Unreachable
     assert "Connection refused" in text
@@ -423,7 +422,8 @@ def test_http_status(host: SshHost) -> None:
         thread.start()
         assert host.http_status(f"http://127.0.0.1:{port}/") == 300
         thread.join()
-    assert host.http_status(f"http://127.0.0.1:{port}/") == 0
+    (closed,) = free_ports(1)
+    assert host.http_status(f"http://127.0.0.1:{closed}/") == 0
 
 
 def test_forward(host: SshHost) -> None:

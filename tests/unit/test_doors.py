@@ -18,6 +18,7 @@ from recell.model.violation import Violation
 from recell.planning.split import make_plan, plan_split
 from recell.planning.v1 import plan_v1
 from recell.preflight import doors
+from tests.private_server import free_ports
 from tests.sim import cloud
 from tests.sim.hosts import LAYOUT, split
 from tests.sim.hosts import scan as scan_hosts
@@ -142,7 +143,6 @@ def test_what_the_host_makes_of_an_answer(answer: bytes, tls: bool, says: str) -
 
 
 def test_nobody_there_and_no_such_name() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
+    (port,) = free_ports(1)
     refused, unknown = _knocked(["127.0.0.1", port, False], ["no-such-name.invalid", 5672, True])
     assert refused == "Connection refused" and unknown

@@ -6,7 +6,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -26,6 +25,7 @@ from recell.adapters.proxy import HaproxySocket
 from recell.errors import StepFailed, Unsupported
 from recell.model.gate import GateServer
 from recell.planning.gate_text import action_of, concluded, is_taught, taught, untaught
+from tests.private_server import free_ports
 from tests.unit.test_adapters_proxy import Host
 
 LONG = 60.0
@@ -110,8 +110,7 @@ class Stand:
 
     def __init__(self, directory: Path, front: str) -> None:
         self.old, self.new = Side("old"), Side("new")
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port = server.getsockname()[1]
+        (self.port,) = free_ports(1)
         config = directory / "haproxy.cfg"
         self.before = f"""\
 global
