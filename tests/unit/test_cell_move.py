@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -110,6 +111,29 @@ def test_what_is_made_is_there_and_dropped_again(moves: Any, servers: dict[Side,
     move.drop("old", "recell")
     assert move.there("new") == frozenset() and "recell" not in move.there("old")
     assert ids(servers["old"]) == [1, 2, 3]
+
+
+def test_a_session_of_recells_that_ends_by_itself_when_its_account_is_dropped(
+    moves: Any, servers: dict[Side, PrivateServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = moves()
+    move.make("old", "recell")
+    session = servers["old"].connect("nova", OURS.user, OURS.password)
+    (gone,) = servers["old"].sql(f"SELECT id FROM information_schema.processlist WHERE user = '{OURS.user}'")
+    asked = Connection.query
+
+    def late(self: Connection, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        found = asked(self, sql, args)
+        if "PROCESSLIST" in sql and gone in found:
+            self.execute(f"KILL {gone[0]}")
+            while gone in asked(self, sql, args):
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(Connection, "query", late)
+    move.drop("old", "recell")
+    assert "recell" not in move.there("old")
+    session.close()
 
 
 def test_what_would_fail_later_is_said_before(moves: Any, servers: dict[Side, PrivateServer]) -> None:

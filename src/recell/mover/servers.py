@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.session import release
 from recell.adapters.mysql.sql import name
-from recell.errors import Denied
+from recell.errors import Denied, StepFailed
 from recell.model.moving import Login, Session
 from recell.mover.shut import Grant, Grants, reopen
 
@@ -47,7 +48,9 @@ def drop_account(root: Connection, user: str) -> None:
     for host in account_hosts(root, user):
         root.execute("DROP USER IF EXISTS %s@%s", (user, host))
     for number in root.query("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = %s", (user,)):
-        root.execute(f"KILL {int(number[0])}")
+        # It may have ended by itself meanwhile, as recell's own were told to.
+        with suppress(StepFailed):
+            root.execute(f"KILL {int(number[0])}")
 
 
 def take_rights(root: Connection, user: str, database: str) -> None:
