@@ -203,7 +203,7 @@ def state_of(rig: Rig) -> RelayState:
     return state
 
 
-def until(true: Any, seconds: float = 60) -> None:
+def until(true: Any, seconds: float = 240) -> None:
     """Wait for what is to come; a machine may be slow."""
     end = time.monotonic() + seconds
     while not true():

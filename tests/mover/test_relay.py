@@ -89,7 +89,7 @@ def test_writers_notice_nothing_and_nothing_is_lost(rig: Rig) -> None:
             writers.more(20)
             source = rig.server("old" if side == "new" else "new")
             # So long that a client which this machine is slow to run has logged in by then.
-            while not rig.relay.hold(60, 60).quiet:
+            while not rig.relay.hold(30, 60).quiet:
                 pass
             written = source.sql("SELECT COUNT(*) FROM done")
             assert rig.relay.switch(side).closed == 0
@@ -235,10 +235,17 @@ def test_who_does_not_come_to_rest_is_named_and_nobody_waits_on(rig: Rig) -> Non
     client.commit()
     rig.through("new")
     assert rig.old.sql("SELECT who FROM done") == [(1,), (2,)]
-    sleeping = threading.Thread(target=lambda: run(other, "SELECT SLEEP(1.5)"))
+
+    def sleep() -> None:
+        with pytest.raises(pymysql.err.OperationalError, match="interrupted"):
+            run(other, "SELECT SLEEP(600)")
+
+    sleeping = threading.Thread(target=sleep)
     sleeping.start()
-    until(lambda: rig.new.sql("SELECT 1 FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'"))
+    asleep = "SELECT id FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'"
+    until(lambda: rig.new.sql(asleep))
     assert [b.what for b in rig.relay.hold(0.1, 60).busy] == ["has had a statement under way"]
+    rig.new.sql(f"KILL QUERY {rig.new.sql(asleep)[0][0]}")
     sleeping.join()
 
 
@@ -271,9 +278,10 @@ def test_after_an_error_the_server_is_asked_whether_a_transaction_is_open(rig: R
         run(harmless, "this is no SQL")
     with pytest.raises(pymysql.err.IntegrityError):
         run(begun, "INSERT INTO done (who, number, part) VALUES (1, 1, 1)")
-    held = rig.relay.hold(0.3, 60)
     sock: Any = begun._sock  # type: ignore[attr-defined]
-    assert [b.address for b in held.busy] == [f"127.0.0.1:{sock.getsockname()[1]}"]
+    # The other one rests as soon as its server has answered.
+    until(lambda: [b.address for b in rig.relay.hold(0.3, 60).busy] == [
+        f"127.0.0.1:{sock.getsockname()[1]}"])
     begun.rollback()
     rig.through("new")
     assert rig.where(harmless) == rig.where(begun) == 72
