@@ -67,21 +67,23 @@ def take_rights(root: Connection, user: str, database: str) -> None:
 
 def grant_mover(root: Connection, user: str, hosts: Sequence[str], database: str) -> None:
     """All jobs' rights at once (docs/grants.md)."""
-    everywhere = ", ".join(("PROCESS", "REPLICATION SLAVE", *_others(root)))
+    rights = ", ".join(everywhere(root))
     pattern = name(_pattern(database))
     for host in hosts:
         root.execute(f"GRANT ALL ON {pattern}.* TO %s@%s WITH GRANT OPTION", (user, host))
         root.execute("GRANT SELECT ON mysql.* TO %s@%s", (user, host))
-        root.execute(f"GRANT {everywhere} ON *.* TO %s@%s", (user, host))
+        root.execute(f"GRANT {rights} ON *.* TO %s@%s", (user, host))
 
 
-def _others(root: Connection) -> tuple[str, ...]:
-    """To end others' sessions and to ask where the binlog ends, as this server calls it."""
+def everywhere(root: Connection) -> tuple[str, ...]:
+    """Rights that no database has: to see transactions and read the binlog, to end others' sessions and to
+    ask where the binlog ends, as this server calls them."""
+    common = ("PROCESS", "REPLICATION SLAVE")
     if root.mariadb:
-        return "CONNECTION ADMIN", "BINLOG MONITOR"
+        return *common, "CONNECTION ADMIN", "BINLOG MONITOR"
     if release(root.version) >= (8,):
-        return "CONNECTION_ADMIN", "XA_RECOVER_ADMIN", "REPLICATION CLIENT"
-    return "SUPER", "REPLICATION CLIENT"
+        return *common, "CONNECTION_ADMIN", "XA_RECOVER_ADMIN", "REPLICATION CLIENT"
+    return *common, "SUPER", "REPLICATION CLIENT"
 
 
 def grant_reader(root: Connection, user: str, hosts: Sequence[str], database: str) -> None:
