@@ -17,6 +17,7 @@ from recell.model.hosts import CellEnd, Flipped, Following, HostsMove
 from recell.model.moving import Login
 from recell.model.relay import Side
 from recell.mover.hosts import FENCE, CellHosts
+from recell.preflight import live
 from recell_bench.schemas import TODAY, ddl, load
 from tests.private_server import DatabaseHost, PrivateServer
 
@@ -273,7 +274,7 @@ def test_a_writer_in_the_moment_waits_and_meets_the_fence(
     )
     late.start()
     assert begin_task(old, "nova", "cmp1-0", "rebooting") == 1, "other hosts of the cell go on"
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not old.sql("SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"):
         assert time.monotonic() < deadline, f"nobody waits for a lock, and {changed} rows were changed"
         time.sleep(0.3)  # asked again within 0.1 s, InnoDB tells what it told before
@@ -521,6 +522,20 @@ def test_mappings_change_while_lookups_wait(servers: dict[Side, PrivateServer]) 
         "mysql://nova:p@db1/nova",
     )
     try:
+        assert live.may_lock(nova) == ()
+        server.sql("CREATE OR REPLACE USER small@localhost",
+                   "GRANT SELECT, UPDATE ON nova_api.* TO small@localhost")
+        small = NovaDatabases(
+            Controller(server.socket), "mysql+pymysql://small@db2/nova_api", "rabbit://mq1/",
+            "mysql://x@db1/nova"
+        )  # fmt: skip
+        assert [v.id for v in live.may_lock(small)] == ["hosts:api-lock-right"]
+        with pytest.raises(StepFailed, match="Access denied"):
+            small.hold_mappings(5, 0.0)
+        small.close()
+        server.sql("GRANT LOCK TABLES ON `nova%`.* TO small@localhost")
+        assert [v.id for v in live.may_lock(small)] == []
+        small.close()
         assert nova.host_cells(["cmp1", "cmp2", "cmp3"]) == {"cmp1": "c1", "cmp2": "c1"}
         with pytest.raises(StepFailed, match="not held"):
             nova.flip(["cmp2"], ["cmp2-0"], "c1", "c2")

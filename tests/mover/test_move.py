@@ -250,7 +250,7 @@ def test_what_two_threads_tell_the_journal_at_once_stays_both(
         move.follow()
         move.catch_up(120, lag_s=5)
         assert compared.wait(60)
-    move.catch_up(120, lag_s=0.5)
+    move.catch_up(120, lag_s=5)
     now = _journal(target)
     assert now.verified and now.position != begun.position and now.phase == "following"
     monkeypatch.undo()

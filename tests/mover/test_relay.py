@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from tests.mover.relays import (
     MODERN,
     NETWORK,
     PASSWORD,
+    SESSIONS,
     USER,
     Rig,
     Writers,
@@ -28,6 +27,7 @@ from tests.mover.relays import (
     one,
     ready,
     run,
+    set_aside,
     state_of,
     until,
 )
@@ -88,7 +88,8 @@ def test_writers_notice_nothing_and_nothing_is_lost(rig: Rig) -> None:
         for side in sides:
             writers.more(20)
             source = rig.server("old" if side == "new" else "new")
-            while not rig.relay.hold(2, 60).quiet:
+            # So long that a client which this machine is slow to run has logged in by then.
+            while not rig.relay.hold(30, 60).quiet:
                 pass
             written = source.sql("SELECT COUNT(*) FROM done")
             assert rig.relay.switch(side).closed == 0
@@ -112,20 +113,50 @@ def test_a_client_that_leaves_while_a_hold_logs_it_in_elsewhere_is_no_obstacle(r
     leaving, staying = rig.connect(), rig.connect()
     found: list[bool] = []
     holding = threading.Thread(target=lambda: found.append(rig.relay.hold(20, 60).quiet))
-    server = int((rig.new.directory / "pid").read_text())
-    os.kill(server, signal.SIGSTOP)
-    try:
+    with set_aside(rig.new):
         holding.start()
         until(lambda: connections_to(rig.ports["new"]) == 2)
         leaving.close()
         until(lambda: state_of(rig).connections == 1)
-    finally:
-        os.kill(server, signal.SIGCONT)
     holding.join()
     assert found == [True]
     assert rig.relay.switch("new").carried == 1
     rig.relay.release()
     assert rig.where(staying) == 72
+
+
+def test_a_client_that_no_server_has_greeted_yet_is_greeted_by_the_new_one(rig: Rig) -> None:
+    staying = rig.connect()
+    came: list[int] = []
+    with set_aside(rig.old):
+        coming = threading.Thread(target=lambda: came.append(rig.where(rig.connect())))
+        coming.start()
+        until(lambda: connections_to(rig.ports["old"]) == 2)
+        rig.held()
+        assert state_of(rig).waiting == 1
+        switched = rig.relay.switch("new")
+        assert (switched.carried, switched.closed) == (1, 0)
+        rig.relay.release()
+        coming.join(60)
+    assert came == [72] and rig.where(staying) == 72
+
+
+def test_a_session_that_comes_late_leads_nobody_back(rig: Rig) -> None:
+    """Its server ended a client's session, and makes another one so slowly that the side changes first."""
+    client = rig.connect()
+    rig.held()
+    rig.old.sql(f"KILL USER {USER}@'127.0.0.1'", database="")
+    until(lambda: not rig.old.sql(SESSIONS))
+    with set_aside(rig.old):
+        rig.relay.release()
+        until(lambda: connections_to(rig.ports["old"]) == 1)
+        rig.held()
+        assert rig.relay.switch("new").carried == 1
+        rig.relay.release()
+        assert rig.where(client) == 72
+    until(lambda: connections_to(rig.ports["old"]) == 0)
+    client.commit()
+    assert rig.where(client) == 72
 
 
 def test_a_session_is_the_same_on_the_other_side(rig: Rig) -> None:
@@ -204,10 +235,17 @@ def test_who_does_not_come_to_rest_is_named_and_nobody_waits_on(rig: Rig) -> Non
     client.commit()
     rig.through("new")
     assert rig.old.sql("SELECT who FROM done") == [(1,), (2,)]
-    sleeping = threading.Thread(target=lambda: run(other, "SELECT SLEEP(1.5)"))
+
+    def sleep() -> None:
+        with pytest.raises(pymysql.err.OperationalError, match="interrupted"):
+            run(other, "SELECT SLEEP(600)")
+
+    sleeping = threading.Thread(target=sleep)
     sleeping.start()
-    until(lambda: rig.new.sql("SELECT 1 FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'"))
+    asleep = "SELECT id FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'"
+    until(lambda: rig.new.sql(asleep))
     assert [b.what for b in rig.relay.hold(0.1, 60).busy] == ["has had a statement under way"]
+    rig.new.sql(f"KILL QUERY {rig.new.sql(asleep)[0][0]}")
     sleeping.join()
 
 
@@ -240,9 +278,10 @@ def test_after_an_error_the_server_is_asked_whether_a_transaction_is_open(rig: R
         run(harmless, "this is no SQL")
     with pytest.raises(pymysql.err.IntegrityError):
         run(begun, "INSERT INTO done (who, number, part) VALUES (1, 1, 1)")
-    held = rig.relay.hold(0.3, 60)
     sock: Any = begun._sock  # type: ignore[attr-defined]
-    assert [b.address for b in held.busy] == [f"127.0.0.1:{sock.getsockname()[1]}"]
+    # The other one rests as soon as its server has answered.
+    until(lambda: [b.address for b in rig.relay.hold(0.3, 60).busy] == [
+        f"127.0.0.1:{sock.getsockname()[1]}"])
     begun.rollback()
     rig.through("new")
     assert rig.where(harmless) == rig.where(begun) == 72

@@ -76,6 +76,9 @@ def understood(schema: Schema) -> Scope:
 def stage(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
     """Makes the steps of one run, each time as another process would have them."""
     monkeypatch.setattr(cell, "cell_scope", understood)
+    # Not how long users may wait is looked at here, but what they get.
+    for name, seconds in (("LIMIT_S", 120), ("REST_S", 30), ("LEASE_S", 120)):
+        monkeypatch.setattr(f"recell.steps.switch.{name}", seconds)
     rig.new.sql("DROP DATABASE nova", f"DROP USER {USER}@'127.0.0.1'", database="")
     # The account comes by the socket too here.
     secret = PASSWORD.replace("'", "''")
@@ -182,11 +185,10 @@ def test_a_run_that_died_after_the_switch_is_brought_to_its_end(
     def dies(self: Any, *_: Any) -> None:
         raise Dead
 
-    monkeypatch.setattr(SwitchDatabase, "_settle", dies)
-    with pytest.raises(Dead):
-        run_.switch.do()
-    monkeypatch.undo()
-    monkeypatch.setattr(cell, "cell_scope", understood)
+    with monkeypatch.context() as dying:
+        dying.setattr(SwitchDatabase, "_settle", dies)
+        with pytest.raises(Dead):
+            run_.switch.do()
     assert rig.where(client) == 72
     run(client, "INSERT INTO done (who, number, part) VALUES (9, 2, 0)")  # users are served meanwhile
     client.commit()
@@ -202,7 +204,8 @@ def test_a_run_that_died_after_the_switch_is_brought_to_its_end(
 def test_whoever_does_not_rest_is_named_and_everybody_goes_on(
     rig: Rig, stage: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recell.steps.switch.ATTEMPTS", 2)
+    for name, value in (("ATTEMPTS", 2), ("REST_S", 0.3)):
+        monkeypatch.setattr(f"recell.steps.switch.{name}", value)
     run_ = stage()
     for step in (run_.old, run_.new, run_.follow):
         step.do()
@@ -214,5 +217,6 @@ def test_whoever_does_not_rest_is_named_and_everybody_goes_on(
     other.commit()
     busy.commit()
     assert rig.where(busy) == 71
+    monkeypatch.setattr("recell.steps.switch.REST_S", 30)
     run_.switch.do()
     assert rig.where(busy) == 72 == rig.where(other)

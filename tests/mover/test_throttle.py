@@ -62,8 +62,8 @@ def test_paused_and_changed_while_somebody_waits() -> None:
     throttle._changed.wait = noticed  # type: ignore[method-assign]
     threading.Thread(target=take, daemon=True).start()
     assert waiting.wait(60)
-    throttle.set(0, paused=True)
     waiting.clear()
+    throttle.set(0, paused=True)
     assert waiting.wait(60)
     assert not done.is_set()
     throttle.set(0, paused=False)

@@ -286,6 +286,8 @@ def test_writers_go_on_and_nothing_is_lost(cells: tuple[CellsConversion, Servers
     try:
         port.follow(quiet)
         port.catch_up(60)
+        while not count:
+            time.sleep(0.01)
     finally:
         stop.set()
         writer.join()

@@ -82,7 +82,7 @@ backend nova-metadata
   server ctl1 [::1]:8775
 """)
     process = subprocess.Popen([program, "-db", "-f", config], stderr=subprocess.DEVNULL)
-    for _ in range(250):
+    for _ in range(5000):
         if (tmp_path / "admin.sock").exists():
             break
         time.sleep(0.02)

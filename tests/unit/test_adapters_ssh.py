@@ -99,7 +99,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
                                 directory / "log"])
     known = (directory / "host.pub").read_text().split()[:2]
     (directory / "known").write_text(f"[127.0.0.1]:{port} {' '.join(known)}\n")
-    for _ in range(200):
+    for _ in range(5000):
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             break
@@ -284,10 +284,12 @@ def test_a_claim_waits_for_a_change_under_way(
     host: SshHost, sshd: Sshd, tmp_path: Path,
 ) -> None:
     host.claim(Fence("journal-a", 1))
-    done = tmp_path / "done"
-    thread = threading.Thread(target=_ignoring, args=(host, ["sh", "-c", f"sleep 1; touch {done}"]))
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    thread = threading.Thread(
+        target=_ignoring, args=(host, ["sh", "-c", f"touch {begun}; sleep 1; touch {done}"]))
     thread.start()
-    time.sleep(0.4)
+    while not begun.exists():
+        time.sleep(0.01)
     # The operator's machine loses the host in the midst of it.
     os.kill(host._connected()._process.pid, signal.SIGKILL)
     other = SshHost("ctl1", sshd.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +16,7 @@ from recell.adapters.mysql.session import Session as Connection
 from recell.errors import Denied, Locked, StepFailed, Unknowable, VerifyFailed
 from recell.model.moving import End, Ends, Login, Pace, Standing
 from recell.model.relay import Side
+from recell.mover import rights
 from recell.mover.cell import CellMove
 from recell_bench.schemas import TODAY, ddl, load
 from tests.private_server import DatabaseHost, PrivateServer
@@ -110,6 +112,29 @@ def test_what_is_made_is_there_and_dropped_again(moves: Any, servers: dict[Side,
     move.drop("old", "recell")
     assert move.there("new") == frozenset() and "recell" not in move.there("old")
     assert ids(servers["old"]) == [1, 2, 3]
+
+
+def test_a_session_of_recells_that_ends_by_itself_when_its_account_is_dropped(
+    moves: Any, servers: dict[Side, PrivateServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = moves()
+    move.make("old", "recell")
+    session = servers["old"].connect("nova", OURS.user, OURS.password)
+    (gone,) = servers["old"].sql(f"SELECT id FROM information_schema.processlist WHERE user = '{OURS.user}'")
+    asked = Connection.query
+
+    def late(self: Connection, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        found = asked(self, sql, args)
+        if "PROCESSLIST" in sql and gone in found:
+            self.execute(f"KILL {gone[0]}")
+            while gone in asked(self, sql, args):
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(Connection, "query", late)
+    move.drop("old", "recell")
+    assert "recell" not in move.there("old")
+    session.close()
 
 
 def test_what_would_fail_later_is_said_before(moves: Any, servers: dict[Side, PrivateServer]) -> None:
@@ -349,3 +374,109 @@ def test_a_run_that_was_fenced_changes_nothing(servers: dict[Side, PrivateServer
     assert ids(servers["old"]) == [1, 2, 3] and OURS.user not in str(
         servers["old"].sql("SELECT User FROM mysql.user")
     )
+
+
+class Entered(DatabaseHost):
+    """Its root is another account, as /root/.my.cnf says."""
+
+    def read(self, path: str) -> bytes | None:
+        return b"[client]\nuser = admin\npassword = 'a'\n" if path == "/root/.my.cnf" else None
+
+
+NEEDED = (
+    "PROCESS, REPLICATION SLAVE, CONNECTION ADMIN, BINLOG MONITOR, CREATE USER, SELECT, INSERT, UPDATE,"
+    " DELETE, CREATE, DROP, REFERENCES, INDEX, ALTER, CREATE TEMPORARY TABLES, LOCK TABLES, EXECUTE,"
+    " CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, EVENT, TRIGGER, DELETE HISTORY"
+)
+
+
+@pytest.fixture
+def lesser(servers: dict[Side, PrivateServer]) -> Iterator[CellMove]:
+    """Both servers are entered as an account that has what recell needs, and nothing else."""
+    for server in servers.values():
+        server.sql("CREATE OR REPLACE USER admin@localhost IDENTIFIED BY 'a'",
+                   f"GRANT {NEEDED} ON *.* TO admin@localhost WITH GRANT OPTION")
+    move = CellMove({s: Entered(f"db-{s}", server) for s, server in servers.items()}, ENDS, OURS, NOVA)
+    yield move
+    with suppress(Exception):
+        move.close()
+    for server in servers.values():
+        server.sql("DROP USER admin@localhost")
+
+
+def test_a_root_that_has_what_recell_needs(lesser: CellMove, servers: dict[Side, PrivateServer]) -> None:
+    assert lesser.troubles(3600) == ()
+    prepare(lesser)
+    assert "3 rows" in lesser.follow(lambda figures: None)
+    lesser.catch_up(60)
+    for side, server in servers.items():
+        lesser.prepare_hold(side, 5)
+        lesser.hold(side)
+        lesser.let_go()
+        rights = lesser.rights(side)
+        lesser.shut(side, rights)
+        lesser.reopen(side, rights)
+        assert server.sql("SHOW TABLES", database="nova")
+    lesser.forget()
+    for thing in ("nova", "database", "recell"):
+        lesser.drop("new", thing)
+    lesser.drop("old", "recell")
+
+
+@pytest.mark.parametrize("side", ["old", "new"])
+@pytest.mark.parametrize("right", ["LOCK TABLES", "CONNECTION ADMIN", "BINLOG MONITOR", "EVENT",
+                                   "DELETE HISTORY", "GRANT OPTION"])
+def test_a_right_that_root_can_not_give_is_said_before_anything_is_made(
+    lesser: CellMove, servers: dict[Side, PrivateServer], side: Side, right: str
+) -> None:
+    servers[side].sql(f"REVOKE {right} ON *.* FROM admin@localhost")
+    (found,) = [v for v in lesser.troubles(3600) if v.severity == "stop"]
+    assert found.id == f"mover:root-rights:{ENDS.at(side).where}" and "admin" in found.what
+    assert right == "GRANT OPTION" or found.what.endswith(f": {right}")
+    with pytest.raises(Denied):  # what it would have met, halfway
+        prepare(lesser)
+
+
+def test_rights_on_these_databases_alone_do_as_well(
+    lesser: CellMove, servers: dict[Side, PrivateServer]
+) -> None:
+    new = servers["new"]
+    new.sql("REVOKE ALL, GRANT OPTION FROM admin@localhost")
+    new.sql("GRANT PROCESS, REPLICATION SLAVE, CONNECTION ADMIN, BINLOG MONITOR ON *.* TO admin@localhost"
+            " WITH GRANT OPTION",
+            "GRANT ALL ON `nov_`.* TO admin@localhost WITH GRANT OPTION")
+    assert "LOCK TABLES" in lesser.troubles(3600)[0].what, "a pattern is not this database"
+    new.sql("GRANT ALL ON nova.* TO admin@localhost WITH GRANT OPTION",
+            "GRANT SELECT ON mysql.* TO admin@localhost WITH GRANT OPTION")
+    assert [v.what.rpartition(": ")[2] for v in lesser.troubles(3600)] == ["CREATE USER"]
+    with pytest.raises(Denied):
+        prepare(lesser)
+    new.sql("GRANT CREATE USER ON *.* TO admin@localhost")
+    assert [v for v in lesser.troubles(3600) if v.severity == "stop"] == []
+    prepare(lesser)
+
+
+def test_what_nova_would_lack_on_the_new_server(moves: Any, servers: dict[Side, PrivateServer]) -> None:
+    old, new = servers["old"], servers["new"]
+
+    def found() -> list[str]:
+        return [v.what for v in moves().troubles(3600) if v.severity == "stop"]
+
+    old.sql("REVOKE SELECT, DELETE ON nova.* FROM nova@'%'", "GRANT SELECT, DELETE ON *.* TO nova@'%'")
+    assert [what for what in found() if "by itself" in what] == [
+        "Nova's account nova has no SELECT, DELETE on nova by itself, and would lack that on db2:3306"]
+    old.sql("REVOKE SELECT, DELETE ON *.* FROM nova@'%'", "GRANT ALL ON nova.* TO nova@'%'")
+    assert found() == []
+    new.sql("CREATE USER nova@'10.%' IDENTIFIED BY 'another'")
+    assert found() == ["there is an account nova already, with another password than Nova's"]
+    with new.connect() as root, root.cursor() as cursor:
+        cursor.execute("ALTER USER nova@'10.%%' IDENTIFIED BY %s", (NOVA.password,))
+    assert found() == []
+
+
+def test_a_right_that_the_new_server_does_not_know(
+    moves: Any, servers: dict[Side, PrivateServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rights, "_known", lambda session: rights._IN_DATABASES - {"DELETE HISTORY"})
+    (found,) = [v for v in moves().troubles(3600) if v.severity == "stop"]
+    assert found.what == "it doesn't know DELETE HISTORY, which Nova's account nova has on nova"

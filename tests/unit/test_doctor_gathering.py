@@ -316,7 +316,7 @@ def test_a_knock_at_a_broker(tmp_path: Path, answer: bytes | None, said: str) ->
     thread = threading.Thread(target=serve)
     thread.start()
     door = Door(tmp_path / "s")
-    said_then = knock(door, "mq1", 5672, AMQP, timeout=0.5)
+    said_then = knock(door, "mq1", 5672, AMQP, timeout=0.5 if answer is None else 60)
     thread.join()
     listener.close()
     for client in held:

@@ -58,7 +58,7 @@ class Writer:
                 connection = None
             time.sleep(0.005)
 
-    def moves(self, within: float = 20.0) -> bool:
+    def moves(self, within: float = 120.0) -> bool:
         before, until = self.written, time.monotonic() + within
         while time.monotonic() < until:
             if self.written > before + 2:
@@ -87,14 +87,14 @@ def test_both_nodes_are_shut_and_opened(cluster: tuple[PrivateServer, PrivateSer
             grants = survey(nodes[0], "nova")
             # Rights alone, and sessions of one node: the other node's writer goes on.
             shut(nodes[:1], grants)
-            assert writers[1].moves(1.0)
+            assert writers[1].moves()
             with pytest.raises(VerifyFailed, match="has sessions"):
                 prove_shut(nodes, grants)
             seconds = shut(nodes, grants, lease_s=30)
             prove_shut(nodes, grants)
             keep_shut(nodes[0], grants)
             assert not any(w.moves(0.3) for w in writers)
-            until = time.monotonic() + 20
+            until = time.monotonic() + 120
             while not all(1044 in w.refused for w in writers):  # when they connect again
                 assert time.monotonic() < until, [w.refused for w in writers]
                 time.sleep(0.05)

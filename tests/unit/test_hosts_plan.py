@@ -370,6 +370,33 @@ def test_locks_of_the_api_database_hold_one_node_of_a_cluster(monkeypatch: pytes
     assert strict == {"hosts:api-galera": True, "hosts:api-locks": False}
 
 
+@pytest.mark.parametrize(("grants", "said"), [
+    (["GRANT USAGE ON *.* TO `nova`@`%`", "GRANT ALL PRIVILEGES ON `nova\\_api`.* TO `nova`@`%`"], 0),
+    (["GRANT SELECT, LOCK TABLES ON `nova%`.* TO `nova`@`%`"], 0),
+    (["GRANT SELECT, INSERT, UPDATE, DELETE ON `nova\\_api`.* TO `nova`@`%`"], 1),
+    (["GRANT ALL PRIVILEGES ON `nova\\_cell0`.* TO `nova`@`%`",
+      "GRANT SELECT ON `nova_api`.* TO `nova`@`%`"], 1),
+    (["GRANT ALL PRIVILEGES ON `novaXapi`.* TO `nova`@`%`"], 1),
+    (["GRANT `writer` TO `nova`@`%`", "GRANT USAGE ON *.* TO `nova`@`%`"], 0),
+])  # fmt: skip
+def test_a_flip_locks_as_novas_own_account(
+    monkeypatch: pytest.MonkeyPatch, grants: list[str], said: int
+) -> None:
+    world = split()
+    answers: dict[str, tuple[dict[str, Any], ...]] = {
+        "SHOW GRANTS": tuple({"Grants for nova@%": line} for line in grants),
+        "SELECT DATABASE() AS here, CURRENT_USER() AS me": ({"here": "nova_api", "me": "nova@%"},),
+    }
+    monkeypatch.setattr(
+        world.database, "query", lambda cell, sql, args=(): () if cell else answers.get(sql, ())
+    )
+    found = _live(world)
+    assert len(found) == said
+    if said:
+        one = found["hosts:api-lock-right"]
+        assert one.severity == "stop" and "nova@% may not LOCK TABLES in nova_api" in one.what
+
+
 def test_nobody_is_forgotten_in_a_large_cloud() -> None:
     found = many(300)
     plan = planned(LAYOUT.replace("[cmp2]", '["*"]') + "\nmoving: {wave: 10}\n", found)

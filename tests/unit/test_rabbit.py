@@ -290,13 +290,13 @@ class Armed:
     def arm(self, opposite: Sequence[str], word: str) -> tuple[str, ...]:
         self.story.append(("armed", self.host))
         self.is_armed.set()
-        if not self.told.wait(10):
+        if not self.told.wait(60):
             raise StepFailed("no word")
         return tuple(opposite) if self.deaf else ()
 
     def armed(self, word: str) -> bool:
         # The clock is a fake one: it must not run ahead of the thread that arms.
-        return self.is_armed.wait(10)
+        return self.is_armed.wait(60)
 
     def wall(self, kind: str, addresses: Sequence[str], ports: Sequence[int]) -> None:
         self.story.append((kind, self.host))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -288,12 +287,10 @@ def test_exactly_the_raw_changes_are_found(
     assert set(_names(figures)) == raw
 
 
-def test_a_snapshot_of_many_rows_is_quick(nova: FakeNova, tmp_path: Path) -> None:
+def test_a_snapshot_of_many_rows_asks_little(nova: FakeNova, tmp_path: Path) -> None:
     nova.databases[CELL].executemany("INSERT INTO tags VALUES (?, 'y')",
                                      [(f"{i:06}",) for i in range(20_000)])
-    began = time.monotonic()
     rows.snapshot(nova.port, tmp_path / "many")
-    assert time.monotonic() - began < 30
     assert nova.queries < 40
 
 

@@ -288,7 +288,7 @@ class CellMove:
         with self._kept.going(self._begin) as move:
             move.follow()
             report = told(move, Move.verify, tell)
-            return found_equal(report, "keep it out, and mend these rows before going on")
+            return found_equal(report, "keep writers out, and mend these rows before going on")
 
     def pace(self) -> Pace | None:
         standing = self.standing()

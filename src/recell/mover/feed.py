@@ -91,7 +91,7 @@ class _BinlogThread(ABC):
         self.rows = 0
         """Row changes seen in the scope's tables."""
         self.deaths = 0
-        """Of the server, after which its binlog may lack what it has kept."""
+        """Of the server, after which its binlog may lack what it has kept, and it what its binlog has."""
         self._start = start
         self._replica_id = replica_id
         self._patience_s = patience_s

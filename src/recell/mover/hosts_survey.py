@@ -11,7 +11,7 @@ from recell.errors import RecellError
 from recell.model.hosts import HostsMove
 from recell.model.scope import Schema
 from recell.model.violation import Violation
-from recell.mover import preflight, servers
+from recell.mover import preflight, rights, servers
 from recell.mover.journal import PREFIX
 from recell.mover.server import read_server
 from recell.planning.tables import guests_scope, hosts_scope, stranded_children, with_hosts
@@ -137,6 +137,11 @@ def troubles(
         yield _stop(
             "schemas", move.new.where, sentence, "Run nova-manage db sync of one release in both cells"
         )
+    lacking = [*rights.roots(old, move.old.database, move.old.where),
+               *rights.roots(new, move.new.database, move.new.where)]
+    yield from lacking
+    if lacking:
+        return
     source, target = read_server(old, schema), read_server(new, target_schema)
     clusters = [end.where for end, server in ((move.old, source), (move.new, target)) if server.galera]
     for where in clusters:

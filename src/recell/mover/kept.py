@@ -83,7 +83,7 @@ class KeptMove:
                 carry(move)
             lag = move.catch_up(limit_s)
             if not move.sure:
-                found_equal(move.verify(), "keep it out, and mend these rows before going on")
+                found_equal(move.verify(), "keep writers out, and mend these rows before going on")
                 lag = move.catch_up(limit_s)
             return lag
 
@@ -133,7 +133,8 @@ def found_equal(report: Report, remedy: str) -> str:
         return f"{report.rows} rows compared, none differs"
     named = "; ".join(f"{d}" for d in report.differences[:_NAMED])
     raise VerifyFailed(f"{len(report.differences)} rows differ: {named}",
-                       f"Somebody else writes to the other server: find out who, {remedy}")
+                       "Somebody else writes to the other server, or one has lost rows when it died: find out"
+                       f" which, {remedy}")
 
 
 def figures(status: Status) -> dict[str, float]:

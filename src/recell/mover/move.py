@@ -310,7 +310,8 @@ class Move:
 
         Writers may have begun at the target already: the other direction begins at the position at which
         both sides were proven equal. At the source nobody may write any more. Called again, after another
-        drain, it turns back.
+        drain, it turns back. When a server died since the drain, nothing is proven of what it kept: the next
+        drain wants everything compared.
         """
         if not self.options.alone:
             raise StepFailed("others write at the target, so this move can't turn back", "Begin another one")
@@ -321,9 +322,9 @@ class Move:
         if self._feed is None or not self._feed.reach(end, self.options.patience_s) or len(self.members.work):
             raise ForeignWriter(f"rows of {here.where} changed after they were proven equal",
                                 "Stop that writer, then drain again")
+        before = replace(self._known, verified=self.sure)
         self._stop_threads()
         old, self._journal = self._kept, None
-        before = self._known
         back = Journal(here)
         back.create()
         back.take_over()
@@ -508,12 +509,13 @@ class Move:
 
     @property
     def sure(self) -> bool:
-        """Whether all rows were compared since the copy, and since the server that they come from died."""
+        """Whether all rows were compared since the copy, and since one of the servers died."""
         return self._known.verified and not self._doubt
 
     @property
     def _deaths(self) -> int:
-        return 0 if self._feed is None else self._feed.deaths
+        # Of the server whose log may lack rows, and of the one that may lack what it was given.
+        return sum(thread.deaths for thread in (self._feed, self._sentry) if thread is not None)
 
     @property
     def _doubt(self) -> bool:
@@ -521,8 +523,8 @@ class Move:
 
     def _be_sure(self) -> None:
         if not self.sure:
-            raise VerifyFailed("no full verification has ended well since the copy, or since the server"
-                               " that rows come from died", "Verify first")
+            raise VerifyFailed("no full verification has ended well since the copy, or since one of the"
+                               " servers died", "Verify first")
 
     def _stop_threads(self) -> None:
         if self._follower is not None:

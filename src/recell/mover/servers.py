@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.session import release
 from recell.adapters.mysql.sql import name
-from recell.errors import Denied
+from recell.errors import Denied, StepFailed
 from recell.model.moving import Login, Session
 from recell.mover.shut import Grant, Grants, reopen
 
@@ -47,7 +48,9 @@ def drop_account(root: Connection, user: str) -> None:
     for host in account_hosts(root, user):
         root.execute("DROP USER IF EXISTS %s@%s", (user, host))
     for number in root.query("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = %s", (user,)):
-        root.execute(f"KILL {int(number[0])}")
+        # It may have ended by itself meanwhile, as recell's own were told to.
+        with suppress(StepFailed):
+            root.execute(f"KILL {int(number[0])}")
 
 
 def take_rights(root: Connection, user: str, database: str) -> None:
@@ -64,21 +67,23 @@ def take_rights(root: Connection, user: str, database: str) -> None:
 
 def grant_mover(root: Connection, user: str, hosts: Sequence[str], database: str) -> None:
     """All jobs' rights at once (docs/grants.md)."""
-    everywhere = ", ".join(("PROCESS", "REPLICATION SLAVE", *_others(root)))
+    rights = ", ".join(everywhere(root))
     pattern = name(_pattern(database))
     for host in hosts:
         root.execute(f"GRANT ALL ON {pattern}.* TO %s@%s WITH GRANT OPTION", (user, host))
         root.execute("GRANT SELECT ON mysql.* TO %s@%s", (user, host))
-        root.execute(f"GRANT {everywhere} ON *.* TO %s@%s", (user, host))
+        root.execute(f"GRANT {rights} ON *.* TO %s@%s", (user, host))
 
 
-def _others(root: Connection) -> tuple[str, ...]:
-    """To end others' sessions and to ask where the binlog ends, as this server calls it."""
+def everywhere(root: Connection) -> tuple[str, ...]:
+    """Rights that no database has: to see transactions and read the binlog, to end others' sessions and to
+    ask where the binlog ends, as this server calls them."""
+    common = ("PROCESS", "REPLICATION SLAVE")
     if root.mariadb:
-        return "CONNECTION ADMIN", "BINLOG MONITOR"
+        return *common, "CONNECTION ADMIN", "BINLOG MONITOR"
     if release(root.version) >= (8,):
-        return "CONNECTION_ADMIN", "XA_RECOVER_ADMIN", "REPLICATION CLIENT"
-    return "SUPER", "REPLICATION CLIENT"
+        return *common, "CONNECTION_ADMIN", "XA_RECOVER_ADMIN", "REPLICATION CLIENT"
+    return *common, "SUPER", "REPLICATION CLIENT"
 
 
 def grant_reader(root: Connection, user: str, hosts: Sequence[str], database: str) -> None:

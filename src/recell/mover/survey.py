@@ -12,7 +12,7 @@ from recell.errors import RecellError, StepFailed
 from recell.model.moving import Ends
 from recell.model.scope import Schema, Scope
 from recell.model.violation import Violation
-from recell.mover import preflight, servers
+from recell.mover import preflight, rights, servers
 from recell.mover.journal import PREFIX
 from recell.mover.server import read_server
 from recell.mover.shut import survey
@@ -53,8 +53,13 @@ def _troubles(
                     f"there is a database {database} with {len(tables)} tables already"
                     f" ({', '.join(tables[:3])}, ...)",
                     "Drop it if nobody uses it, or name another server in the layout")
+    lacking = [*rights.roots(old, database, ends.old.where), *rights.roots(new, database, ends.new.where)]
+    yield from lacking
+    if lacking:
+        return  # more of what is asked below would be refused
     yield from _servers(old, new, ends, schema, scope, open_s, free)
     yield from _accounts(old, ends, nova)
+    yield from rights.novas(old, new, nova, ends)
 
 
 def _servers(

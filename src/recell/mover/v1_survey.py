@@ -9,7 +9,7 @@ from recell.errors import RecellError
 from recell.model.scope import Schema
 from recell.model.v1 import Conversion
 from recell.model.violation import Violation
-from recell.mover import preflight, servers
+from recell.mover import preflight, rights, servers
 from recell.mover.identity import identity
 from recell.mover.journal import PREFIX
 from recell.mover.server import read_server
@@ -41,6 +41,11 @@ def troubles(
             " databases",
             "Give it rights on this database by itself",
         )  # fmt: skip
+    lacking = [*rights.roots(old, conversion.old.database, where),
+               *rights.roots(new, conversion.new.database, conversion.new.where)]
+    yield from lacking
+    if lacking:
+        return
     source, target = read_server(old, schema), read_server(new, Schema(conversion.new.database, ()))
     if source.galera or target.galera:
         yield Violation(

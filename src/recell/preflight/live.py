@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from recell.adapters.conf import parse_config, transport_url_of
-from recell.adapters.ports import World
+from recell.adapters.mysql.grants import granted
+from recell.adapters.ports import NovaPort, World
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Deployment
 from recell.model.hosts import HostsMove
@@ -203,6 +204,7 @@ def _lookups(world: World, plan: Plan) -> Iterator[Violation]:
     """For a flip two tables of the API database are locked. On a cluster that holds one node's sessions."""
     if not any(s.kind == "flip-hosts" for s in plan.steps):
         return
+    yield from may_lock(world.nova())
     sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'pxc_strict_mode')"
     said = {str(r["Variable_name"]): str(r["Value"]).upper() for r in world.nova().query("", sql)}
     if said.get("wsrep_on") not in ("ON", "1"):
@@ -223,6 +225,28 @@ def _lookups(world: World, plan: Plan) -> Iterator[Violation]:
         "Let all of Nova use one node (as a proxy with one active server does) until finish; then acknowledge"
         " hosts:api-galera",
         may_accept=True,
+    )
+
+
+def may_lock(nova: NovaPort) -> tuple[Violation, ...]:
+    """Nova's own account locks them, and may have just the rights that Nova needs."""
+    lines = [str(next(iter(row.values()))) for row in nova.query("", "SHOW GRANTS")]
+    if not lines or any(" ON " not in line for line in lines):
+        return ()  # it has roles, which not every server resolves here
+    ((database, user),) = (
+        (str(r["here"]), str(r["me"]))
+        for r in nova.query("", "SELECT DATABASE() AS here, CURRENT_USER() AS me")
+    )
+    if any(g.has("LOCK TABLES") and g.reaches(database) for g in granted(lines)):
+        return ()
+    return (
+        Violation(
+            "hosts:api-lock-right",
+            "stop",
+            "nova_api",
+            f"Nova's account {user} may not LOCK TABLES in {database}, which a flip begins with",
+            f"GRANT LOCK TABLES ON {database}.* to it until finish",
+        ),
     )
 
 

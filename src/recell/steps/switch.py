@@ -34,6 +34,13 @@ class SwitchDatabase(DatabaseStep):
     def look(self, toward: Direction) -> Finding:
         side, standing = self.relay_side(), self.mover().standing()
         goal: Side = "new" if toward == "forward" else "old"
+        if side == "new" and not standing.backward and standing.phase in ("copying", "following"):
+            # Both were proven equal before the relay was switched, and the new server was told so.
+            return Finding.unknown(
+                f"the relay leads to {self.ends.new.where}, which doesn't know any more that both sides were"
+                " proven equal: it has lost its last rows when it died. Compare it with"
+                f" {self.ends.old.where} by hand"
+            )
         if side is None:
             # Not yet installed, or taken away again: then the rows' direction tells.
             moved = standing.backward
@@ -140,6 +147,8 @@ class SwitchDatabase(DatabaseStep):
             rights = mover.rights(left)
             self.remember(f"rights-{left}", rights)
         mover.shut(left, rights)
+        if toward == "forward" and not mover.standing().verified:
+            mover.catch_up(CATCH_UP_S)  # a server died meanwhile: compared once more, while users go on
         if toward == "forward":
             keeps = mover.retention("new").seconds
             self.remember("way-back", {"at": self.world.clock(), "kept_s": keeps})

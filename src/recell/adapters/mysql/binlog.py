@@ -122,7 +122,7 @@ class Torn:
 @dataclass(frozen=True)
 class Died:
     """The server has died here, and doesn't write each commit to disk: it may have kept transactions that its
-    binlog has lost with the machine."""
+    binlog has lost with the machine, or lost some that its binlog has kept."""
 
 
 Event = Rows | Commit | Statement | Idle | Torn | Died

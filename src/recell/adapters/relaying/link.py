@@ -146,6 +146,8 @@ class Link(asyncio.Protocol):
         self._command, self._said = 0, b""
         self._option = b""
         self._closed_statements = 0
+        self._attempts = 0  # to connect to a server
+        self._addressed = False  # a server has said something to it
         self._choked = self._unread = False
 
     # What the relay asks
@@ -261,21 +263,36 @@ class Link(asyncio.Protocol):
     # Logging in: the server asks, the client answers, the relay listens
 
     async def connect(self) -> None:
-        """From the door to the server."""
+        """From the door to the server; while all are held, it stays there."""
+        if self.phase != DOOR or self.relay.held:
+            return
         self.phase, self.since = LOGIN, time.monotonic()
+        self._attempts += 1
+        attempt = self._attempts
         try:
             upstream = await self.relay.open(self.relay.side)
         except wire.Broken as error:
-            if self.phase == LOGIN:
+            if self.phase == LOGIN and attempt == self._attempts:
                 self.refuse(0, _CANT_CONNECT, str(error))
             return
-        if self.phase != LOGIN:
+        if self.phase != LOGIN or attempt != self._attempts:
             upstream.close(politely=False)
             return
         self.upstream, upstream.link = upstream, self
         early = upstream.early()
         if early:
             self.from_server(early)
+
+    def step_back(self) -> None:
+        """To the door, where no server has said anything to it yet: any may greet it then."""
+        if self.phase != LOGIN or self._addressed:
+            return
+        if self.upstream is not None:
+            self.upstream.close(politely=False)
+            self.upstream = None
+        self._server_packets = wire.Packets()
+        self._attempts += 1
+        self.phase, self.since = DOOR, time.monotonic()
 
     def _say_hello(self, sequence: int, payload: bytes) -> None:
         if self.upstream is None or self._greeting is None:
@@ -305,6 +322,7 @@ class Link(asyncio.Protocol):
                 payload = wire.Greeting.masked(payload)
             elif payload[:1] == b"\0" and self.hello is not None:
                 self._begin(payload)
+            self._addressed = True
             self.transport.write(wire.packet(sequence, payload))
 
     def _begin(self, payload: bytes) -> None:
@@ -501,7 +519,8 @@ class Link(asyncio.Protocol):
 
     def take(self, upstream: Upstream) -> None:
         """Go on with this server's session."""
-        old, self.upstream = self.upstream, upstream
+        # One that has ended already is as if it ended now, while its client rests: release finds another.
+        old, self.upstream = self.upstream, None if upstream.lost else upstream
         upstream.link = self
         if old is not None:
             old.close()

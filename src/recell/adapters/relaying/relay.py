@@ -16,7 +16,7 @@ PREPARE_S = 30.0  # for the logins before a hold, with nobody waiting
 SWITCH_S = 3.0  # for the sessions' settings at the other side, with all waiting
 LOGINS_AT_ONCE = 8
 _SPARES_S = 60.0
-_LOGIN_S = 1.0  # a client that was greeted and says nothing isn't waited for any longer
+_LOGIN_S = 1.0  # who was greeted so long before a hold, and says nothing, isn't waited for
 _SIDES = ("old", "new")
 
 
@@ -188,13 +188,13 @@ class Relay:
         finally:
             self._preparing = False
         prepared = time.monotonic() - began
-        hold = self._hold = Hold(name, {link for link in self.links if self._unrest(link)})
+        for link in self.links:
+            link.step_back()
+        hold = self._hold = Hold(name, {link for link in self.links if self._unrest(link, limit)})
         self._holds += 1
         for link in list(hold.busy):
             link.ask()
-        patience = asyncio.get_event_loop().call_later(_LOGIN_S, hold.forget_silent)
         await asyncio.wait([hold.rested], timeout=limit)
-        patience.cancel()
         hold.forget_silent()
         waited = time.monotonic() - hold.began
         links = [link for link in self.links if link.phase == READY]
@@ -212,9 +212,10 @@ class Relay:
         self._lease(lease)
         return told
 
-    def _unrest(self, link: Link) -> bool:
+    def _unrest(self, link: Link, limit: float) -> bool:
         if link.phase == LOGIN:
-            return time.monotonic() - link.since < _LOGIN_S
+            silent = link.hello is None and time.monotonic() - link.since >= max(_LOGIN_S, limit)
+            return not silent
         return link.phase == READY and not link.quiet
 
     async def _prepare(self, side: str) -> None:
@@ -261,12 +262,15 @@ class Relay:
         if spare is None:
             raise wire.Broken("it has no session at the other side")
         try:
-            await spare.say(link.replay(database))
-            if not link.same(spare):
-                raise wire.Broken("autocommit differs")
+            await self._liken(link, spare, database)
         except BaseException:
             link.drop_spare()
             raise
+
+    async def _liken(self, link: Link, upstream: Upstream, database: bool) -> None:
+        await upstream.say(link.replay(database))
+        if not link.same(upstream):
+            raise wire.Broken("autocommit differs")
 
     async def _all(self, works: List[Awaitable[None]]) -> None:
         """To their ends; when one fails, or this is cancelled, no other goes on."""
@@ -338,16 +342,29 @@ class Relay:
                 raise wire.Broken(link.reasons()[0])
             await asyncio.wait_for(self._restored(link), 2 * CONNECT_S)
         except (wire.Broken, asyncio.TimeoutError) as error:
-            if link.phase == READY:
+            # While all are held it rests on, and is given one by a switch or by the next release.
+            if link.phase == READY and link.upstream is None and not self.held:
                 text = "{} was cut: its session at the server had ended ({})"
                 self.trouble(text.format(link.address, error))
                 link.close()
 
     async def _restored(self, link: Link) -> None:
-        spare = await self._spare(link, self.side)
-        await self._replay(link, database=True)
-        link.spare = None
-        link.take(spare)
+        side, hello = self.side, link.hello
+        if hello is None:
+            raise wire.Broken("a client that has not logged in")
+        # Not its spare: a hold that begins meanwhile makes that one, at the other side.
+        upstream = await self._logged_in(side, hello)
+        try:
+            await self._liken(link, upstream, database=True)
+            if upstream.lost:
+                raise wire.Broken("it closed the connection")
+        except BaseException:
+            upstream.close()
+            raise
+        if link.phase != READY or link.upstream is not None or side != self.side:
+            upstream.close()  # the client has gone, or has got another one meanwhile
+            return
+        link.take(upstream)
         link.pump()
 
     # Switch
@@ -373,19 +390,10 @@ class Relay:
                 self._lease(hold.lease)
 
     async def _switch(self, side: str) -> Dict[str, Any]:
-        going = [link for link in self.links if link.phase == READY and not link.reasons()]
+        going: Set[Link] = set()
         refused: List[str] = []
-
-        async def one(link: Link) -> None:
-            try:
-                await self._spare(link, side)
-                await self._replay(link, database=True)
-            except wire.Broken as error:
-                if link.phase == READY:
-                    refused.append("{} can't be carried over: {}".format(link.address, error))
-
         try:
-            await asyncio.wait_for(self._all([one(link) for link in going]), SWITCH_S)
+            await asyncio.wait_for(self._ready_to_go(side, going, refused), SWITCH_S)
         except asyncio.TimeoutError:
             refused.append("the other side takes longer than {:g} s".format(SWITCH_S))
         if self._hold is None:
@@ -409,6 +417,24 @@ class Relay:
         text = "switch: {} side, {} connections carried over, {} closed"
         self.say(text.format(side, carried, len(reasons)))
         return {"carried": carried, "closed": len(reasons), "reasons": reasons}
+
+    async def _ready_to_go(self, side: str, going: Set[Link], refused: List[str]) -> None:
+        """Whole sessions at ``side`` for all that rest, also for who has come to rest meanwhile."""
+        async def one(link: Link) -> None:
+            try:
+                await self._spare(link, side)
+                await self._replay(link, database=True)
+            except wire.Broken as error:
+                if link.phase == READY:
+                    refused.append("{} can't be carried over: {}".format(link.address, error))
+
+        while not refused:
+            lacking = [link for link in self.links if link.phase == READY and not link.reasons()
+                       and (link not in going or link.spare is None or link.spare.lost)]
+            if not lacking:
+                return
+            going.update(lacking)
+            await self._all([one(link) for link in lacking])
 
     def _commit(self, side: str) -> None:
         """From here on, and after any crash, it is ``side``."""
