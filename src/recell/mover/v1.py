@@ -29,7 +29,8 @@ from recell.mover.cell import SIDES, Host
 from recell.mover.databases import Databases
 from recell.mover.journal import PREFIX, Journal, State
 from recell.mover.kept import KeptMove, away
-from recell.mover.move import Move
+from recell.mover.move import Move, Options
+from recell.mover.v1_echo import Heard
 from recell.mover.v1_mapped import Places
 from recell.mover.v1_survey import troubles
 from recell.planning.v1_import import Import, import_of
@@ -63,6 +64,7 @@ class CellsConversion(Databases):
         self._broker = broker
         self._kept = KeptMove(self._where)
         self._scope: Scope | None = None
+        self._heard: Heard | None = None
 
     @property
     def _where(self) -> str:
@@ -249,7 +251,9 @@ class CellsConversion(Databases):
     def _begin(self) -> Move:
         self._permit()
         self._scope = self._import().scope
-        return Move(self._endpoint("old"), self._endpoint("new"), self._scope)
+        child, api = self._endpoint("old"), self._endpoint("new")
+        self._heard = Heard(child, api, self._scope)
+        return Move(child, api, self._scope, Options(echo=self._heard))
 
     def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
         phase = self.importing().phase
@@ -282,7 +286,10 @@ class CellsConversion(Databases):
         return self._kept.catch_up(self._begin, limit_s)
 
     def drain(self, limit_s: float) -> str:
-        return self._kept.drain(max(limit_s, 0.1))
+        said = self._kept.drain(max(limit_s, 0.1))
+        if self._heard is not None and self._heard.rows:
+            said += f"; {self._heard.rows} times a row that nova-cells had written was put right"
+        return said
 
     def hand_over(self) -> int:
         # Users wait: what this process knows is not asked for again.
