@@ -1,7 +1,7 @@
 """Rows of the API cell that its nova-cells has written while they are copied.
 
 It should be deaf meanwhile, but binds its queues again whenever it connects again. What it writes then is
-what the child has said of its own instances, so the child's row is the truth: it is read and written once more.
+what the child has said of its own instances, so the child's row is the truth: it is read and written again.
 """
 
 from __future__ import annotations
