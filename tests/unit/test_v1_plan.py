@@ -389,6 +389,9 @@ def test_the_lab_has_a_layout_for_its_own_hosts() -> None:
     text = (Path(__file__).parents[2] / "lab/layouts/cells-v1.yaml").read_text()
     layout = layout_v1(text)
     assert layout.api.hosts == ("api1", "api2") and layout.api.broker.nodes == ("mq4",)
+    other = layout_v1((Path(__file__).parents[2] / "lab/layouts/cells-v1-neutron.yaml").read_text())
+    assert other.cells["cell1"].neutron == "child"
+    assert other.model_copy(update={"cells": layout.cells}) == layout
 
 
 def test_one_generation_is_not_taken_for_the_other() -> None:
