@@ -300,7 +300,8 @@ def hears(server: PrivateServer) -> None:
     server.sql(
         "UPDATE instances SET vm_state = 'odd', cell_name = 'api!cell1' WHERE uuid = 'guest-3'",
         "UPDATE instances SET deleted = id, vm_state = 'deleted' WHERE uuid = 'guest-4'",
-        "UPDATE instance_extra SET deleted = id WHERE instance_uuid = 'guest-4'", database=API,
+        "UPDATE instance_extra SET deleted = id WHERE instance_uuid = 'guest-4'",
+        "UPDATE migrations SET deleted = id WHERE instance_uuid = 'guest-4'", database=API,
     )  # fmt: skip
     server.row(API, "instance_faults", id=900, instance_uuid="guest-3", deleted=0, code=500, host="x")
     server.row(API, "instance_metadata", id=901, instance_uuid="guest-4", deleted=0, key="odd", value="v")
@@ -322,6 +323,7 @@ def test_what_nova_cells_hears_too_early_is_put_right(
 ) -> None:
     port, servers = cells
     old, new = servers["old"], servers["new"]
+    old.row("nova", "migrations", id=1, instance_uuid="guest-4", deleted=0, status="confirmed")
     port.follow(quiet)
     hears(new)
     assert port.catch_up(60) < 60
@@ -346,6 +348,7 @@ def test_what_nova_cells_hears_too_early_is_put_right(
     assert not new.sql("SELECT id FROM instance_metadata WHERE id = 901", database=API)
     (extra,) = new.sql("SELECT deleted FROM instance_extra WHERE instance_uuid = 'guest-4'", database=API)
     assert extra == (0,)
+    assert list(new.sql("SELECT deleted FROM migrations", database=API)) == [(0,)]
 
 
 def test_what_it_heard_while_recell_was_away_is_put_right_too(

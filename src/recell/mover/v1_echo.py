@@ -20,6 +20,7 @@ _OWNER = {
     **CHILDREN,
     "instances": "uuid",
     "bw_usage_cache": "uuid",
+    "migrations": "instance_uuid",
     "security_group_instance_association": "instance_uuid",
 }
 """Tables that updates from below are written to, and the column that says whose a row is."""
