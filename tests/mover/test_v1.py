@@ -6,11 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from recell.errors import StalePlan, StepFailed, Unsupported
+from recell.adapters.mysql.endpoint import Endpoint
+from recell.errors import Denied, StalePlan, StepFailed, Unsupported
 from recell.model.hosts import CellEnd
 from recell.model.moving import Login
 from recell.model.relay import Side
@@ -210,6 +212,45 @@ def test_failed_builds_get_numbers_of_their_own(servers: Servers) -> None:
         assert port.agreement().alone == ()
     finally:
         port.close()
+
+
+def test_failed_builds_come_from_a_server_of_their_own_as_nova_reads_them(servers: Servers) -> None:
+    made(servers, STEIN).close()
+    # The one server that there is besides the child's stands for it, and Nova's account there for Nova.
+    zero = servers["new"]
+    servers["old"].sql("DROP DATABASE nova_cell0")
+    zero.create("nova_cell0", ddl(load(STEIN), indexes(STEIN)))
+    instance(zero, "nova_cell0", 1, "failed-1", host=None, vm_state="error")
+    asked: list[str] = []
+
+    def cell0() -> Endpoint:
+        asked.append("cell0")
+        return Endpoint("db3", "zero", "pw", "nova_cell0", 3306, unix_socket=str(zero.socket))
+
+    def broker(side: Side) -> Any:
+        raise AssertionError("no broker is needed")
+
+    hosts = {side: DatabaseHost(f"db-{side}", server) for side, server in servers.items()}
+    conversion = replace(conversion_of(STEIN), cell0_at=("db3", 3306))
+    port = CellsConversion(hosts, conversion, OURS, NOVA, broker, cell0=cell0)
+    try:
+        port.make("old", "recell")
+        said = {v.id: v.what for v in port.troubles()}
+        assert "Access denied" in said["v1:cell0"] or "refuses" in said["v1:cell0"], said
+        port.follow(quiet)
+        with pytest.raises(Denied):
+            port.catch_up(60)
+        zero.sql("CREATE USER zero@localhost IDENTIFIED BY 'pw'",
+                 "GRANT SELECT ON nova_cell0.* TO zero@localhost")  # fmt: skip
+        assert "v1:cell0" not in {v.id for v in port.troubles()}
+        port.catch_up(60)
+        assert asked, "it is entered before users wait"
+        port.drain(30)
+        assert port.hand_over() == 1
+        assert port.agreement().alone == () and names(servers["new"])["failed-1"] is None
+    finally:
+        port.close()
+        zero.sql("DROP DATABASE nova_cell0", "DROP USER IF EXISTS zero@localhost")
 
 
 def test_both_databases_may_be_on_one_server(servers: Servers) -> None:
