@@ -221,7 +221,8 @@ def _assemble(
         if has_no_cells(version, told.mappings):
             generation = "none"
     if generation != "v2":
-        told = (_v1 if generation == "v1" else _without_cells)(hosts, seen, services, note)
+        v1 = generation == "v1"
+        told = _v1(hosts, seen, services, note, leave) if v1 else _without_cells(hosts, seen, services, note)
     clients = _unless(note, "clients of the brokers", _clients, ports, seen) or ()
     proxies = tuple(
         p
@@ -369,25 +370,37 @@ def _without_cells(
 
 
 def _v1(
-    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble
-) -> _Told:
+    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble,
+    leave: bool = False,
+) -> _Told:  # fmt: skip
     configs, secrets = _configs(seen)
-    cells, databases = find_cells(services, hosts, secrets, note)
+
+    def trouble(area: str, error: RecellError) -> None:
+        if not (leave and isinstance(error, Unsupported)):
+            note(area, error)
+
+    cells, databases = find_cells(services, hosts, secrets, trouble)
     try:
+        asked = [c for c in cells if not leave or c.key in databases.keys]
+        remarks = tuple(
+            f"{CELL_UNREAD}|{c.key}|recell can't read its database, {c.server}"
+            for c in cells
+            if c not in asked
+        )
         records = tuple(
             ServiceRecord(
                 c.key, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report
             )
-            for c in cells
+            for c in asked
             for r in _unless(note, f"service records of {c.key}", databases.services, c.key) or ()
         )
         instances = {
             c.key: n
-            for c in cells
+            for c in asked
             if (n := _unless(note, f"instances of {c.key}", databases.count, c.key)) is not None
         }
-        mappings = _beside_cells_v1(hosts, configs, services, cells, note)
-        return _Told(mappings, cells, records, instances)
+        mappings = _beside_cells_v1(hosts, configs, services, asked, note)
+        return _Told(mappings, cells, records, instances, remarks)
     finally:
         databases.close()
 
