@@ -102,6 +102,8 @@ def test_what_is_refused_or_lost_or_comes_where_it_can_not_is_said(api: Any, ses
         "came to nova-compute though an API cell passes none on",
     ]  # fmt: skip
     assert "posted to nova-api of ctl1" in said[0]
+    (nobody,) = events.post(session, {"ctl1": "http://127.0.0.1:1/v2.1"}, {"cmp1": ["a"]}, expected=True)
+    assert events.wrong([nobody])[0].endswith("was refused (no word)")
 
 
 @pytest.mark.parametrize(("public", "reaches", "ends"), [
