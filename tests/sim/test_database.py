@@ -116,6 +116,9 @@ def test_cells_that_take_no_part_are_told_of(desks: Any) -> None:
     assert f"{conductor.unit} on ctl9 is another cell's and goes on as it is" in said
     assert "cell8 takes no part: its database is PostgreSQL's." in said
     assert "ctl9" not in {s.where for s in plan.steps}
+    unread = replace(scan(build()), remarks=("cell-unread|cell1|recell can't read its database, pg1",))
+    with pytest.raises(Unsupported, match="cell1 can't be split: recell can't read its database, pg1"):
+        plan_split(unread, layout(LAYOUT), 0.0)
     stranger = replace(far, database=cell1.database_resolved)
     with pytest.raises(Unsupported, match="no host of the broker of nova-conductor on ctl9"):
         make_plan(replace(found, services=(*found.services, stranger)), layout(MOVE), 0.0)
