@@ -344,6 +344,53 @@ def test_hosts_are_closed_and_what_is_under_way_is_seen(
     assert port.busy("old") == {"cmp2": "instance cmp2-2 is building"}
 
 
+def test_a_migration_that_is_proven_to_be_nobodys_is_only_told_of(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]],
+) -> None:
+    port, servers = cells
+    port._broker = lambda side: Broker()  # type: ignore[assignment, return-value]
+    old = servers["old"]
+    computes = old.sql("SELECT host FROM services WHERE `binary` = 'nova-compute'", database="nova")
+    assert {host for (host,) in computes} == {"cmp1", "cmp2"}
+
+    def migration(**values: Any) -> None:
+        old.sql("DELETE FROM migrations", database="nova")
+        row = {"id": 1, "uuid": "m1", "source_compute": "cmp2", "dest_compute": "cmp1", "deleted": 0,
+               "status": "running", "migration_type": "live-migration", "instance_uuid": "cmp2-0",
+               "created_at": "2020-01-01 00:00:00"} | values  # fmt: skip
+        old.row("nova", "migrations", **row)
+
+    def told() -> dict[str, str]:
+        return {v.id: v.what for v in port.troubles() if "forgotten" in v.id}
+
+    busy = {"cmp2": "live-migration of cmp2-0 is running"}
+    at_rest = "live-migration of {} is running, and {}; untouched for a day, and not waited for"
+    migration()
+    assert port.busy("old") == busy and told() == {}, "it is at one of its ends"
+    migration(dest_compute="long-gone")
+    assert port.busy("old") == {}
+    why = "there is no nova-compute on long-gone, and its instance is at rest"
+    assert told() == {"hosts:forgotten:cmp2": at_rest.format("cmp2-0", why)}
+    migration(instance_uuid="cmp1-0", dest_compute="cmp3")
+    assert port.busy("old") == {}, "it is neither where it came from nor where it went"
+    assert told() == {"hosts:forgotten:cmp2": at_rest.format("cmp1-0", "its instance is at rest on cmp1")}
+    migration(instance_uuid="nobody")
+    assert port.busy("old") == {}
+    assert told() == {"hosts:forgotten:cmp2": at_rest.format("nobody", "its instance is gone")}
+    doubtful: list[dict[str, Any]] = [
+        {"cross_cell_move": 1}, {"migration_type": "evacuation"}, {"migration_type": None},
+        {"updated_at": "2037-01-01 00:00:00"}, {"created_at": None},
+    ]  # fmt: skip
+    for values in doubtful:
+        migration(**{"instance_uuid": "nobody", **values})
+        assert list(port.busy("old")) == ["cmp2"] and told() == {}, values
+    for column, value in (("task_state", "migrating"), ("vm_state", "resized"), ("vm_state", "error")):
+        migration(dest_compute="long-gone")
+        old.sql(f"UPDATE instances SET {column} = '{value}' WHERE uuid = 'cmp2-0'", database="nova")
+        assert busy["cmp2"] in port.busy("old")["cmp2"] and told() == {}, value
+        old.sql("UPDATE instances SET task_state = NULL, vm_state = 'active'", database="nova")
+
+
 def test_a_task_that_nobody_goes_on_with_is_under_way(
     cells: tuple[CellHosts, dict[Side, PrivateServer]],
 ) -> None:

@@ -92,6 +92,38 @@ def test_there_and_back_and_there_again(desks: Any) -> None:
     assert world.picture() == after
 
 
+def test_cells_that_take_no_part_are_told_of(desks: Any) -> None:
+    world = was_split(desks)
+    found = scan(world)
+    cell1 = next(m for m in found.mappings if m.name == "cell1")
+    other = replace(
+        cell1, uuid="c9", name="cell9", transport_resolved="rabbit://nova:***@far1/",
+        database_resolved="mysql://nova:***@far2/nova_cell9",
+    )  # fmt: skip
+    conductor = found.role("conductor")[0]
+    far = replace(
+        conductor, host="ctl9", transport_url=other.transport_resolved, database=other.database_resolved
+    )
+    found = replace(
+        found,
+        hosts=(*found.hosts, replace(found.host("ctl1"), name="ctl9", hostname="ctl9", ips=(), aliases=())),
+        services=(*found.services, far),
+        mappings=(*found.mappings, other),
+        remarks=(*found.remarks, "cell-unread|cell8|its database is PostgreSQL's"),
+    )
+    plan = make_plan(found, layout(MOVE), 0.0)
+    said = "\n".join(plan.remarks)
+    assert f"{conductor.unit} on ctl9 is another cell's and goes on as it is" in said
+    assert "cell8 takes no part: its database is PostgreSQL's." in said
+    assert "ctl9" not in {s.where for s in plan.steps}
+    unread = replace(scan(build()), remarks=("cell-unread|cell1|recell can't read its database, pg1",))
+    with pytest.raises(Unsupported, match="cell1 can't be split: recell can't read its database, pg1"):
+        plan_split(unread, layout(LAYOUT), 0.0)
+    stranger = replace(far, database=cell1.database_resolved)
+    with pytest.raises(Unsupported, match="no host of the broker of nova-conductor on ctl9"):
+        make_plan(replace(found, services=(*found.services, stranger)), layout(MOVE), 0.0)
+
+
 def test_a_nova_that_was_split_before(desks: Any) -> None:
     world, plan = alone(desks)
     before = world.picture()

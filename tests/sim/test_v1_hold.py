@@ -211,6 +211,69 @@ def test_a_nova_cells_that_connects_again_hears_nothing_before_its_time(
     assert well(world) and led(world) == "new"
 
 
+@pytest.mark.parametrize("when", ["conductors end", "rows catch up"])
+def test_a_nova_cells_that_connects_again_before_the_hold_is_made_deaf_again(
+    desks: Any, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    stop, caught_up, holds = HoldWorld.stop_rpc_server, SimV1.catch_up, SimGate.hold
+    times: list[float] = []
+
+    def connects() -> None:
+        if world.shut_now() and world.bound() and not times:
+            times.append(world.time)
+            world.shut_at, world.again = None, True
+            world.waiting.append(Update("guest-1", -1, world.time))
+
+    def stops(self: HoldWorld, *args: Any, **more: Any) -> float:
+        if when == "conductors end":
+            connects()
+        return stop(self, *args, **more)
+
+    def catches(self: SimV1, limit_s: float) -> float:
+        lag = caught_up(self, limit_s)
+        if when == "rows catch up":
+            connects()
+            world.observe()
+        return lag
+
+    def hold(self: SimGate, lease_s: float, longest_s: float) -> None:
+        assert world.shut_now() and times, "it hears nothing when requests begin to wait"
+        holds(self, lease_s, longest_s)
+
+    monkeypatch.setattr(HoldWorld, "stop_rpc_server", stops)
+    monkeypatch.setattr(SimV1, "catch_up", catches)
+    monkeypatch.setattr(SimGate, "hold", hold)
+    desk.go("forward")
+    assert well(world) and led(world) == "new" and world.changes.count("ear shut") == 3
+    assert remembered(desk, "reconnected") == 1
+    journal = Journal.open(desk.path, read_only=True)
+    (ended,) = [e for e in journal.entries() if e.step == SWITCH and e.phase == "finished"]
+    journal.close()
+    assert "nova-cells of api was deafened again 1 times" in ended.detail["verified"]
+
+
+def test_what_nova_cells_had_in_its_hand_when_rows_were_proven_is_put_right(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    drain = SimV1.drain
+    drained: list[str] = []
+
+    def written_after(self: SimV1, limit_s: float) -> str:
+        said = drain(self, limit_s)
+        if not drained:
+            world.api.rows["guest-1"].value = -1
+        drained.append(said)
+        return said
+
+    monkeypatch.setattr(SimV1, "drain", written_after)
+    desk.go("forward")
+    assert well(world) and led(world) == "new" and len(drained) == 2
+
+
 def test_what_is_still_being_told_is_waited_for_and_most_of_it_before_users_wait(
     desks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,7 +103,7 @@ class EarWorld(V1World):
 
     def _hear(self, one: Update) -> None:
         phase = self.importing.phase
-        if phase in ("copying", "following", "drained"):
+        if phase == "copying" or (phase in ("following", "drained") and not self.again):
             self._complain(f"nova-cells writes {one.uuid} while rows are copied")
         if phase == "live" and one.born < self.handed_at:
             self._complain(f"what {one.uuid} was comes over what it is")
@@ -167,6 +167,7 @@ class SimEar:
 
     def shut(self) -> None:
         self._change("shut", self.world.time)
+        self.world.again = False
 
     def open(self) -> None:
         self._change("open", None)

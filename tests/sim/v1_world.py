@@ -102,6 +102,7 @@ class V1World(SimWorld):
         self.quiet_s = 60.0  # since anybody wrote a row
         self.after: dict[str, Callable[[], None]] = {}  # what happens once, after a change
         self.handed_at = 0.0
+        self.again = False  # the API cell's nova-cells has connected again by itself
         self.mute = False  # the child's nova-cells can't reach the API cell's broker
 
     def v1(self, conversion: Conversion, ours: Login) -> V1Port:
@@ -188,7 +189,7 @@ class V1World(SimWorld):
     def _heal(self) -> None:
         """nova-cells of the API cell writes what the child tells it, and meets rows that come meanwhile."""
         coming = self.importing.phase in ("copying", "following", "drained")
-        if self.talking() and self.hears() and coming and self.api.rows and not self.held:
+        if self.talking() and self.hears() and coming and self.api.rows and not (self.held or self.again):
             self._complain("nova-cells heals while rows are imported")
         if self.talking() and not self.mute:
             self.room_known = self.knows("old") and self.knows("new")
@@ -417,6 +418,8 @@ class SimV1:
             for failed in CELL0_ROWS:
                 self.world.api.rows[failed] = Inst()
                 count += 1
+            stale = [u for u, r in self.world.child.rows.items() if self.world.api.rows[u].value != r.value]
+            assert not stale, f"{stale} are not as they are in the child"
         self.world.importing = Importing("live", True)
         self.world.handed_at = self.world.time
         self._change("handed over")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,24 @@ class Host:
         return self.unix_query(path, data, timeout)
 
 
+BACKENDS = """\
+backend nova-api
+  server ctl1 127.0.0.1:1 check
+  server ctl2 127.0.0.1:2
+backend nova-metadata
+  server ctl1 [::1]:8775
+"""
+
+
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
+    with running(tmp_path, BACKENDS) as made:
+        yield made
+
+
+@contextmanager
+def running(tmp_path: Path, backends: str) -> Iterator[Host]:
+    """A private HAProxy with these backends behind it."""
     program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.fail("HAProxy is missing: apt-get install haproxy")
@@ -75,12 +92,7 @@ frontend api
   bind 127.0.0.1:{port}
   bind unix@{tmp_path}/front.sock
   default_backend nova-api
-backend nova-api
-  server ctl1 127.0.0.1:1 check
-  server ctl2 127.0.0.1:2
-backend nova-metadata
-  server ctl1 [::1]:8775
-""")
+{backends}""")
     process = subprocess.Popen([program, "-db", "-f", config], stderr=subprocess.DEVNULL)
     for _ in range(5000):
         if (tmp_path / "admin.sock").exists():
@@ -88,9 +100,11 @@ backend nova-metadata
         time.sleep(0.02)
     else:
         pytest.fail("HAProxy does not start")
-    yield Host(config)
-    process.kill()
-    process.wait()
+    try:
+        yield Host(config)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_servers_and_their_states(host: Host) -> None:

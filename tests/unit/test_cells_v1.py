@@ -25,6 +25,7 @@ from recell.discovery import health, health_v1
 from recell.discovery.alone import look_alone
 from recell.discovery.cells_v1 import CellDatabases, find_cells, is_v1
 from recell.discovery.looking import Notes
+from recell.discovery.scan import _raise, _v1
 from recell.discovery.services import find_services
 from recell.doctor import examine
 from recell.errors import BadInput, RecellError, Unreachable, Unsupported
@@ -188,6 +189,23 @@ def test_a_database_that_does_not_answer_still_makes_a_cell(server: Path, root: 
     databases.close()
     assert [c.key for c in cells] == ["api", "cell1"] and cells[1].records == ()
     assert told == ["the database of nova-cells on ctl1", "the neighbours of cell cell1"]
+
+
+def test_a_scan_for_a_plan_leaves_a_cell_out_that_it_can_not_read_and_says_so(
+    server: Path, root: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(s: NovaService) -> Secrets:
+        exotic = "postgresql://n:pw@pg1/nova"
+        return Secrets(s.transport_url, "", TOP if "nova_top" in s.database else exotic, "")
+
+    monkeypatch.setattr(sys.modules[_v1.__module__], "_configs", lambda seen: ({}, of))
+    hosts: Any = gates(server)
+    services = healthy().deployment.services
+    told = _v1(hosts, [], services, _raise, leave=True)
+    assert told.remarks == ("cell-unread|cell1|recell can't read its database, db1:3306/nova",)
+    assert [c.key for c in told.cells] == ["api", "cell1"] and told.instances == {"api": 2}
+    with pytest.raises(Unsupported, match="begins with postgresql"):
+        _v1(hosts, [], services, _raise)
 
 
 def test_rows_of_every_release_are_read(tree: tuple[tuple[CellV1, ...], CellDatabases], root: Any) -> None:

@@ -33,7 +33,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, *wrong: str) -> Any:
     """One string for each look: letters of instances that seem wrong; the last one holds on."""
     left = list(wrong)
 
-    def read(_: object) -> Homes:
+    def read(*_: object) -> Homes:
         return Homes({"a": "cell1", "b": "cell1"}, frozenset(left.pop(0) if len(left) > 1 else left[0]))
 
     monkeypatch.setattr(consistency, "read_homes", read)

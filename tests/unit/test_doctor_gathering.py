@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
+from types import SimpleNamespace
 from typing import Any
 
 import pymysql
@@ -20,8 +22,11 @@ from recell.adapters.knock import AMQP, knock
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.placement import PlacementApi
 from recell.discovery import rows
+from recell.discovery.scan import _raise, _v2
 from recell.errors import Denied, RecellError, Unreachable, Unsupported
 from recell.model.health import ComputeNode, Guest, MappingTimes, Provider
+from recell.preflight import consistency
+from recell.report.collect import cells_of
 from tests.unit.test_adapters_nova_db import Gateway, server
 
 __all__ = ["server"]
@@ -110,6 +115,73 @@ def test_a_cell_that_does_not_answer_is_told_and_left_out(nova: NovaDatabases, r
     assert told == ["instances of cell1: denied"]
     with pytest.raises(RecellError):
         rows.read_homes(nova)
+
+
+def services(root: Any, database: str) -> None:
+    root.execute(
+        f"CREATE TABLE {database}.services (id INT, uuid VARCHAR(36), host VARCHAR(255),"
+        " `binary` VARCHAR(255), version INT, disabled INT, created_at DATETIME, last_seen_up DATETIME,"
+        " deleted INT)"
+    )
+
+
+def test_proofs_leave_out_a_cell_that_recell_can_not_read_and_say_so(nova: NovaDatabases, root: Any) -> None:
+    root.execute(
+        "INSERT INTO nova_api.cell_mappings (created_at, uuid, name, transport_url, disabled,"
+        " database_connection) VALUES ('2026-01-01 00:00:00', 'c9', 'cell9', 'rabbit://mq1/', 0,"
+        " 'postgresql://nova:pw@pg1/nova')"
+    )
+    root.execute("INSERT INTO nova_api.instance_mappings (instance_uuid, cell_id) VALUES ('there', 3)")
+    root.execute("INSERT INTO nova_api.host_mappings (host, cell_id) VALUES ('cmp9', 3)")
+
+    services(root, "nova_cell0")
+    services(root, "nova")
+
+    class World:
+        def nova(self) -> NovaDatabases:
+            return nova
+
+        def wait(self, seconds: float) -> None:
+            raise AssertionError("nothing seems wrong")
+
+    world: Any = World()
+    found: Any = None
+    said = consistency.instances_are_where_they_are_mapped(world, found)
+    assert said.endswith("; not looked at: cell9")
+    assert consistency.hosts_are_mapped_once(world, found).endswith("; not looked at: cell9")
+    root.execute("UPDATE nova_api.cell_mappings SET database_connection ="
+                 " 'mysql+pymysql://nova:p%40w@db1/no_such' WHERE id = 3")  # fmt: skip
+    for proof in (consistency.instances_are_where_they_are_mapped, consistency.hosts_are_mapped_once):
+        with pytest.raises(RecellError):
+            proof(world, found)
+
+
+def test_a_scan_for_a_plan_leaves_such_a_cell_out_and_says_so(
+    nova: NovaDatabases, root: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.execute("UPDATE nova_api.cell_mappings SET database_connection = 'postgresql://nova:pw@pg1/nova'"
+                 " WHERE id = 2")  # fmt: skip
+    services(root, "nova_cell0")
+    controller: Any = SimpleNamespace(
+        host="ctl1", unit="nova-api", role="api", active=True, api_database="x", database="x"
+    )
+    seen: Any = SimpleNamespace(
+        facts=SimpleNamespace(name="ctl1"), found=SimpleNamespace(configs={"nova-api": parse_config([])})
+    )
+    monkeypatch.setattr(sys.modules[_v2.__module__], "NovaDatabases", lambda *_: nova)
+    hosts: Any = {"ctl1": None}
+    told = _v2(hosts, [seen], [controller], _raise, leave=True)
+    assert told.remarks == (
+        "cell-unread|cell1|recell can't read its database, postgresql://nova:***@pg1/nova",
+    )
+    assert told.instances == {"cell0": 0} and len(told.mappings) == 2
+    assert list(cells_of(nova)) == ["cell0"]
+    with pytest.raises(Unsupported, match="begins with postgresql"):
+        _v2(hosts, [seen], [controller], _raise)
+    root.execute("UPDATE nova_api.cell_mappings SET database_connection = 'postgresql://nova:pw@pg1/nova'"
+                 " WHERE id = 1")  # fmt: skip
+    with pytest.raises(Unsupported, match="begins with postgresql"):
+        _v2(hosts, [seen], [controller], _raise, leave=True)
 
 
 def test_guests_nodes_hosts_and_moves(nova: NovaDatabases, root: Any) -> None:

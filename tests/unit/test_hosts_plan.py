@@ -177,6 +177,58 @@ def test_a_database_that_hosts_can_not_move_to_is_told_with_its_cell(url: str, s
     assert "update_cell" in remedy and "from:" not in remedy and "database: keep" not in remedy
 
 
+def with_exotic(**changes: Any) -> Deployment:
+    """A third cell, which hosts can't move to or from."""
+    found = deployment()
+    cell1 = next(m for m in found.mappings if m.name == "cell1")
+    values: dict[str, Any] = {
+        "uuid": "c9", "name": "cell9", "transport_resolved": "rabbit://nova:***@far1,far2/",
+        "database_resolved": "postgresql://nova:***@pg1/nova_cell9",
+    }  # fmt: skip
+    compute = next(s for s in found.role("compute") if s.host == "cmp1")
+    there = replace(compute, host="cmp9", nova_host="cmp9", transport_url="rabbit://nova:***@far1,far2/")
+    host = replace(found.host("cmp1"), name="cmp9", hostname="cmp9", ips=(), aliases=())
+    record = next(r for r in found.records if r.host == "cmp1" and r.binary == "nova-compute")
+    return replace(
+        found,
+        hosts=(*found.hosts, host),
+        services=(*found.services, there),
+        records=(*found.records, replace(record, cell="c9", host="cmp9", id=900)),
+        mappings=(*found.mappings, replace(cell1, **{**values, **changes})),
+    )
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({}, "none of one MySQL or MariaDB server"),
+    ({"database_resolved": "mysql+pymysql://nova:***@vip/nova_cell9"}, "no host of the inventory is vip"),
+    ({"database_resolved": "mysql://nova:***@db1:3307/nova_cell9"}, "no host of the broker of cell9"),
+    ({"templated": True, "transport_resolved": "rabbit://{username}@far1/"}, "is a template"),
+])  # fmt: skip
+def test_a_cell_that_takes_no_part_may_be_of_any_kind_and_is_told_of(
+    changes: dict[str, Any], said: str
+) -> None:
+    found = with_exotic(**changes)
+    plan = planned(LAYOUT, found)
+    told = [r for r in plan.remarks if "cell9 takes no part" in r]
+    assert len(told) == 1 and said in told[0]
+    assert [s.id for s in plan.steps] == [s.id for s in planned().steps], "nothing else is planned"
+    groups = {g["name"]: g for g in plan.topology_after["groups"]}
+    if "transport_resolved" not in changes:
+        assert groups["cell9"]["services"] == {"compute": ["cmp9"]}
+    for text in (LAYOUT.replace("[cmp2]", "[cmp9]"), TO_CELL2.replace("cell2: ", "cell9: ")):
+        with pytest.raises(RecellError, match=said):
+            planned(text, found)
+
+
+def test_a_new_cell_is_on_nobodys_server_or_broker() -> None:
+    with pytest.raises(Unsupported, match="cell2's database would be on cell9's server, db2"):
+        planned(LAYOUT, with_exotic(database_resolved="mysql://nova:***@db2/nova_cell9?ssl_ca=/ca.pem"))
+    with pytest.raises(BadInput, match="cell2's broker and vhost are cell9's"):
+        planned(LAYOUT, with_exotic(transport_resolved="rabbit://nova:***@mq5/"))
+    with pytest.raises(Unsupported, match="is on cell9's broker: the API level is not split off"):
+        planned(LAYOUT, with_exotic(transport_resolved="rabbit://nova:***@mq4/"))
+
+
 def test_two_cells_on_one_server_or_broker_stay_as_they_are() -> None:
     cell1 = next(m for m in deployment().mappings if m.name == "cell1")
     with pytest.raises(Unsupported, match="databases of cell1 and cell2 are on one server, db1"):

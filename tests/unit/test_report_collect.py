@@ -50,7 +50,7 @@ class FakeNova:
         self.args: list[Sequence[Any]] = []
 
     def mappings(self) -> tuple[RawMapping, ...]:
-        return (RawMapping("c0", "cell0", "", "", False), RawMapping("c1", "cell1", "", "", False))
+        return tuple(RawMapping(c, n, "", "mysql://", False) for c, n in (("c0", "cell0"), ("c1", "cell1")))
 
     def now(self) -> float:
         return 1000.0

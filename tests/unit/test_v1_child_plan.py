@@ -82,6 +82,24 @@ def stranger(d: Deployment) -> Deployment:
     return replace(d, cells=(top, *d.cells[1:]))
 
 
+def unread(key: str) -> Change:
+    said = f"cell-unread|{key}|recell can't read its database, pg1:5432/x"
+    return lambda d: replace(d, remarks=(*d.remarks, said))
+
+
+def on_postgresql(d: Deployment) -> Deployment:
+    theirs = "postgresql://nova:***@ctl3/nova"
+    return replace(d, services=tuple(
+        replace(s, database=theirs) if s.host in ("ctl3", "ctl4") and s.database else s for s in d.services
+    ))  # fmt: skip
+
+
+def test_a_child_that_can_not_be_read_is_left_alone_and_told_of(tree: Deployment) -> None:
+    plan = plan_child(unread("cell1")(tree), layout_v1(layout_text()), 0.0)
+    assert "cell1 takes no part: recell can't read its database, pg1:5432/x." in plan.remarks
+    assert [s.id for s in plan.steps] == [s.id for s in steps(tree)]
+
+
 def same(d: Deployment) -> Deployment:
     return d
 
@@ -97,6 +115,8 @@ def same(d: Deployment) -> Deployment:
         (without("cells", "ctl4"), "", "", BadInput, "ctl4 has no unit nova-cells"),
         (services("ctl3", "cells", active=True), "", "", BadInput, "nova-cells on ctl3 runs already"),
         (services("ctl4", "conductor", database="mysql://n:***@db9/x"), "", "", Unsupported, "another data"),
+        (unread("api"), "", "", Unsupported, "api: recell can't read its database"),
+        (on_postgresql, "", "", Unsupported, "recell can't read cell2's database, postgresql"),
         (same, "hosts: [ctl3, ctl4]\n    w", "w", BadInput, "names no hosts of cell2"),
         (same, "hosts: [ctl3, ctl4]\n    w", "hosts: [ctl9]\n    w", BadInput, "ctl9 is not a host"),
         (same, "hosts: [ctl3, ctl4]\n    w", "hosts: [ctl1]\n    w", Unsupported, "that is of no cell yet"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from recell.errors import BadInput, Unsupported
 from recell.model.deployment import Deployment, Role, ServiceRecord, dump_deployment
 from recell.model.layout import load_any_layout, load_layout
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
-from recell.model.plan import PlanStep, dump_plan, load_plan
+from recell.model.plan import Plan, PlanStep, dump_plan, load_plan
 from recell.model.scope import Column, Left, Schema, Table
+from recell.model.v1 import Conversion
 from recell.planning.tables.known import SEEDED_BY_SYNC
 from recell.planning.v1 import SWITCH, plan_v1
 from recell.planning.v1_import import import_of
@@ -389,6 +391,9 @@ def test_the_lab_has_a_layout_for_its_own_hosts() -> None:
     text = (Path(__file__).parents[2] / "lab/layouts/cells-v1.yaml").read_text()
     layout = layout_v1(text)
     assert layout.api.hosts == ("api1", "api2") and layout.api.broker.nodes == ("mq4",)
+    other = layout_v1((Path(__file__).parents[2] / "lab/layouts/cells-v1-neutron.yaml").read_text())
+    assert other.cells["cell1"].neutron == "child"
+    assert other.model_copy(update={"cells": layout.cells}) == layout
 
 
 def test_one_generation_is_not_taken_for_the_other() -> None:
@@ -654,12 +659,39 @@ def test_an_api_database_of_before_newton_is_not_what_cells_share() -> None:
     assert any("which both cells share" in r for r in newton.remarks)
 
 
-def test_failed_builds_that_are_elsewhere_are_told_of() -> None:
+def _failed_builds_at(url: str) -> tuple[Plan, str]:
     cell0, cell1 = stein().mappings
-    away = replace(cell0, database_resolved=cell0.database_resolved.replace("db1", "db9"))
-    plan = plan_v1(stein(mappings=(away, cell1)), layout_v1(), 0.0)
-    assert any("cell0 is on another server" in r for r in plan.remarks)
-    assert not any("are copied" in r for r in plan.remarks)
+    plan = plan_v1(stein(mappings=(replace(cell0, database_resolved=url), cell1)), layout_v1(), 0.0)
+    (said,) = [r for r in plan.remarks if "ailed builds" in r]
+    return plan, said
+
+
+@pytest.mark.parametrize(("url", "at"), [
+    ("mysql+pymysql://nova:***@db9/nova_cell0", ("db9", 3306)),
+    ("mysql+pymysql://other:***@db1:3307/nova_cell0", ("db1", 3307)),
+    ("mysql+pymysql://nova:***@db1/nova_cell0", None),
+    ("mysql+pymysql://nova:***@10.1.0.6:3306/nova_cell0", None),
+])  # fmt: skip
+def test_failed_builds_come_from_whichever_server_has_them(url: str, at: tuple[str, int] | None) -> None:
+    plan, said = _failed_builds_at(url)
+    follow = only(plan.steps, "state/follow").params
+    conversion = Conversion.from_json(json.loads(json.dumps(follow["conversion"])))
+    assert (conversion.cell0, conversion.cell0_at) == ("nova_cell0", at)
+    assert follow["failed_builds"] == "cell0" and "are copied" in said
+    assert (f"on {at[0]}" in said) if at else ("from a controller" not in said)
+
+
+@pytest.mark.parametrize("url", [
+    "postgresql://nova:***@db1/nova_cell0", "mysql+pymysql://nova:***@db8,db9/nova_cell0",
+    "mysql+pymysql://nova:***@db9/nova_cell0?ssl_ca=/ca.pem",
+])  # fmt: skip
+def test_failed_builds_that_recell_can_not_read_are_told_of(url: str) -> None:
+    if url.startswith("postgresql"):
+        with pytest.raises(Unsupported, match="databases are postgresql"):
+            _failed_builds_at(url)
+        return
+    plan, said = _failed_builds_at(url)
+    assert "stay there" in said
     assert only(plan.steps, "state/follow").params["failed_builds"] == ""
 
 

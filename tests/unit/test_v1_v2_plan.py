@@ -135,6 +135,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
             d.mappings[0], database_resolved="mysql+pymysql://nova:***@db2:3306/nova_cell0"), d.mappings[1])),
         "cell0 is on another server",
     ),
+    "a cell that can't be read": (
+        lambda d: replace(d, remarks=(*d.remarks, "cell-unread|cell1|recell can't read its database, pg1")),
+        "cell1: recell can't read its database, pg1",
+    ),
     "two API databases": (
         lambda d: services(d, "nova-conductor-cell1", api_database="mysql+pymysql://nova:***@db1:3306/other"),
         "have not one API database",

@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 
 from recell.adapters import world as real
+from recell.adapters.ports import RawMapping
 from recell.adapters.world import RealWorld, Secrets
-from recell.errors import StepFailed
+from recell.errors import StalePlan, StepFailed
+from recell.model.v1 import Conversion
+from recell.planning.draft import CELL0
+from recell.planning.v1 import SWITCH, plan_v1
 from tests.sim.cloud import build, scan
+from tests.unit.stein_cloud import layout_v1, stein
 
 
 def world() -> RealWorld:
@@ -60,3 +65,34 @@ def test_where_no_cell_is_mapped_nova_s_one_database_answers(monkeypatch: pytest
     for deployment in (mapped, replace(mapped, generation="none")):
         RealWorld(deployment).nova()
     assert opened == ["mysql://db1/nova_api", "mysql://db1/nova"]
+
+
+def test_failed_builds_are_entered_from_a_controller_with_their_own_account(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell0, cell1 = stein().mappings
+    away = replace(cell0, database_resolved="mysql+pymysql://zero:***@db9:3307/nova_cell0")
+    plan = plan_v1(stein(mappings=(away, cell1)), layout_v1(), 0.0)
+    conversion = Conversion.from_json(next(s for s in plan.steps if s.id == SWITCH).params["conversion"])
+    asked: list[object] = []
+
+    def forward(host: str, port: int) -> str:
+        asked.append((host, port))
+        return "/run/door"
+
+    def host_of(self: RealWorld, name: str) -> Any:
+        asked.append(name)
+        return SimpleNamespace(forward=forward)
+
+    raw = RawMapping(CELL0, "cell0", "none:///", "mysql+pymysql://zero:p%40w@db9:3307/nova_cell0", False)
+    urls = (raw.transport_url, raw.database_connection)
+    nova = SimpleNamespace(mappings=lambda: (raw,), resolved=lambda mapping: urls)
+    monkeypatch.setattr(RealWorld, "host", host_of)
+    monkeypatch.setattr(RealWorld, "nova", lambda self: nova)
+    world = RealWorld(stein())
+    place = world._cell0(conversion)
+    assert asked == [conversion.config[0], ("db9", 3307)]
+    assert (place.user, place.password, place.database) == ("zero", "p@w", "nova_cell0")
+    assert (place.host, place.port, place.unix_socket) == ("db9", 3307, "/run/door")
+    with pytest.raises(StalePlan, match="no server of its own"):
+        world._cell0(replace(conversion, cell0_at=None))

@@ -20,6 +20,7 @@ from recell.adapters.gate import Gate
 from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.mover_port import MoverPort
+from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.nova_db import Database, NovaDatabases
 from recell.adapters.ports import CutNode, HostPort
 from recell.adapters.proxy import HaproxySocket
@@ -40,6 +41,7 @@ from recell.model.moving import Ends, Login
 from recell.model.relay import Side
 from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
+from recell.planning.draft import CELL0
 
 T = TypeVar("T")
 EAR_S = 5.0
@@ -95,7 +97,8 @@ MakeHosts = Callable[
 MakeGuests = Callable[[str], GuestsPort]
 """A cloud's name in clouds.yaml."""
 MakeV1 = Callable[
-    [Mapping[Side, SshHost], Conversion, Login, Login, Callable[[Side], Amqp], Callable[[], None]], V1Port
+    [Mapping[Side, SshHost], Conversion, Login, Login, Callable[[Side], Amqp], Callable[[], None],
+     Callable[[], Endpoint]], V1Port
 ]
 """The same for a conversion to cells v1."""
 
@@ -217,8 +220,18 @@ class RealWorld:
                 self._v1[key] = self._make_v1(
                     servers, conversion, ours, Login(account.user, account.password),
                     lambda side: self._cells_amqp(conversion, side, talks.user, talks.password),
-                    self._permit)
+                    self._permit, lambda: self._cell0(conversion))
             return self._v1[key]
+
+    def _cell0(self, conversion: Conversion) -> Endpoint:
+        """As nova-api on the controller enters it."""
+        if conversion.cell0_at is None:
+            raise StalePlan("cell0 has no server of its own", "Make the plan again: recell scan, recell plan")
+        host, port = conversion.cell0_at
+        account = parse_url(self._mapping_urls(CELL0)[1]).endpoints[0]
+        door = self.host(conversion.config[0]).forward(host, port)
+        return Endpoint(host, account.user, account.password, conversion.cell0, port, unix_socket=str(door),
+                        forwarded=True)
 
     def gate(self, host: str, backend: str) -> Gate:
         with self._lock:

@@ -27,6 +27,7 @@ from recell.discovery.writers import find_writers, from_options
 from recell.errors import RecellError, Unsupported
 from recell.model.cells_v1 import CellV1
 from recell.model.deployment import (
+    CELL_UNREAD,
     Address,
     Broker,
     CellMapping,
@@ -39,6 +40,7 @@ from recell.model.deployment import (
     ServiceRecord,
 )
 from recell.model.urls import is_address, is_template, parse_url
+from recell.planning.database import can_be_read
 from recell.planning.draft import CELL0
 from recell.planning.templates import resolve_template
 
@@ -81,7 +83,7 @@ def scan(inventory: Sequence[tuple[str, Address]], at: float, trouble: Trouble |
 
         with ThreadPoolExecutor(max_workers=min(6, max(1, len(hosts)))) as pool:
             seen = [one for one in pool.map(look, inventory) if one is not None]
-        return _assemble(hosts, seen, at, note)
+        return _assemble(hosts, seen, at, note, leave=trouble is None)
     finally:
         for host in hosts.values():
             host.close()
@@ -199,7 +201,10 @@ def nova_version(host: HostPort, manage: str, prefix: tuple[str, ...] = ()) -> s
     return next((w for w in reversed(words) if re.fullmatch(r"\d+\.\d+.*", w)), "")
 
 
-def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note: Trouble) -> Deployment:
+def _assemble(
+    hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note: Trouble, leave: bool = False
+) -> Deployment:
+    """``leave``: a cell whose database is of a kind that recell can't read is only remarked."""
     services = tuple(s for one in seen for s in one.found.services)
     if not services:
         raise Unsupported(
@@ -212,11 +217,12 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
     generation = generation_of(services, version)
     told = _Told()
     if generation == "v2":
-        told = _v2(hosts, seen, services, note, before_cells_v2(version))
+        told = _v2(hosts, seen, services, note, before_cells_v2(version), leave)
         if has_no_cells(version, told.mappings):
             generation = "none"
     if generation != "v2":
-        told = (_v1 if generation == "v1" else _without_cells)(hosts, seen, services, note)
+        v1 = generation == "v1"
+        told = _v1(hosts, seen, services, note, leave) if v1 else _without_cells(hosts, seen, services, note)
     clients = _unless(note, "clients of the brokers", _clients, ports, seen) or ()
     proxies = tuple(
         p
@@ -245,7 +251,7 @@ def _assemble(hosts: dict[str, SshHost], seen: Sequence[_Seen], at: float, note:
         proxies=proxies,
         writers=tuple(w for one in seen for w in one.writers) + from_options(services),
         instances=told.instances,
-        remarks=(*_stale(hosts, services), *(r for one in seen for r in one.found.remarks)),
+        remarks=(*_stale(hosts, services), *(r for one in seen for r in one.found.remarks), *told.remarks),
         cells=told.cells,
     )
 
@@ -307,11 +313,12 @@ class _Told:
     cells: tuple[CellV1, ...] = ()
     records: tuple[ServiceRecord, ...] = ()
     instances: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def _v2(
     hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble,
-    may_lack: bool = False,
+    may_lack: bool = False, leave: bool = False,
 ) -> _Told:  # fmt: skip
     """``may_lack``: an API database that is named and was never made tells of no cells."""
     first = _controller(services)
@@ -324,19 +331,26 @@ def _v2(
     )
     try:
         mappings = () if may_lack and not nova.knows_cells() else _mappings(nova, config, note)
+        # Another cell's plan may do without one; cell0 is everybody's.
+        left = [m for m in mappings if leave and m.uuid != CELL0 and not can_be_read(m.database_resolved)]
+        asked = [m for m in mappings if m not in left]
         records = tuple(
             ServiceRecord(
                 m.uuid, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report
             )
-            for m in mappings
+            for m in asked
             for r in _unless(note, f"service records of {m.name or m.uuid}", nova.services, m.uuid) or ()
         )
         instances = {
             m.name or m.uuid: n
-            for m in mappings
+            for m in asked
             if (n := _unless(note, f"instances of {m.name or m.uuid}", _count, nova, m.uuid)) is not None
         }
-        return _Told(mappings=mappings, records=records, instances=instances)
+        remarks = tuple(
+            f"{CELL_UNREAD}|{m.name or m.uuid}|recell can't read its database, {m.database_resolved}"
+            for m in left
+        )
+        return _Told(mappings=mappings, records=records, instances=instances, remarks=remarks)
     finally:
         nova.close()
 
@@ -356,25 +370,37 @@ def _without_cells(
 
 
 def _v1(
-    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble
-) -> _Told:
+    hosts: dict[str, SshHost], seen: Sequence[_Seen], services: Sequence[NovaService], note: Trouble,
+    leave: bool = False,
+) -> _Told:  # fmt: skip
     configs, secrets = _configs(seen)
-    cells, databases = find_cells(services, hosts, secrets, note)
+
+    def trouble(area: str, error: RecellError) -> None:
+        if not (leave and isinstance(error, Unsupported)):
+            note(area, error)
+
+    cells, databases = find_cells(services, hosts, secrets, trouble)
     try:
+        asked = [c for c in cells if not leave or c.key in databases.keys]
+        remarks = tuple(
+            f"{CELL_UNREAD}|{c.key}|recell can't read its database, {c.server}"
+            for c in cells
+            if c not in asked
+        )
         records = tuple(
             ServiceRecord(
                 c.key, r.id, r.uuid, r.host, r.binary, r.version, r.disabled, r.seconds_since_report
             )
-            for c in cells
+            for c in asked
             for r in _unless(note, f"service records of {c.key}", databases.services, c.key) or ()
         )
         instances = {
             c.key: n
-            for c in cells
+            for c in asked
             if (n := _unless(note, f"instances of {c.key}", databases.count, c.key)) is not None
         }
-        mappings = _beside_cells_v1(hosts, configs, services, cells, note)
-        return _Told(mappings, cells, records, instances)
+        mappings = _beside_cells_v1(hosts, configs, services, asked, note)
+        return _Told(mappings, cells, records, instances, remarks)
     finally:
         databases.close()
 

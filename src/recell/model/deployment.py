@@ -50,6 +50,8 @@ def named_values(argv: Sequence[str], option: str) -> list[str]:
     return [value for value in found if value]
 
 
+CELL_UNREAD = "cell-unread"
+"""Such a remark names a cell of v2 whose database recell can't read: ``word|cell|why``."""
 IN_WEB_SERVER = "in-web-server"
 """Such a remark names a web server that has nova-api or metadata inside: ``word|host|unit|program``."""
 

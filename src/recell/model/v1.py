@@ -20,7 +20,8 @@ class Conversion(TwoCells):
 
     ``path``: the child's full path. ``config``: host and file from which Nova's accounts are read; the
     same accounts serve both sides. ``old_nodes``, ``new_nodes``: of each side's broker. ``cell0``: the
-    database of failed builds, on the child's server; "" where there is none. ``keeps_usage``: whether
+    database of failed builds, "" where there is none; ``cell0_at``: where its mapping has it, unless that is
+    the child's server. ``keeps_usage``: whether
     this release stores how much of a quota is used. ``api_database``: Nova's API database, on the child's
     server, where mappings are written; "" where they are let alone.
     """
@@ -32,6 +33,7 @@ class Conversion(TwoCells):
     cell0: str = ""
     keeps_usage: bool = False
     api_database: str = ""
+    cell0_at: Node | None = None
 
     def nodes(self, side: Side) -> tuple[Node, ...]:
         return self.old_nodes if side == "old" else self.new_nodes
@@ -47,6 +49,7 @@ class Conversion(TwoCells):
             str(content["path"]), (str(host), str(path)),
             nodes(content["old_nodes"]), nodes(content["new_nodes"]), str(content["cell0"]),
             bool(content["keeps_usage"]), str(content.get("api_database", "")),
+            next(iter(nodes([at] if (at := content.get("cell0_at")) else [])), None),
         )  # fmt: skip
 
 

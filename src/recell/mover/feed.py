@@ -23,12 +23,17 @@ from recell.adapters.mysql.binlog import (
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Lost, Session
+from recell.adapters.mysql.sql import Key
 from recell.errors import RecellError, Unknowable, Unreachable
 from recell.mover.identity import continues, identity
 from recell.mover.journal import MARK, PREFIX
 from recell.mover.members import Members
 
-__all__ = ["Feed", "ForeignWriter", "Sentry", "Start", "known_at", "start_of"]
+__all__ = ["Echo", "Feed", "ForeignWriter", "Sentry", "Start", "known_at", "start_of"]
+
+Echo = Callable[[str, Key], bool]
+"""Whether a row of the target, by table and key, that another has written may be made again what it is at
+the source."""
 
 # Statements that leave every row as it is and every column where it is.
 _HARMLESS = re.compile(
@@ -247,17 +252,25 @@ class Feed(_BinlogThread):
 class Sentry(_BinlogThread):
     """Watches the side that only the mover may write to.
 
-    :param seen: told how far all is well, after every transaction.
+    :param echo: what another has written becomes work where this says so; else it ends the thread.
     """
 
     name = "sentry"
 
     def __init__(self, endpoint: Endpoint, start: Start, members: Members, replica_id: int,
-                 patience_s: float, seen: Callable[[Position], None]) -> None:
+                 patience_s: float, echo: Echo) -> None:
         super().__init__(endpoint, start, members, replica_id, patience_s)
-        self._seen = seen
+        self._echo = echo
+
+    @property
+    def safe(self) -> Position:
+        """Where a run that comes after a kill must begin to look: what is to be put right is behind it."""
+        here = self.position  # asked first: what is noted later is behind it
+        with self.members.lock:
+            return self.members.work.echoed or here
 
     def _take(self, rows: list[Rows], position: Position, gtid: str) -> None:
+        echoes: dict[tuple[str, Key], None] = {}
         for event in rows:
             interest = self.members.interests[event.table]
             if not interest.deletes:
@@ -265,10 +278,18 @@ class Sentry(_BinlogThread):
             for image in (i for pair in event.images for i in pair if i is not None):
                 values = interest.values(image)
                 if self.members.belongs(interest, values, ever=True):
-                    key = ", ".join(f"{c}={v!s}" for c, v in zip(interest.rows.key, values, strict=False))
-                    raise ForeignWriter(
-                        f"another writer than recell changed {event.table} {key} in {self.endpoint.where}"
-                        f" (before {position}, {gtid or 'no GTID'})",
-                        "Find and stop that writer, then start the move anew or verify it in full",
-                    )
-        self._seen(position)
+                    echoes[event.table, interest.key(values)] = None
+        for table, key in echoes:
+            if not self._echo(table, key):
+                columns = self.members.interests[table].rows.key
+                named = ", ".join(f"{c}={v!s}" for c, v in zip(columns, key, strict=True))
+                raise ForeignWriter(
+                    f"another writer than recell changed {table} {named} in {self.endpoint.where}"
+                    f" (before {position}, {gtid or 'no GTID'})",
+                    "Find and stop that writer, then start the move anew or verify it in full",
+                )
+        if echoes:
+            with self.members.lock:
+                for table, key in echoes:
+                    self.members.work.add(table, key)
+                self.members.work.echoed = self.members.work.echoed or self.position

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from recell.adapters.mysql.session import Session
 from recell.adapters.mysql.sql import name
@@ -16,11 +17,13 @@ from recell.mover.journal import PREFIX
 from recell.mover.server import read_server
 from recell.planning.tables import guests_scope, hosts_scope, stranded_children, with_hosts
 
-__all__ = ["busy", "troubles"]
+__all__ = ["busy", "forgotten", "troubles"]
 
 ROWS_PER_S = 5000.0
 _ENDED = ("completed", "confirmed", "reverted", "error", "failed", "cancelled", "done")
 _BUILDING = ("scheduling", "block_device_mapping", "networking", "spawning")
+_FORGOTTEN = "1 DAY"
+"""A migration that is under way is written to more often, or its instance says so."""
 _NAMED = 3
 _STUCK = "1 HOUR"
 """A task that nobody has gone on with for so long isn't waited out: nova-compute is ended without any."""
@@ -38,15 +41,9 @@ def busy(session: Session, hosts: Sequence[str]) -> dict[str, str]:
         (names, list(_BUILDING)),
     ):
         found.setdefault(str(host), []).append(f"instance {uuid} is {task or vm_state}")
-    for source, dest, uuid, kind, status in session.query(
-        "SELECT source_compute, dest_compute, instance_uuid, migration_type, status FROM migrations"
-        " WHERE deleted = 0 AND (source_compute IN %s OR dest_compute IN %s)"
-        " AND (status NOT IN %s OR (migration_type = 'evacuation' AND status = 'done'"
-        " AND source_compute IN %s))",
-        (names, names, list(_ENDED), names),
-    ):
-        for host in {str(source), str(dest)} & set(names):
-            found.setdefault(host, []).append(f"{kind or 'migration'} of {uuid} is {status}")
+    for host, sentence, why in _migrations(session, names):
+        if not why:
+            found.setdefault(host, []).append(sentence)
     # Nova cleans up when the source starts, and finds by this row what: gone with the instance, the guest
     # that may still run there would be nobody's.
     for host, source, uuid in session.query(
@@ -60,11 +57,61 @@ def busy(session: Session, hosts: Sequence[str]) -> dict[str, str]:
             f"nova-compute on {source} has not started since {uuid} was evacuated from there"
         )
     session.rollback()
+    return _said(found)
+
+
+def forgotten(session: Session, hosts: Sequence[str]) -> dict[str, str]:
+    """By host, in words: migrations that have not ended and that nobody goes on with, as the rows prove."""
+    found: dict[str, list[str]] = {}
+    for host, sentence, why in _migrations(session, list(hosts)):
+        if why:
+            found.setdefault(host, []).append(f"{sentence}, and {why}")
+    session.rollback()
+    return _said(found)
+
+
+def _said(found: dict[str, list[str]]) -> dict[str, str]:
     return {
         host: "; ".join(sorted(what)[:_NAMED])
         + (f" and {len(what) - _NAMED} more" if len(what) > _NAMED else "")
         for host, what in found.items()
     }
+
+
+def _migrations(session: Session, hosts: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Those of these hosts that have not ended: host, what it is, and why it is nobody's any more ("": it may
+    go on)."""
+    alive = {str(host) for (host,) in session.query(
+        "SELECT host FROM services WHERE deleted = 0 AND `binary` = 'nova-compute' AND host IS NOT NULL")}
+    for row in session.named(
+        "SELECT m.source_compute, m.dest_compute, m.instance_uuid, m.migration_type, m.status,"
+        " m.cross_cell_move, i.uuid, i.host, i.vm_state, i.task_state,"
+        f" COALESCE(m.updated_at, m.created_at) < UTC_TIMESTAMP() - INTERVAL {_FORGOTTEN} AS untouched"
+        " FROM migrations m LEFT JOIN instances i ON i.uuid = m.instance_uuid AND i.deleted = 0"
+        " WHERE m.deleted = 0 AND (m.source_compute IN %s OR m.dest_compute IN %s)"
+        " AND (m.status NOT IN %s OR (m.migration_type = 'evacuation' AND m.status = 'done'"
+        " AND m.source_compute IN %s))",
+        (hosts, hosts, list(_ENDED), hosts),
+    ):
+        kind, ends = row["migration_type"], {row["source_compute"], row["dest_compute"]} - {None}
+        sentence = f"{kind or 'migration'} of {row['instance_uuid']} is {row['status']}"
+        for host in sorted(ends & set(hosts)):
+            yield host, sentence, _over(row, ends, alive)
+
+
+def _over(row: dict[str, Any], ends: set[str], alive: set[str]) -> str:
+    """Evacuations are what their source tidies up by; one to another cell has its other half there."""
+    if not row["untouched"] or row["cross_cell_move"] or row["migration_type"] in (None, "evacuation"):
+        return ""
+    if row["uuid"] is None:
+        return "its instance is gone"
+    if row["task_state"] is not None or row["vm_state"] in ("building", "resized", "error"):
+        return ""
+    if row["host"] not in ends:
+        return f"its instance is at rest on {row['host'] or 'no host'}"
+    if gone := sorted(ends - alive):
+        return f"there is no nova-compute on {' and '.join(gone)}, and its instance is at rest"
+    return ""
 
 
 def troubles(
@@ -120,6 +167,14 @@ def troubles(
             what,
             "Confirm, revert or wait, and set right what Nova has forgotten (openstack server set --state):"
             " otherwise the host is left out",
+        )
+    for host, what in forgotten(old, move.hosts).items():
+        yield Violation(
+            f"hosts:forgotten:{host}",
+            "warning",
+            host,
+            f"{what}; untouched for a day, and not waited for",
+            "nova-manage knows no word for it: set the migration's status to error if its row disturbs you",
         )
     there = Schema(move.new.database, ())
     if made:

@@ -108,7 +108,8 @@ class Interest:
 class Work:
     """What has to be looked at. ``keys``: by table; ``touched``: values whose children have to be;
     ``joined``, ``left``: members since the last work; ``position``: all before it is in here or
-    done; ``fence``: the last transaction that matters; ``gtid``: of the last transaction."""
+    done; ``fence``: the last transaction that matters; ``gtid``: of the last transaction. ``echoed``: in
+    the target's binlog, where the first row of another writer's is that has to be put right."""
 
     keys: dict[str, set[Key]] = field(default_factory=dict)
     touched: dict[Link, set[KeyPart]] = field(default_factory=dict)
@@ -117,6 +118,7 @@ class Work:
     position: Position | None = None
     fence: Position | None = None
     gtid: str = ""
+    echoed: Position | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.keys.values())) + sum(map(len, self.touched.values()))
@@ -137,6 +139,7 @@ class Work:
         self.position = self.position or older.position
         self.fence = self.fence or older.fence
         self.gtid = self.gtid or older.gtid
+        self.echoed = older.echoed or self.echoed
 
 
 class Members:

@@ -16,7 +16,7 @@ from recell.errors import RecellError, StepFailed, Unreachable, VerifyFailed
 from recell.model.moving import Pace
 from recell.model.scope import Scope
 from recell.mover.copy import Copier
-from recell.mover.feed import Feed, ForeignWriter, Sentry, Start, known_at, start_of
+from recell.mover.feed import Echo, Feed, ForeignWriter, Sentry, Start, known_at, start_of
 from recell.mover.follow import Follower
 from recell.mover.identity import check_server, continues, none_prepared
 from recell.mover.journal import (
@@ -45,13 +45,15 @@ _HERE = "Go on with the same move: what was done is kept"
 class Options:
     """``workers``: chunks copied at once. ``patience_s``: how long a server may be away. ``limits``:
     what the source must be spared. ``replicas``: of the source, whose lag counts. ``alone``: nobody else
-    writes to these rows at the target; otherwise they are not watched, and can't be turned back."""
+    writes to these rows at the target; otherwise they are not watched, and can't be turned back. ``echo``:
+    which of another's rows there are put right instead of stopping the move."""
 
     workers: int = 2
     patience_s: float = 60.0
     limits: Limits = field(default_factory=Limits)
     replicas: tuple[Endpoint, ...] = ()
     alone: bool = True
+    echo: Echo = lambda table, key: False
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,7 @@ class Move:
         if not self._feed.reach(now, limit_s) or len(self.members.work):
             raise StepFailed("rows of the source still change", "Stop its writers before draining it")
         self._be_sure()
-        watched = self._known.watched if self._sentry is None else str(self._sentry.position)
+        watched = self._known.watched if self._sentry is None else str(self._sentry.safe)
         self._write(phase="drained", position=str(end), proven=str(end), gtid=follower.proven_gtid,
                     watched=watched)
         return Drained(str(end), keys, time.monotonic() - began)
@@ -489,7 +491,7 @@ class Move:
         self._feed = Feed(here, start, self.members, state.replica_id, patience)
         if self.options.alone:
             self._sentry = Sentry(there, watched, self.members, state.replica_id + 1, patience,
-                                  lambda _: None)
+                                  self.options.echo)
         self._feed.start()
         if self._sentry is not None:
             self._sentry.start()
@@ -502,7 +504,7 @@ class Move:
     # -- while it runs, inside --------------------------------------------------------------------
 
     def _note(self, session: Session, position: Position, proven: Position, gtid: str) -> None:
-        watched = str(self._sentry.position) if self._sentry else self._known.watched
+        watched = str(self._sentry.safe) if self._sentry else self._known.watched
         unsure = {"verified": False} if self._doubt else {}
         self._change(session, position=str(position), proven=str(proven), gtid=gtid, watched=watched,
                      **unsure)

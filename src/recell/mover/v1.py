@@ -7,17 +7,18 @@ the moment when users are led to the API cell; whether it has is kept in the API
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from threading import Thread
 from typing import Any
 
 from recell.adapters.amqp import Amqp
 from recell.adapters.cells_rpc import CellsClient
+from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.session import Busy, Lost
 from recell.adapters.mysql.session import Session as Connection
 from recell.adapters.mysql.sql import name
 from recell.adapters.v1_port import FlavorRows
-from recell.errors import Denied, StalePlan, StepFailed, Unreachable, Unsupported
+from recell.errors import Denied, RecellError, StalePlan, StepFailed, Unreachable, Unsupported
 from recell.model.moving import Login
 from recell.model.relay import Side
 from recell.model.rowchange import RowChange
@@ -29,7 +30,8 @@ from recell.mover.cell import SIDES, Host
 from recell.mover.databases import Databases
 from recell.mover.journal import PREFIX, Journal, State
 from recell.mover.kept import KeptMove, away
-from recell.mover.move import Move
+from recell.mover.move import Move, Options
+from recell.mover.v1_echo import Heard
 from recell.mover.v1_mapped import Places
 from recell.mover.v1_survey import troubles
 from recell.planning.v1_import import Import, import_of
@@ -46,7 +48,8 @@ class CellsConversion(Databases):
     """Not for two threads at once.
 
     :param servers_: hosts of both database servers. nova: Nova's account in databases. broker: connects
-        to a side's broker, as Nova does. permit: asked before every change.
+        to a side's broker, as Nova does. permit: asked before every change. cell0: where Nova itself reads
+        failed builds, when these have a server of their own.
     """
 
     def __init__(
@@ -57,12 +60,15 @@ class CellsConversion(Databases):
         nova: Login,
         broker: OpenBroker,
         permit: Callable[[], None] = lambda: None,
+        cell0: Callable[[], Endpoint] | None = None,
     ) -> None:
         super().__init__(servers_, conversion, ours, nova, permit)
         self.conversion = conversion
         self._broker = broker
+        self._cell0 = cell0
         self._kept = KeptMove(self._where)
         self._scope: Scope | None = None
+        self._heard: Heard | None = None
 
     @property
     def _where(self) -> str:
@@ -73,7 +79,7 @@ class CellsConversion(Databases):
     def _make_ours(self, root: Connection, side: Side) -> None:
         super()._make_ours(root, side)
         end = self.conversion.at(side)
-        if side == "old" and self.conversion.cell0:
+        if side == "old" and self.conversion.cell0 and self.conversion.cell0_at is None:
             servers.grant_reader(root, self.ours.user, self._from(side), self.conversion.cell0)
         if not self._doors.enters(side, root):
             raise Denied(
@@ -83,7 +89,30 @@ class CellsConversion(Databases):
 
     def troubles(self) -> tuple[Violation, ...]:
         with self._root("old", self._database("old")) as old, self._root("new") as new:
-            return tuple(troubles(old, new, self.conversion, self._schema(old, "old"), self.nova.user))
+            found = list(troubles(old, new, self.conversion, self._schema(old, "old"), self.nova.user))
+        if self.conversion.cell0_at is not None:
+            try:
+                with self._failed() as session:
+                    session.query("SELECT 1 FROM instances LIMIT 1")
+            except RecellError as error:
+                where = self.conversion.cell0_at[0]
+                found.append(Violation("v1:cell0", "stop", where, error.sentence, error.remedy))
+        return tuple(found)
+
+    @contextmanager
+    def _failed(self) -> Iterator[Connection]:
+        """cell0, to be read. :raises Unreachable, Denied: it can't be."""
+        if self.conversion.cell0_at is None or self._cell0 is None:
+            with self._entered("old", self.conversion.cell0) as session:
+                yield session
+            return
+        place = self._cell0()
+        try:
+            with closing(Connection(place)) as session:
+                yield session
+                session.rollback()
+        except (Lost, Busy) as lost:
+            raise away(place.where, lost) from None
 
     # -- before rows come --------------------------------------------------------------------------
 
@@ -249,7 +278,9 @@ class CellsConversion(Databases):
     def _begin(self) -> Move:
         self._permit()
         self._scope = self._import().scope
-        return Move(self._endpoint("old"), self._endpoint("new"), self._scope)
+        child, api = self._endpoint("old"), self._endpoint("new")
+        self._heard = Heard(child, api, self._scope)
+        return Move(child, api, self._scope, Options(echo=self._heard))
 
     def follow(self, tell: Callable[[dict[str, float]], None]) -> str:
         phase = self.importing().phase
@@ -279,10 +310,16 @@ class CellsConversion(Databases):
             self.follow(lambda figures: None)
         with self._entered("new") as session:
             _make_marker(session)  # what handing over needs, while nobody waits
+        if self.conversion.cell0_at is not None:
+            with self._failed():
+                pass
         return self._kept.catch_up(self._begin, limit_s)
 
     def drain(self, limit_s: float) -> str:
-        return self._kept.drain(max(limit_s, 0.1))
+        said = self._kept.drain(max(limit_s, 0.1))
+        if self._heard is not None and self._heard.rows:
+            said += f"; {self._heard.rows} times a row that nova-cells had written was put right"
+        return said
 
     def hand_over(self) -> int:
         # Users wait: what this process knows is not asked for again.
@@ -297,7 +334,7 @@ class CellsConversion(Databases):
             with self._entered("new") as target:
                 if self.conversion.cell0:
                     scope = self._scope or self._import().scope
-                    with self._entered("old", self.conversion.cell0) as source:
+                    with self._failed() as source:
                         count = v1_failed.bring(source, target, scope)
                 if self._kept.move is None:
                     _make_marker(target)  # else it was made before users waited
@@ -361,7 +398,7 @@ class CellsConversion(Databases):
     def agreement(self) -> Agreement:
         failed: frozenset[str] = frozenset()
         if self.conversion.cell0:
-            with self._entered("old", self.conversion.cell0) as session:
+            with self._failed() as session:
                 failed = frozenset(str(u) for (u,) in session.query("SELECT uuid FROM instances"))
         with self._entered("old") as child, self._entered("new") as api:
             return v1_proof.agreement(child, api, self.conversion.path, failed)

@@ -14,12 +14,12 @@ from recell.adapters.mysql.session import Session
 from recell.adapters.mysql.sql import among, columns, name
 from recell.model.scope import Scope, Table
 
-__all__ = ["bring"]
+__all__ = ["CHILDREN", "bring"]
 
 _AT_ONCE = 500
 _ROWS = 100
 """In one statement; the largest have 64 KiB of user data."""
-_CHILDREN = {
+CHILDREN = {
     "instance_extra": "instance_uuid",
     "instance_info_caches": "instance_uuid",
     "instance_metadata": "instance_uuid",
@@ -30,6 +30,7 @@ _CHILDREN = {
     "instance_id_mappings": "uuid",
     "tags": "resource_id",
 }
+"""Tables with rows of instances, and the column that says of which."""
 _ACTIONS, _EVENTS = "instance_actions", "instance_actions_events"
 
 
@@ -52,7 +53,7 @@ def bring(source: Session, target: Session, scope: Scope, only: Sequence[str] | 
     target.begin()
     for some in _batches(new):
         _copy(source, target, tables["instances"], "uuid", some, {"cell_name": None})
-        for table, owner in _CHILDREN.items():
+        for table, owner in CHILDREN.items():
             if table in tables:
                 _copy(source, target, tables[table], owner, some, {})
         if _ACTIONS in tables:

@@ -19,11 +19,12 @@ from recell.model.deployment import CellMapping, Deployment, HostFacts, NovaServ
 from recell.model.layout import CellDatabase
 from recell.model.moving import End, Ends
 from recell.model.plan import Acts, ExpectedChange
-from recell.model.urls import Url, parse_url
+from recell.model.urls import Url, is_template, parse_url
 from recell.planning.draft import Draft
 from recell.planning.names import called_like
 
 MYSQL_PORT = 3306
+ENGINES = ("mysql", "mariadb")
 NOTICE = "writes to the cell wait, up to 1.5 s at a time"
 
 
@@ -98,8 +99,13 @@ def find_ends(
     return ends, (own, wanted.relay_port), tuple(sorted({*_names(old), "localhost", "127.0.0.1", "::1"}))
 
 
+def can_be_read(url: str) -> bool:
+    """Whether a cell's database is of a kind that recell knows; a template is filled before anybody asks."""
+    return is_template(url) or parse_url(url).scheme.partition("+")[0] in ENGINES
+
+
 def refuse_what_cant_be_relayed(url: Url) -> None:
-    if url.scheme.partition("+")[0] not in ("mysql", "mariadb") or len(url.endpoints) != 1 or not url.path:
+    if url.scheme.partition("+")[0] not in ENGINES or len(url.endpoints) != 1 or not url.path:
         raise Unsupported(
             f"the cell's database URL ({url.shown()}) is none of one MySQL or MariaDB server",
             "Write database: keep; recell moves nothing else",

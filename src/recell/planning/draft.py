@@ -9,6 +9,7 @@ from typing import Any
 
 from recell.errors import Unsupported
 from recell.model.deployment import (
+    CELL_UNREAD,
     ENVIRONMENT,
     IN_WEB_SERVER,
     Broker,
@@ -213,6 +214,12 @@ class Facts:
     def cell_level(self) -> tuple[NovaService, ...]:
         cell_metadata = self.metadata if self.layout.services.metadata == "cell" else ()
         return (*self.conductors, *self.consoles, *cell_metadata)
+
+
+def unread_cells(deployment: Deployment) -> dict[str, str]:
+    """Cells whose databases the scan has left out, by name, and why."""
+    told = (r.split("|", 2) for r in deployment.remarks if r.startswith(f"{CELL_UNREAD}|"))
+    return {name: why for _, name, why in told}
 
 
 def refuse_web_servers(deployment: Deployment) -> None:

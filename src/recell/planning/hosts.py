@@ -9,14 +9,15 @@ from __future__ import annotations
 import fnmatch
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from recell.errors import BadInput, Unsupported
+from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.deployment import Broker, CellMapping, Deployment, NovaService
 from recell.model.hosts import CellEnd
 from recell.model.layout import Cell, CellBroker, CellConsoles, Layout
-from recell.model.urls import parse_url
+from recell.model.urls import is_template, parse_url
 from recell.planning import commands, contained, database
 from recell.planning.database import Member
 from recell.planning.draft import CELL0, refuse_web_servers
@@ -64,7 +65,8 @@ class Wave:
 
 @dataclass(frozen=True)
 class Facts:
-    """``members``: of the API level, who know cells by their mappings."""
+    """``members``: of the API level, who know cells by their mappings. ``left``: cells that take no part, and
+    why they could not."""
 
     deployment: Deployment
     layout: Layout
@@ -74,6 +76,7 @@ class Facts:
     waves: tuple[Wave, ...]
     members: tuple[Member, ...]
     proofs: list[dict[str, Any]]
+    left: dict[CellMapping, str]
 
 
 def wanted(layout: Layout) -> bool:
@@ -105,17 +108,21 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
             "Add its host to the inventory and scan again",
         )
     _refuse_other_jobs(layout, mappings)
-    ends = {name: _end(deployment, m) for name, m in mappings.items()}
-    _must_be_split(deployment, apis, ends)
+    ends, unfit = _ends(deployment, mappings)
+    _must_be_split(deployment, apis, mappings)
     homes = _homes(deployment, mappings)
     moving = _assigned(deployment, layout, homes, only)
     targets = sorted({name for _, name in moving})
     sources = sorted({_home(homes, s) for s, _ in moving})
     made = []
+    for name in sorted({*sources, *targets} & unfit.keys()):
+        raise unfit[name]
     for name in targets:
         if name not in ends:
             model = ends[sources[0]]
             new = _new_cell(deployment, layout, name, mappings[sources[0]], model, list(ends.values()))
+            for other in unfit:
+                _meets(deployment, new.end, mappings[other])
             made.append(new)
             ends[name] = new.end
     if not moving:
@@ -144,6 +151,7 @@ def decide(deployment: Deployment, layout: Layout, only: Sequence[str] = ()) -> 
         waves=tuple(_waves(layout, homes, ends, computes)),
         members=_api_level(deployment, apis, set(mappings.values())),
         proofs=commands.proofs(deployment, first),
+        left={mappings[name]: why.sentence for name, why in unfit.items()},
     )
 
 
@@ -173,16 +181,37 @@ def _refuse_other_jobs(layout: Layout, mappings: dict[str, CellMapping]) -> None
             raise BadInput(f"{name} says api_database: remove while hosts move", "Write api_database: keep")
 
 
-def _must_be_split(deployment: Deployment, apis: Sequence[NovaService], ends: dict[str, CellEnd]) -> None:
+def _must_be_split(
+    deployment: Deployment, apis: Sequence[NovaService], mappings: dict[str, CellMapping]
+) -> None:
     for api in apis:
-        broker = deployment.broker_of(api.transport_url)
-        vhost = parse_url(api.transport_url).vhost
-        for end in ends.values():
-            if broker is not None and (broker.name, vhost) == (end.broker, end.vhost):
+        for name, mapping in mappings.items():
+            place = _place(deployment, mapping.transport_resolved)
+            if place is not None and place == _place(deployment, api.transport_url):
                 raise Unsupported(
-                    f"{api.unit} on {api.host} is on {end.name}'s broker: the API level is not split off",
+                    f"{api.unit} on {api.host} is on {name}'s broker: the API level is not split off",
                     "Split it first: a layout without hosts:, then recell plan and recell apply",
                 )
+
+
+def _place(deployment: Deployment, url: str) -> tuple[str, str] | None:
+    """Broker and vhost; None where nothing of the inventory is there."""
+    broker = None if is_template(url) else deployment.broker_of(url)
+    return None if broker is None else (broker.name, parse_url(url).vhost)
+
+
+def _ends(
+    deployment: Deployment, mappings: dict[str, CellMapping]
+) -> tuple[dict[str, CellEnd], dict[str, RecellError]]:
+    """Cells by their names: those that hosts could move to or from, and why the others are none of these."""
+    ends: dict[str, CellEnd] = {}
+    unfit: dict[str, RecellError] = {}
+    for name, mapping in mappings.items():
+        try:
+            ends[name] = _end(deployment, mapping)
+        except (BadInput, Unsupported) as error:
+            unfit[name] = error
+    return ends, unfit
 
 
 def _end(deployment: Deployment, mapping: CellMapping) -> CellEnd:
@@ -222,6 +251,22 @@ def _end(deployment: Deployment, mapping: CellMapping) -> CellEnd:
         parse_url(mapping.transport_resolved).vhost,
         database.addresses(server),
     )
+
+
+def _meets(deployment: Deployment, new: CellEnd, other: CellMapping) -> None:
+    """:func:`_new_cell`'s own question, of a cell that takes no part."""
+    name, url = other.name or other.uuid, other.database_resolved
+    if not is_template(url) and database.can_be_read(url):
+        for at in parse_url(url).endpoints:
+            with suppress(BadInput):
+                server = database.host_of(deployment, at.host, "").name
+                if (server, at.port or database.MYSQL_PORT) == (new.server, new.port):
+                    raise Unsupported(
+                        f"{new.name}'s database would be on {name}'s server, {server}",
+                        "Give it a MariaDB server of its own",
+                    )
+    if _place(deployment, other.transport_resolved) == (new.broker, new.vhost):
+        raise BadInput(f"{new.name}'s broker and vhost are {name}'s", "Choose other nodes or a vhost")
 
 
 def _must_be_apart(old: CellEnd, new: CellEnd) -> None:

@@ -78,8 +78,8 @@ def make_hosts_plan(deployment: Deployment, layout: Layout, made_at: float, only
         made_at,
         changes=changes,
         remarks=_remarks(facts),
-        before=of_cells(deployment, list(facts.cells.values()), {}),
-        after=of_cells(deployment, list(facts.cells.values()), moved),
+        before=of_cells(deployment, list(facts.cells.values()), {}, facts.left),
+        after=of_cells(deployment, list(facts.cells.values()), moved, facts.left),
     )
 
 
@@ -354,5 +354,10 @@ def _remarks(facts: Facts) -> tuple[str, ...]:
         f"{n.end.name}: nova-manage needs --config-file {new_cell.config_path(n, n.conductors[0])} there, and"
         f" the unit {new_cell.conductor_unit(n)} is new: teach Puppet, Ansible or kolla both."
         for n in facts.made
+    ]
+    out += [
+        f"{m.name or m.uuid} takes no part and stays as it is; hosts could move neither there nor from there:"
+        f" {why}."
+        for m, why in facts.left.items()
     ]
     return tuple(out)

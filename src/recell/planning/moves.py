@@ -20,6 +20,7 @@ from recell.planning.draft import (
     edited_file,
     is_its_own,
     refuse_web_servers,
+    unread_cells,
 )
 from recell.planning.phases import super_reads
 
@@ -93,7 +94,7 @@ def after_split(deployment: Deployment, layout: Layout, made_at: float) -> Plan:
         layout.digest(),
         made_at,
         changes=changes,
-        remarks=(*database.remarks(move), "Undo stays open until: recell finish."),
+        remarks=(*database.remarks(move), *_left(deployment, cell), "Undo stays open until: recell finish."),
         before=topology.of_split(deployment, name),
         after=moved_topology(topology.of_split(deployment, name), move),
     )
@@ -117,6 +118,8 @@ def _of_deployment(
             member = replace(member, file=s.origins.get("database/connection", ""))
         if s.role in ("conductor", "scheduler"):
             broker = deployment.broker_of(s.transport_url)
+            if broker is None and _of_another(deployment, s, cell):
+                continue
             if broker is None:
                 raise Unsupported(
                     f"no host of the broker of {s.unit} on {s.host} is in the inventory",
@@ -133,6 +136,25 @@ def _of_deployment(
             "Name the cell's database in [database] connection of its conductors, restart them, scan again",
         )
     return tuple(own), members
+
+
+def _of_another(deployment: Deployment, s: NovaService, cell: CellMapping) -> bool:
+    """A conductor that another cell's database belongs to."""
+    others = (m for m in deployment.mappings if m.uuid not in (cell.uuid, CELL0))
+    return s.role == "conductor" and any(database.same_database(s, m) for m in others)
+
+
+def _left(deployment: Deployment, cell: CellMapping) -> tuple[str, ...]:
+    """What takes no part and could not be looked at."""
+    name = cell.name or cell.uuid
+    unread = [f"{n} takes no part: {why}." for n, why in unread_cells(deployment).items() if n != name]
+    far = [
+        f"{s.unit} on {s.host} is another cell's and goes on as it is: no host of its broker is in the"
+        " inventory."
+        for s in deployment.role("conductor")
+        if s.active and not deployment.broker_of(s.transport_url) and _of_another(deployment, s, cell)
+    ]
+    return (*unread, *far)
 
 
 def _move(

@@ -19,7 +19,15 @@ from recell.model.layout import Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.model.urls import parse_url
 from recell.planning import contained, database, hosts, hosts_phases, moves, phases, topology, upcalls
-from recell.planning.draft import CELL0, Draft, Facts, cell_path, edited_file, refuse_web_servers
+from recell.planning.draft import (
+    CELL0,
+    Draft,
+    Facts,
+    cell_path,
+    edited_file,
+    refuse_web_servers,
+    unread_cells,
+)
 
 KIND = "split-super-conductor"
 
@@ -129,6 +137,10 @@ def _decide(deployment: Deployment, layout: Layout) -> Facts:
         raise BadInput(
             f"the layout names {cell_name}, the deployment's cell is called {cell.name or 'nothing'}",
             f"Write {cell.name or 'cell1'} in the layout",
+        )
+    if why := unread_cells(deployment).get(cell.name or cell.uuid):
+        raise Unsupported(
+            f"{cell_name} can't be split: {why}", "Convert a Nova whose databases are MariaDB or MySQL"
         )
     if is_split(deployment):
         raise Unsupported(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from recell.model.deployment import Deployment
+from recell.model.deployment import CellMapping, Deployment
 from recell.model.hosts import CellEnd
 from recell.model.layout import Layout
-from recell.model.urls import parse_url
+from recell.model.urls import is_template, parse_url
 
 
 def before(deployment: Deployment) -> dict[str, Any]:
@@ -77,10 +77,20 @@ def with_database(picture: dict[str, Any], cell: str, database: str) -> dict[str
 
 
 def of_cells(
-    deployment: Deployment, cells: Sequence[CellEnd], moved: Mapping[str, CellEnd]
+    deployment: Deployment,
+    cells: Sequence[CellEnd],
+    moved: Mapping[str, CellEnd],
+    others: Iterable[CellMapping] = (),
 ) -> dict[str, Any]:
-    """The same shape, of an API level and any number of cells. ``moved``: hosts that go elsewhere."""
+    """The same shape, of an API level and any number of cells. ``moved``: hosts that go elsewhere;
+    ``others``: cells that nobody moves to or from."""
     names = {(e.broker, e.vhost): e for e in cells}
+    known = {
+        (url.hosts, url.vhost): m
+        for m in others
+        if not is_template(m.transport_resolved)
+        for url in [parse_url(m.transport_resolved)]
+    }
     groups: dict[str, dict[str, Any]] = {}
 
     def group(name: str, broker: str, database: str) -> dict[str, list[str]]:
@@ -98,7 +108,13 @@ def of_cells(
         end = names.get((broker.name if broker else "", vhost))
         if service.role == "compute":
             end = moved.get(service.host, end)
-        if end is None:
+        url = parse_url(service.transport_url) if service.transport_url else None
+        other = known.get((url.hosts, url.vhost)) if url and end is None else None
+        if other is not None:
+            at = ", ".join(broker.hosts if broker else url.hosts if url else ())
+            name = other.name or other.uuid
+            group(name, at, other.database_resolved).setdefault(service.role, []).append(service.host)
+        elif end is None:
             role = "super-conductor" if service.role == "conductor" else service.role
             at = ", ".join(broker.hosts) if broker else service.transport_url
             group("API level", at, service.database).setdefault(role, []).append(service.host)

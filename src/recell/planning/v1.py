@@ -322,12 +322,19 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
 
 
 def _failed_builds(facts: V1Facts) -> str:
-    if facts.conversion().cell0:
+    conversion = facts.conversion()
+    if conversion.cell0 and conversion.cell0_at:
+        return (
+            f"Failed builds (of cell0, on {conversion.cell0_at[0]}) are copied, so that the API cell answers"
+            " for them. They are read as Nova reads them: from a controller, with the account of cell0's"
+            " mapping."
+        )
+    if conversion.cell0:
         return "Failed builds (of cell0) are copied, so that the API cell answers for them."
     if any(m.uuid == CELL0 for m in facts.deployment.mappings):
         return (
-            "cell0 is on another server than the child's database: failed builds stay there, where they are"
-            " listed and answer 404. Let users delete them before."
+            "cell0's mapping names no single MariaDB or MySQL server without TLS: failed builds stay there,"
+            " where they are listed and answer 404. Let users delete them before."
         )
     return "Failed builds are among the child's instances."
 

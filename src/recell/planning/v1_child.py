@@ -13,7 +13,7 @@ from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import topology, v1, v1_prepare
 from recell.planning.changes import Change
-from recell.planning.draft import Draft, where_it_counts
+from recell.planning.draft import Draft, unread_cells, where_it_counts
 from recell.planning.v1_child_facts import ChildFacts, decide
 from recell.planning.v1_facts import main_file
 from recell.planning.v1_names import child_config, child_unit
@@ -250,6 +250,7 @@ def _remarks(facts: ChildFacts) -> tuple[str, ...]:
             f"What else reads nova-cells' nova.conf on hosts of {facts.api.name} is not restarted: it has no"
             " use for these options, but recell check says later that it began before the file was written."
         )
+    remarks += [f"{key} takes no part: {why}." for key, why in unread_cells(facts.deployment).items()]
     if facts.own.neutron == "wait":
         remarks.insert(1, f"Point Neutron's agents of {facts.child}'s hosts where the others' point.")
     return tuple(remarks)

@@ -18,6 +18,8 @@ from recell.model.layout_v1 import CellsV1Layout
 from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
 from recell.planning import contained
+from recell.planning.database import can_be_read
+from recell.planning.draft import unread_cells
 from recell.planning.v1_facts import V1Facts, cell_end, main_file, refuse
 from recell.planning.v1_release import release_of
 
@@ -201,6 +203,14 @@ def _unfit(facts: ChildFacts, here: tuple[NovaService, ...]) -> Iterator[RecellE
             + (facts.api_records or "the table cells")
             + f", and the layout says records: {own.records}",
             f"Write records: {'file' if in_file else 'table'}",
+        )
+    unread = unread_cells(deployment)
+    if why := unread.get(facts.api.key):
+        yield Unsupported(f"{facts.api.name}: {why}", "Children are added to trees on MariaDB or MySQL")
+    if not can_be_read(facts.conductors[0].database):
+        yield Unsupported(
+            f"recell can't read {facts.child}'s database, {facts.conductors[0].database}",
+            "Add a Nova on MariaDB or MySQL",
         )
     yield from _apart(facts, here)
     for s in (*facts.conductors, *facts.schedulers, *facts.apis, *facts.metadata, *facts.api_cells):

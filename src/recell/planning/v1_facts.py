@@ -6,6 +6,7 @@ Reasons are gathered and said at once: an operator who has to change three thing
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -22,10 +23,10 @@ from recell.model.deployment import (
 )
 from recell.model.hosts import CellEnd
 from recell.model.layout_v1 import CellsV1Layout, ChildCell
-from recell.model.urls import is_address, parse_url
+from recell.model.urls import is_address, is_template, parse_url
 from recell.model.v1 import Conversion
 from recell.planning import contained
-from recell.planning.database import MYSQL_PORT, addresses, host_of
+from recell.planning.database import MYSQL_PORT, addresses, can_be_read, host_of
 from recell.planning.draft import CELL0, edited_file
 from recell.planning.rabbit_nova import address_like
 from recell.planning.v1_release import Release, release_of
@@ -105,11 +106,7 @@ class V1Facts:
         wanted = layout.api.database
         new = deployment.host(wanted.host)
         named = not today.host.replace(".", "").isdigit() and ":" not in today.host
-        zero = next((m.database_resolved for m in deployment.mappings if m.uuid == CELL0), "")
-        failed = parse_url(zero) if zero else None
-        beside = failed is not None and [(e.host, e.port or MYSQL_PORT) for e in failed.endpoints] == [
-            (today.host, port)
-        ]
+        cell0, cell0_at = self._cell0(old.name, port)
         hosts = [deployment.host(n) for n in self.old.hosts]
         wanted_nodes = [deployment.host(n) for n in layout.api.broker.nodes]
         return Conversion(
@@ -126,9 +123,23 @@ class V1Facts:
             (first.host, main_file(first)),
             nodes_like(first.transport_url, hosts, self.old.port),
             tuple((h, layout.api.broker.port) for h, _ in nodes_like(first.transport_url, wanted_nodes, 0)),
-            failed.path if failed is not None and beside else "",
+            cell0,
             self.release.keeps_usage,
+            cell0_at=cell0_at,
         )  # fmt: skip
+
+    def _cell0(self, server: str, port: int) -> tuple[str, tuple[str, int] | None]:
+        """Its database, and where that is; None: on the child's ``server``, whatever that is called there."""
+        url = next((m.database_resolved for m in self.deployment.mappings if m.uuid == CELL0), "")
+        found = parse_url(url) if url and not is_template(url) else None
+        if found is None or len(found.endpoints) != 1 or not can_be_read(url):
+            return "", None
+        at = found.endpoints[0]
+        with suppress(BadInput):
+            if (host_of(self.deployment, at.host, "").name, at.port or MYSQL_PORT) == (server, port):
+                return found.path, None
+        # As Nova enters it from a controller; recell's own sessions have no TLS.
+        return ("", None) if "ssl" in found.query else (found.path, (at.host, at.port or MYSQL_PORT))
 
     def installed(self, host: str, role: str) -> NovaService | None:
         """The unit that runs this role on a host of the API cell, or would."""

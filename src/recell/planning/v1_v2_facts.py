@@ -25,7 +25,7 @@ from recell.model.layout_v1_v2 import TreeChild, TreeLayout
 from recell.model.urls import Url, parse_url
 from recell.model.v1 import Conversion
 from recell.planning.database import MYSQL_PORT, host_of
-from recell.planning.draft import CELL0
+from recell.planning.draft import CELL0, unread_cells
 from recell.planning.v1_facts import cell_end, main_file, proxied, refuse
 from recell.planning.v1_release import LAST
 
@@ -197,6 +197,8 @@ def _of_the_tree(deployment: Deployment, layout: TreeLayout) -> Iterator[RecellE
             "Scan with the controllers of both in the inventory",
         )
         return
+    for name, why in unread_cells(deployment).items():
+        yield Unsupported(f"{name}: {why}", "Both cells of a tree have to be on MariaDB or MySQL")
     known = {c.name for c in children}
     strangers = sorted({r.name for r in tops[0].live if not r.is_parent} - known)
     if strangers:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recell.adapters.ports import HostPort, NovaPort
+from recell.planning.database import can_be_read
 from recell.report.figures import (
     Action,
     ActionEvent,
@@ -38,8 +39,9 @@ class NovaRecords:
 
 
 def cells_of(nova: NovaPort) -> dict[str, str]:
-    """Name to uuid of every mapped cell, cell0 too, disabled ones too."""
-    return {m.name or m.uuid: m.uuid for m in nova.mappings()}
+    """Name to uuid of every mapped cell, cell0 too, disabled ones too; but for those that are of a kind
+    that recell can't read: no plan has a part in them."""
+    return {m.name or m.uuid: m.uuid for m in nova.mappings() if can_be_read(m.database_connection)}
 
 
 def nova_records(nova: NovaPort, req_ids: Sequence[str], touched: Sequence[str]) -> NovaRecords:

@@ -16,10 +16,16 @@ def _up(server: ProxyServer) -> bool:
     return server.state.split()[0] in ("UP", "no")  # "no check": HAProxy doesn't look, it just sends
 
 
+def _theirs(server: ProxyServer) -> bool:
+    """In maintenance by an operator's word: recell itself puts nothing there."""
+    return server.state.split()[0] == "MAINT"
+
+
 class Proxied(BaseStep):
     """``forward``: ``drain`` or ``ready``; the way back is the other one.
 
-    Drained means: no new request is sent there, and those inside have been answered. A pair of
+    Drained means: no new request is sent there, and those inside have been answered. A server that is in
+    maintenance takes none and stays there, in both directions and however often. A pair of
     these steps brackets a restart, so that undo, walking backward, meets them as a pair too. Where that
     restart acts forward only, undo starts ``unit`` if a run was killed while it was down, and waits until it
     answers at ``url``.
@@ -57,7 +63,7 @@ class Proxied(BaseStep):
         servers = [s for _, s in self._servers()]
         states = ", ".join(f"{s.backend}/{s.server} {s.state}, {s.sessions} inside" for s in servers)
         if self._wanted(toward) == "ready":
-            done = all(_up(s) for s in servers)
+            done = all(_up(s) or _theirs(s) for s in servers)
         else:
             done = all(s.state.split()[0] != "UP" and s.sessions == 0 for s in servers)
             done = done and not any(s.state.startswith("no") for s in servers)
@@ -68,6 +74,8 @@ class Proxied(BaseStep):
         if wanted == "ready" and self.param("unit"):
             self._answers_again(str(self.param("unit")), str(self.param("url", "")))
         for proxy, server in self._servers():
+            if _theirs(server):
+                continue
             if wanted == "drain":
                 self._others_serve(proxy, server)
             self.world.proxy(proxy).set_state(server.backend, server.server, wanted)

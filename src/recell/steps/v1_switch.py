@@ -6,7 +6,8 @@ schedulers change places. In the moment itself nothing has to start.
 Nobody writes to the API cell but the copy: its nova-cells has its ear shut (:class:`EarPort`), so that what
 the child says of instances is dropped, and none of it comes late and over what is newer. The ear opens when
 all is at rest and proven equal, and before any HAProxy is armed: whoever is led there finds it open.
-As it starts nova-cells binds its queues; for that long the child's stands still.
+As it starts nova-cells binds its queues; for that long the child's stands still. Where it connects again by
+itself it binds them too: the ear is shut again, and what was heard the copy puts right.
 
 Where requests go is decided at one point. Each HAProxy is armed first; then a fence goes up before each
 server that is left, and the last one decides. A recell that dies before it leaves users where they were, one
@@ -219,9 +220,12 @@ class V1Switch(V1Step):
             port.catch_up(CATCH_UP_S)
         self._start_deaf()
         self._start(self._servers("start"))
+        self._stay_deaf()
         self._end(self._servers("stop"))
+        self._stay_deaf()
         port.catch_up(CATCH_UP_S)
         self._await_told([self.conversion.old])
+        self._stay_deaf()
         self.remember("stuck", list(self._at_work().stuck()))
 
     def _start_deaf(self) -> None:
@@ -237,6 +241,12 @@ class V1Switch(V1Step):
         with suppress(WouldWait):
             self.world.wait(QUIET_S)
         self._go_on_cells()
+
+    def _stay_deaf(self) -> None:
+        if self._heard() == "open":
+            self._ear().shut()
+            self.remember("reconnected", int(self.recall("reconnected", 0)) + 1)
+            self._await_told([self.conversion.new])
 
     def _await_told(self, ends: Sequence[CellEnd]) -> None:
         began = self.world.clock()
@@ -417,6 +427,8 @@ class V1Switch(V1Step):
                             if (more := quiet + QUIET_S - moment.seconds) > 0:
                                 self.world.wait(more)
                         busy = self._busy(goal, before)
+                        if not busy and goal == "new":
+                            said = port.drain(longest * REST - moment.seconds)  # had it, it has by now
                     if not busy:
                         return said
                 except (StepFailed, VerifyFailed) as error:
@@ -535,6 +547,8 @@ class V1Switch(V1Step):
         said = super().prove(toward)
         if proof := self.recall(f"proof-{toward}"):
             said += f"; {proof}"
+        if toward == "forward" and (times := self.recall("reconnected", 0)):
+            said += f"; nova-cells of {self.conversion.new.name} was deafened again {times} times"
         stuck = self.recall("stuck", [])
         return f"{said}; stuck, and not waited for: {named(stuck)}" if stuck and toward == "forward" else said
 
