@@ -125,6 +125,16 @@ def test_killed_again_and_again_users_go_on(desks: Any, name: str, seed: int) ->
     )
 
 
+def test_a_compute_that_is_asked_while_it_is_ended_is_not_waited_for(desks: Any) -> None:
+    """While a split's cluster is one, both sides' nodes know its connections; it is ended once."""
+    world = build_nova(own_cookie=False)
+    world.rebooting = "end"
+    nova_desk(desks, world, SPLIT).go("forward")
+    # Without a bridge Nova does what it does at every restart.
+    said = {complaint.partition(" ")[2] for complaint in world.complaints}
+    assert said == {f"nova-compute on {host} forgets a reboot" for host in ("cmp1", "cmp2")}
+
+
 @pytest.mark.parametrize("asked", ["end", "start"])
 @pytest.mark.parametrize("kill", [None, *range(1, 30, 7)])
 def test_what_is_asked_while_a_compute_restarts_happens_afterwards(

@@ -184,7 +184,8 @@ class Repoint(Renewed, ComputeMoments):
             self.host.systemctl("stop", str(self.param("unit")))
             return
         for asked, found in (self._mine() or {"": ()}).items():
-            if found or not asked:
+            # While the cluster is one, both sides know its connections. Ended, it gets tasks and no rest.
+            if (found or not asked) and self.unit().active not in ("inactive", "failed"):
                 self._end(toward, asked)
         if self.unit().active not in ("inactive", "failed"):
             self._end(toward, str(self.param("sides")["keep"][0][0]))
