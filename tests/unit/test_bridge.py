@@ -62,12 +62,15 @@ def test_what_others_take_from_is_led_to_them_before_its_last_taker_ends() -> No
 
 def test_who_rises_on_a_side_gets_nothing_there_even_when_it_takes() -> None:
     keep = [taken("x.cmp1", 0), taken("x.cmp2", 1), taken("x", 2)]
-    new = [taken("x.cmp1", 1), taken("x.cmp2", 0), taken("x", 1)]
-    rising: dict[str, Side] = {"cmp1": "new", "cmp2": "new", "cmp3": "keep"}
+    new = [taken("x.cmp1", 1), taken("x.cmp2", 0), taken("x", 1), taken("agent.cmp1", 1)]
+    rising: dict[tuple[str, str], Side] = {
+        ("/", "x.cmp1"): "new", ("/", "x.cmp2"): "new", ("/", "never made"): "keep",
+    }  # fmt: skip
     assert lanes(keep, new, rising=rising) == {
         Lane("/", "x.cmp1", "keep", "x.cmp1"),
         Lane("/", "x.cmp2", "keep", "x.cmp2"),
-    }
+        Lane("/", "agent.cmp1", "new", "agent.cmp1"),
+    }, "and what else is on its host goes on"
 
 
 def test_a_stream_comes_from_a_helper_to_each_side_that_reads_it() -> None:

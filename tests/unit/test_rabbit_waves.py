@@ -269,3 +269,22 @@ def test_a_journal_takes_facts_from_several_threads(tmp_path: Path) -> None:
         together([partial(write, f"cmp{n}") for n in range(8)])
     assert journal.facts() == {(f"cmp{n}", str(i)): i + 1 for n in range(8) for i in range(20)}
     journal.close()
+
+
+def test_whoever_interrupts_recell_interrupts_the_first_of_several() -> None:
+    """And the others have ended before it does."""
+    here = threading.current_thread()
+    assert [t is here for t in together([threading.current_thread] * 3)] == [True, False, False]
+    begun, ended = threading.Event(), threading.Event()
+
+    def interrupted() -> None:
+        begun.wait()
+        raise KeyboardInterrupt
+
+    def other() -> None:
+        begun.set()
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        together([interrupted, other])
+    assert ended.is_set()

@@ -13,17 +13,20 @@ __all__ = ["Once", "together"]
 
 T = TypeVar("T")
 
-_AT_ONCE = 17
-"""A wave of the largest size, and what goes on beside it."""
+_AT_ONCE = 16
 
 
 def together(acts: Sequence[Callable[[], T]]) -> list[T]:
-    """What each returns, in their order. All end before an error, the first one's, is raised."""
+    """What each returns, in their order. All end before an error, the first one's, is raised.
+
+    The first runs in the caller's thread: whoever interrupts that interrupts it.
+    """
     if len(acts) < 2:
         return [act() for act in acts]
-    with ThreadPoolExecutor(min(_AT_ONCE, len(acts))) as pool:
-        running = [pool.submit(act) for act in acts]
-    return [one.result() for one in running]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(acts) - 1)) as pool:
+        others = [pool.submit(act) for act in acts[1:]]
+        first = acts[0]()
+    return [first, *(one.result() for one in others)]
 
 
 class Once(Generic[T]):

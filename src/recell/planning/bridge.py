@@ -57,14 +57,14 @@ def lanes(
     keep: Sequence[Taken],
     new: Sequence[Taken],
     coming: Mapping[tuple[str, str], Side] | None = None,
-    rising: Mapping[str, Side] | None = None,
+    rising: Mapping[tuple[str, str], Side] | None = None,
     leaving: Mapping[tuple[str, str, Side], int] | None = None,
 ) -> frozenset[Lane]:
     """:param coming: queues ``(vhost, name)`` that somebody is about to take from on a side.
+    :param rising: queues of servers that begin on a side and are to get nothing before they have: what is
+        sent there waits on the other side, whether they take already or not.
     :param leaving: by queue and side, how many of its takers are about to end. Where the other side has
-        some, it gets what is sent from then on, and nobody waits for whoever comes.
-    :param rising: hosts whose server begins on a side, and is to get nothing before it has: what is sent to
-        them by name waits on the other side, whether it takes already or not."""
+        some, it gets what is sent from then on, and nobody waits for whoever comes."""
     found: dict[tuple[str, str], dict[Side, int]] = {}
     kinds: dict[tuple[str, str], str] = {}
     sides: tuple[tuple[Side, Sequence[Taken]], ...] = (("keep", keep), ("new", new))
@@ -81,10 +81,9 @@ def lanes(
     for key, side in (coming or {}).items():
         if key in found:
             found[key][side] += 1
-    for host, side in (rising or {}).items():
-        for key in found:
-            if key[1].endswith(f".{host}"):
-                found[key] = {"keep": int(side == "new"), "new": int(side == "keep")}
+    for key, side in (rising or {}).items():
+        if key in found:
+            found[key] = {"keep": int(side == "new"), "new": int(side == "keep")}
     out = set()
     for (vhost, name), takers in found.items():
         if kinds[vhost, name] == "stream":

@@ -10,6 +10,7 @@ shovel is there. Meanwhile these instances refuse another task, as they do anywa
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from recell.planning.bridge import Side
@@ -29,11 +30,12 @@ _ONE = threading.RLock()
 
 class Aside:
     """The journal knows them, by host: ``{"cell": uuid, "tasks": {instance: task}, "before": report, "side":
-    side}``. A step that is killed leaves them to whoever next looks after the bridge.
+    side, "queues": [[vhost, name], ...]}``. A step that is killed leaves them to whoever next looks after the
+    bridge.
 
     ``before``: what nova-compute's service record said last when it was started on ``side``. Until it says
-    something else it *rises*: it may not have looked at its tasks yet, so they stay aside, and its messages
-    on the other side, whoever looks after the bridge.
+    something else it *rises*: it may not have looked at its tasks yet, so they stay aside, and what is sent
+    to its own ``queues`` on the other side, whoever looks after the bridge.
     """
 
     def __init__(self, context: Context) -> None:
@@ -44,9 +46,10 @@ class Aside:
         found: dict[str, dict[str, Any]] = self._journal.recall(_MEMORY, "aside", {})
         return found
 
-    def begin(self, cell: str, host: str, side: Side) -> None:
+    def begin(self, cell: str, host: str, side: Side, queues: Iterable[tuple[str, str]]) -> None:
         """Its nova-compute is to start there. Noted before it does."""
-        self._note(host, cell=cell, before=self._last_report(cell, host), side=side)
+        own = [list(queue) for queue in queues]
+        self._note(host, cell=cell, before=self._last_report(cell, host), side=side, queues=own)
 
     def end(self, host: str) -> None:
         """It has risen, or is not waited for any longer."""
@@ -72,9 +75,9 @@ class Aside:
                 self._nova().swap_task(cell, str(row["uuid"]), str(row["task_state"]), FENCE)
             return True
 
-    def put_back(self) -> dict[str, Side]:
+    def put_back(self) -> dict[tuple[str, str], Side]:
         """All of them, of every host that does not rise; an instance that was deleted meanwhile is left
-        alone. Which hosts rise, and on which side."""
+        alone. Queues of those that rise, and on which side."""
         with _ONE:
             known = self.known()
             stay = {host: one for host, one in known.items() if self._rises(host, one)}
@@ -83,7 +86,11 @@ class Aside:
                     self._nova().swap_task(str(one["cell"]), uuid, FENCE, task)
             if stay != known:
                 self._journal.remember(_MEMORY, "aside", stay)
-            return {host: "keep" if one.get("side") == "keep" else "new" for host, one in stay.items()}
+            return {
+                (str(vhost), str(name)): "keep" if one["side"] == "keep" else "new"
+                for one in stay.values()
+                for vhost, name in one.get("queues", [])
+            }
 
     def _note(self, host: str, **said: Any) -> None:
         with _ONE:

@@ -18,7 +18,7 @@ from recell.planning.bridge import Side, other
 from recell.steps.aside import Aside
 from recell.steps.base import BaseStep, Context
 from recell.steps.beat import Away
-from recell.steps.rabbit_bridge import Bridge
+from recell.steps.rabbit_bridge import SIDES, Bridge
 from recell.steps.repoint import Looks, Repoint
 
 Queue = tuple[str, str]
@@ -38,6 +38,7 @@ class Crossing:
         self._counting = Lock()
         self.reconcile = Once(self._reconcile)
         self._stopped = Once(bridge.stopped)
+        self._there = {side: Once(partial(bridge.taken_on, side)) for side in SIDES}
 
     @property
     def is_open(self) -> bool:
@@ -73,7 +74,7 @@ class Crossing:
                 self._leaving -= mine
 
     def await_away(self, side: Side, queues: Collection[Queue]) -> None:
-        self._bridge.await_away(side, queues, AWAY_S)
+        self._bridge.await_away(queues, AWAY_S, self._there[side])
 
     def settle(self, limit: float) -> None:
         self._bridge.settle(limit, self.reconcile, self._stopped)
@@ -133,21 +134,23 @@ class BridgedRepoint(Repoint):
         if running and not self._missing(toward, {c.name for f in self._mine().values() for c in f}):
             Aside(self.context).end(self._nova_host())
             return  # it serves already
-        aside, about = Aside(self.context), (str(self.param("cell")), self._nova_host(), self._to(toward))
+        aside, side, own = Aside(self.context), self._to(toward), self._own_queues()
+        note = partial(aside.begin, str(self.param("cell")), self._nova_host(), side, own)
         if not running or self._nova_host() not in self._aside():
-            aside.begin(*about)
+            note()
         if not running:
             # What waits here already would meet its task as soon as it serves: of callers on this side, or
             # of a run that was killed when this nova-compute had been ended, and that is undone now.
             self.between(toward)
-            self._crossing.await_away(self._to(toward), self._own_queues())
+            self._crossing.await_away(side, own)
             self.host.systemctl("start", str(self.param("unit")))
-            aside.begin(*about)  # the last word of the one that was ended may have come late
+            note()  # the last word of the one that was ended may have come late
         self._rise(toward)
 
-    def _own_queues(self) -> set[Queue]:
+    def _own_queues(self) -> list[Queue]:
         """By whose names it alone is reached."""
-        return {(vhost, q) for vhost, q in self._queues() if q.endswith(f".{self._nova_host()}")}
+        vhost, mine = str(self.param("vhost")), f".{self._nova_host()}"
+        return sorted({(vhost, f"compute{mine}"), *(q for q in self._queues() if q[1].endswith(mine))})
 
     def _rise(self, toward: Direction) -> None:
         """Until a nova-compute reports that it serves: no task that waits for it meets its start."""

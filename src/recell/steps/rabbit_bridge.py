@@ -52,8 +52,11 @@ class Bridge:
     def _remember(self, key: str, value: Any) -> None:
         self.context.journal.remember(_MEMORY, key, value)
 
+    def taken_on(self, side: Side) -> tuple[Taken, ...]:
+        return self.end(side).taken(self.vhosts, PREFIX)
+
     def taken(self) -> dict[Side, tuple[Taken, ...]]:
-        found = at_once(list(SIDES), lambda side: self.end(side).taken(self.vhosts, PREFIX))  # type: ignore[arg-type]
+        found = at_once(list(SIDES), self.taken_on)  # type: ignore[arg-type]
         return {side: found[side] for side in SIDES}
 
     # Its parts
@@ -176,11 +179,13 @@ class Bridge:
     def _version(self) -> str:
         return self.end("new").version()
 
-    def await_away(self, side: Side, queues: Collection[tuple[str, str]], limit: float) -> None:
-        """Until shovels have brought away what waits there, or the limit: of one that stands nobody hears
-        before it is time."""
+    def await_away(
+        self, queues: Collection[tuple[str, str]], limit: float, ask: Callable[[], tuple[Taken, ...]]
+    ) -> None:
+        """Until shovels have brought away what waits in these, or the limit: whoever is to take there later
+        is down meanwhile. ``ask``: what is on that side."""
         began = self.world.clock()
-        while found := [t for t in self.end(side).taken(self.vhosts, PREFIX) if (t.vhost, t.name) in queues]:
+        while found := [t for t in ask() if (t.vhost, t.name) in queues]:
             # What a quorum queue says of itself may be so old.
             old = any(t.kind == "quorum" for t in found) and self.world.clock() - began < QUORUM_TICK_S
             if not (old or any(t.waiting for t in found)) or self.world.clock() - began > limit:
