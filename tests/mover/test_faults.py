@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from recell.adapters.mysql.binlog import BinlogLost, SchemaChanged, Statement
+from recell.adapters.mysql.binlog import BinlogFiltered, BinlogLost, SchemaChanged, Statement
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import Busy, Session, changed
@@ -579,6 +579,67 @@ def test_binlogs_that_do_not_serve(clouds: Pair, moves: Callable[..., Move],
             moves(*clouds).prepare()
     finally:
         clouds[0].sql(f"SET GLOBAL {variable} = {usual}")
+
+
+@pytest.mark.parametrize("setting", ["--binlog-ignore-db=nova", "--binlog-do-db=other"])
+@pytest.mark.parametrize("which", ["source", "target"])
+def test_a_binlog_that_leaves_the_database_out_since_a_restart(
+        own: Callable[..., PrivateServer], moves: Callable[..., Move], clouds: Pair, which: str, setting: str
+) -> None:
+    broken, whole = own(39), clouds[0]
+    source, target = (broken, whole) if which == "source" else (whole, broken)
+    fill(source, _SEED, 5)
+    move = moves(source, target)
+    move.prepare()
+    move.copy()
+    move.follow()
+    assert move.verify().equal
+    broken.halt()
+    broken.start(setting)
+    broken.sql("INSERT INTO s3_images VALUES (7700, 'unseen')")
+    _fails(move, BinlogFiltered, "leaves this database out since that server was restarted")
+    with pytest.raises(BinlogFiltered):
+        move.drain(60)
+    broken.restart()
+    again = moves(source, target)
+    again.prepare()
+    again.follow()
+    again.catch_up(60, lag_s=10)
+    with pytest.raises(VerifyFailed, match="ran unseen between two restarts"):
+        again.drain(60)
+    assert {(d.table, d.key) for d in again.verify().differences} == {("s3_images", "id=7700")}
+    again.close()
+    broken.sql("SET SESSION sql_log_bin = 0", "DELETE FROM s3_images WHERE id = 7700")
+    again.prepare()
+    again.follow()
+    _proven(again, source, target)
+
+
+def test_a_database_that_the_binlog_leaves_out(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+                                               clouds: Pair) -> None:
+    filtered = own(40, "binlog-ignore-db=nova")
+    for pair in ((filtered, clouds[1]), (clouds[0], filtered)):
+        with pytest.raises(Unsupported, match="db40:3306 leaves this database out"):
+            moves(*pair).prepare()
+
+
+def test_one_restart_is_no_reason_to_compare_again(own: Callable[..., PrivateServer],
+                                                   moves: Callable[..., Move], clouds: Pair) -> None:
+    source, target = own(43), clouds[1]
+    fill(source, _SEED, 5)
+    move = moves(source, target)
+    move.prepare()
+    move.copy()
+    move.follow()
+    assert move.verify().equal
+    move.close()
+    source.sql("FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
+    source.restart()
+    again = moves(source, target)
+    again.prepare()
+    again.follow()
+    again.catch_up(60, lag_s=10)
+    again.drain(60)
 
 
 def test_no_binlog(own: Callable[..., PrivateServer], moves: Callable[..., Move],

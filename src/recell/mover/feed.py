@@ -18,6 +18,7 @@ from recell.adapters.mysql.binlog import (
     SchemaChanged,
     Statement,
     Torn,
+    Unseen,
     file_begun,
 )
 from recell.adapters.mysql.endpoint import Endpoint
@@ -96,7 +97,8 @@ class _BinlogThread(ABC):
         self.rows = 0
         """Row changes seen in the scope's tables."""
         self.deaths = 0
-        """Of the server, after which its binlog may lack what it has kept, and it what its binlog has."""
+        """Of the server, after which its binlog may lack what it has kept, and it what its binlog has; and
+        times between two starts in which nobody asked what its binlog leaves out."""
         self._start = start
         self._replica_id = replica_id
         self._patience_s = patience_s
@@ -197,7 +199,7 @@ class _BinlogThread(ABC):
                 pending = []
                 # A file's beginning has no transaction before it to be known by.
                 self._took([], event.position, "")
-            elif isinstance(event, Died):
+            elif isinstance(event, Died | Unseen):
                 self.deaths += 1
             elif isinstance(event, Rows):
                 pending.append(event)

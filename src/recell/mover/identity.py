@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recell.adapters.mysql.binlog import BinlogLost, file_begun
+from recell.adapters.mysql.binlog import BinlogLost, file_begun, leaves_out
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.session import ServerReplaced, Session, changed
 from recell.errors import Unsupported
@@ -18,12 +18,15 @@ def identity(session: Session) -> dict[str, str]:
 
 
 def check_server(session: Session) -> None:
-    """:raises Unsupported: its binlog does not hold whole rows, or it can't hash them."""
+    """:raises Unsupported: its binlog does not hold whole rows, or not ours, or it can't hash them."""
     for variable, wanted in (("log_bin", "ON"), ("binlog_format", "ROW"), ("binlog_row_image", "FULL")):
         found = session.variable(variable)
         if found.upper() != wanted:
             raise Unsupported(f"{variable} of {session.endpoint.where} is {found or 'not known there'}",
                               f"Set {variable}={wanted} there; log_bin needs a restart of the server")
+    if leaves_out(session, session.endpoint.database):
+        raise Unsupported(f"the binary log of {session.endpoint.where} leaves this database out",
+                          "Take binlog_do_db and binlog_ignore_db out of its configuration and restart it")
     if not session.query("SELECT SHA2('', 256)")[0][0]:
         # It would find any two rows equal.
         raise Unsupported(f"{session.endpoint.where} was built without SHA2()",

@@ -205,12 +205,11 @@ class Move:
         :raises StepFailed: it is not after ``limit_s``.
         """
         until = time.monotonic() + limit_s
+        self._watched(limit_s)  # whoever looks whether it is sure knows of both servers' deaths then
         while True:
             self._check()
             began = time.monotonic()
-            end = self._source_end()
-            patience = until - began
-            if self._applied(end, patience):
+            if self._applied(self._source_end(), until - began):
                 lag = time.monotonic() - began
                 if lag <= lag_s:
                     return lag
@@ -511,7 +510,7 @@ class Move:
 
     @property
     def sure(self) -> bool:
-        """Whether all rows were compared since the copy, and since one of the servers died."""
+        """Whether all rows were compared since the copy, and since one of the servers died or ran unseen."""
         return self._known.verified and not self._doubt
 
     @property
@@ -526,7 +525,7 @@ class Move:
     def _be_sure(self) -> None:
         if not self.sure:
             raise VerifyFailed("no full verification has ended well since the copy, or since one of the"
-                               " servers died", "Verify first")
+                               " servers died, or ran unseen between two restarts", "Verify first")
 
     def _stop_threads(self) -> None:
         if self._follower is not None:

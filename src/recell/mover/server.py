@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recell.adapters.mysql.session import Session, release, status_statement
+from recell.adapters.mysql.binlog import leaves_out
+from recell.adapters.mysql.session import Session, release
 from recell.adapters.mysql.sql import name
 from recell.errors import Denied, RecellError, StepFailed
 from recell.model.scope import Schema
@@ -112,7 +113,7 @@ def read_server(session: Session, schema: Schema) -> Server:
         _named(session, "SHOW GLOBAL STATUS LIKE 'wsrep\\_%%'", _STATUS),
         theirs - (before + after) / 2, (after - before) / 2,
         str(charset[0][0]) if charset else "", size, _free(session, variables.get("datadir", "")),
-        sum(int(row[1]) for row in logs), _filtered(session, database),
+        sum(int(row[1]) for row in logs), leaves_out(session, database),
         tuple(sorted(engines)),
         _list(session, "SELECT TRIGGER_NAME FROM information_schema.TRIGGERS"
                        " WHERE EVENT_OBJECT_SCHEMA = %s ORDER BY 1", database),
@@ -135,14 +136,6 @@ def _or_nothing(session: Session, sql: str, also: type[RecellError] = StepFailed
         return session.query(sql)
     except (StepFailed, also):
         return ()
-
-
-def _filtered(session: Session, database: str) -> bool:
-    rows = _or_nothing(session, status_statement(session.version))
-    if not rows:
-        return False
-    do, ignore = (str(rows[0][i] or "").split(",") for i in (2, 3))
-    return database in ignore or (do != [""] and database not in do)
 
 
 def _upstream(session: Session) -> tuple[str, ...]:

@@ -19,11 +19,11 @@ import pymysql
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
 from recell.adapters.mysql.rowimage import Image, RowDecoder, length_encoded
-from recell.adapters.mysql.session import Lost, Session, packets, translated
+from recell.adapters.mysql.session import Lost, Session, packets, status_statement, translated
 from recell.errors import Locked, RecellError, Unknowable, Unsupported
 
-__all__ = ["BinlogLost", "BinlogReader", "Commit", "Died", "Event", "Idle", "Rows", "SchemaChanged",
-           "Statement", "Torn", "Wanted", "file_begun"]
+__all__ = ["BinlogFiltered", "BinlogLost", "BinlogReader", "Commit", "Died", "Event", "Idle", "Rows",
+           "SchemaChanged", "Statement", "Torn", "Unseen", "Wanted", "file_begun", "leaves_out"]
 
 Operation = Literal["insert", "update", "delete"]
 
@@ -46,6 +46,7 @@ _MYSQL_GTIDS = frozenset({33, 34, 42})
 _PASSED = frozenset({5, 9, 11, 13, 14, 17, 28, 29, 36, 37, 160, 164})
 """What belongs to statements' text, or tells of the log itself: no row is in it."""
 _IGNORABLE = 0x80
+_CREATED = 72  # where a file's format tells when the server was started that began it
 _DUMP, _REGISTER, _NON_BLOCK = 0x12, 0x15, 1
 _ERROR_READING, _SAME_ID = 1236, 4052
 _TORN = "truncated in the middle of event"
@@ -57,6 +58,12 @@ class BinlogLost(Unknowable):
     """The binlog no longer has what comes next."""
 
     word = "binlog-lost"
+
+
+class BinlogFiltered(Unknowable):
+    """The binlog leaves our database out, as nobody has said before."""
+
+    word = "binlog-filtered"
 
 
 class SchemaChanged(Unknowable):
@@ -125,7 +132,13 @@ class Died:
     binlog has lost with the machine, or lost some that its binlog has kept."""
 
 
-Event = Rows | Commit | Statement | Idle | Torn | Died
+@dataclass(frozen=True)
+class Unseen:
+    """The server was started and ended here, and this reader never met it meanwhile: its binlog may have left
+    anything out then (binlog_do_db, binlog_ignore_db)."""
+
+
+Event = Rows | Commit | Statement | Idle | Torn | Died | Unseen
 
 
 class BinlogReader:
@@ -148,6 +161,7 @@ class BinlogReader:
         self._gtid = ""
         self._decoders: dict[int, tuple[str, RowDecoder] | None] = {}
         self._signatures: dict[str, tuple[bytes, bytes]] = {}
+        self._starts = 0  # of the server, seen in the binlog
         self._closed = False  # the file's end was written: it is no dead server's
         self._open = False  # within a transaction, where no position may be told
         self._written = self._skipping = self._told = False
@@ -197,6 +211,13 @@ class BinlogReader:
 
     def _register(self, position: Position, server_id: int, heartbeat_s: float) -> int:
         session = self._session
+        # Asked of the session that reads: no other start of the server can come between.
+        if leaves_out(session, self._endpoint.database):
+            raise BinlogFiltered(
+                f"the binary log of {self._endpoint.where} leaves this database out since that server was"
+                " restarted (binlog_do_db, binlog_ignore_db): changes can't be known",
+                "Take these settings out of its configuration, restart it, then go on with the same move: all"
+                " rows are compared once more")
         checksum = _announce(session, heartbeat_s)
         connection = session.connection
         name = b"recell"
@@ -294,6 +315,11 @@ class BinlogReader:
         elif kind in _HEARTBEATS or kind in _BETWEEN:
             if kind == _FORMAT:
                 self._crc = 4 if packet[-5] == 1 else 0
+                # Of a file that another one was not ended for: the server's first since it was started.
+                if struct.unpack_from("<I", packet, _CREATED)[0]:
+                    self._starts += 1
+                    if self._starts > 1:
+                        yield Unseen()
                 if not self._session.mariadb:
                     self._gtid = _begun(self._file, at)
             if not self._open:
@@ -410,6 +436,15 @@ class BinlogReader:
             image, at = decode(packet, at)
             images.append((None, image) if inserted else (image, None))
         return Rows(table, "insert" if inserted else "delete", images)
+
+
+def leaves_out(session: Session, database: str) -> bool:
+    """Whether the server's binlog leaves this database out."""
+    rows = session.query(status_statement(session.version))
+    if not rows:
+        return False
+    do, ignore = (str(rows[0][i] or "").split(",") for i in (2, 3))
+    return database in ignore or (do != [""] and database not in do)
 
 
 def file_begun(endpoint: Endpoint, file: str) -> str:
