@@ -209,6 +209,22 @@ def test_there_and_back(desks: Any, kind: str) -> None:
     assert after["files"] == before["files"] and after["nodes"]["mq1"][0] == before["nodes"]["mq1"][0]
 
 
+def test_a_node_whose_file_ends_as_it_was_is_as_it_should_be(desks: Any) -> None:
+    """It named its side's nodes and their handling from the beginning."""
+    first = build()
+    desks(first).go("forward")
+    world = build()
+    for host in HOSTS:
+        world.hosts[host].files[CONF].content = first.hosts[host].files[CONF].content
+    desk = desks(world)
+    desk.go("forward")
+    desk.go("forward")  # which proves that all holds
+    assert world.complaints == []
+    assert {h: world.hosts[h].files[CONF].content for h in HOSTS} == {
+        h: first.hosts[h].files[CONF].content for h in HOSTS
+    }
+
+
 def test_a_queue_that_is_never_at_rest_is_moved_all_the_same_and_named(desks: Any) -> None:
     world = build("classic")
     world.restless = {"q-plugin"}

@@ -116,6 +116,7 @@ def _ignore(facts: RabbitFacts, draft: Draft) -> None:
             "partition-conf",
             {"cluster_partition_handling": "ignore"},
             f"{node.config}: cluster_partition_handling = ignore, for a node that restarts meanwhile",
+            lasting=False,
         )
     draft.add(
         "rabbitmq/ignore",

@@ -22,8 +22,16 @@ def ends(nodes: tuple[RabbitNode, ...]) -> list[list[str]]:
     return [[n.host, n.name] for n in nodes]
 
 def conf(
-    facts: RabbitFacts, draft: Draft, node: RabbitNode, name: str, settings: dict[str, str | None], title: str
+    facts: RabbitFacts,
+    draft: Draft,
+    node: RabbitNode,
+    name: str,
+    settings: dict[str, str | None],
+    title: str,
+    *,
+    lasting: bool = True,
 ) -> None:
+    """``lasting``: it is to stand when all is done."""
     there = any(f.path == node.config for f in facts.deployment.host(node.host).config_files)
     if not there and (node.host, node.config) not in draft.new_files:
         draft.new_files.append((node.host, node.config))
@@ -35,6 +43,7 @@ def conf(
         undone="the old file is put back",
         path=node.config,
         settings=settings,
+        lasting=lasting,
     )
 
 def move(facts: RabbitFacts, draft: Draft, *, bridged: Sequence[Direction]) -> None:

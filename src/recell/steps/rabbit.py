@@ -212,9 +212,14 @@ class Handling(RabbitStep):
 
 
 class Conf(FileStep):
-    """Keys of rabbitmq.conf, for the node's next start. ``settings``: key -> value, or null to remove it."""
+    """Keys of rabbitmq.conf, for the node's next start. ``settings``: key -> value, or null to remove it.
+    ``lasting``: they are to stand when all is done."""
 
     kind: ClassVar[str] = "rabbit-conf"
+
+    @property
+    def lasting(self) -> bool:
+        return bool(self.param("lasting"))
 
     def content(self, before: bytes) -> tuple[bytes, int, str, str]:
         mode, owner, group = self.recall("stat") or (0o644, "root", "root")
