@@ -87,6 +87,7 @@ class Server:
         """``database``: empty for none."""
         arguments: dict[str, Any] = {
             "unix_socket": str(self.socket), "user": user, "password": password, "autocommit": True,
+            "connect_timeout": 120,
             "database": (self.database if database is None else database) or None,
             "charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'",
         }

@@ -32,6 +32,7 @@ from tests.private_server import Server, free_ports
 USER, PASSWORD = "nova", "a secret of Nova's"
 MODERN, MODERN_PASSWORD = "nova_ed", "another one"
 NETWORK = ("skip-name-resolve", "max-allowed-packet=64M", "plugin-load-add=auth_ed25519")
+PATIENCE_S = 240  # of clients and of tests: a machine may be slow
 SESSIONS = f"SELECT id FROM information_schema.processlist WHERE user = '{USER}'"
 
 
@@ -159,7 +160,8 @@ class Rig:
     def connect(self, user: str = USER, password: str = PASSWORD, **more: Any) -> pymysql.Connection[Any]:
         """A client of Nova's kind, through the relay; closed at the test's end."""
         options = {"host": "127.0.0.1", "port": self.port, "user": user, "password": password,
-                   "database": "nova", "charset": "utf8mb4", "read_timeout": 60, **more}
+                   "database": "nova", "charset": "utf8mb4", "read_timeout": PATIENCE_S,
+                   "connect_timeout": PATIENCE_S, **more}
         client: pymysql.Connection[Any] = pymysql.connect(**options)
         self.clients.append(client)
         return client
@@ -203,7 +205,7 @@ def state_of(rig: Rig) -> RelayState:
     return state
 
 
-def until(true: Any, seconds: float = 240) -> None:
+def until(true: Any, seconds: float = PATIENCE_S) -> None:
     """Wait for what is to come; a machine may be slow."""
     end = time.monotonic() + seconds
     while not true():
@@ -232,7 +234,8 @@ class Writers:
         self._numbers = itertools.count()
         self._facade = enginefacade.transaction_context()
         self._facade.configure(
-            connection=f"mysql+pymysql://{USER}:{quote(PASSWORD)}@127.0.0.1:{rig.port}/nova?charset=utf8",
+            connection=f"mysql+pymysql://{USER}:{quote(PASSWORD)}@127.0.0.1:{rig.port}/nova?charset=utf8"
+                       f"&connect_timeout={PATIENCE_S}",
             max_pool_size=5, retry_interval=1)
         kinds = (self._plain, self._plain, self._nova, self._nova, self._nova, self._passing)
         self._threads = [

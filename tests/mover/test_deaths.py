@@ -154,8 +154,10 @@ def test_an_old_server_that_lost_the_proof_with_its_binlog_stops_it(
     die_before_the_turn(run_, monkeypatch)
     cut(logged=False)
     for verb in ("do", "undo"):
-        with pytest.raises(ServerReplaced, match=r"ends at .* before the move's position"):
+        with pytest.raises(ServerReplaced, match=r"ends at .* before the move's position") as stopped:
             getattr(stage().switch, verb)()
+        assert "users are served by 127.0.0.1" in stopped.value.sentence
+        assert "anew" not in stopped.value.remedy
     assert rig.where(rig.connect()) == 72 and numbers(server_of(rig, "new")) == {1}
 
 

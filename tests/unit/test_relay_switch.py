@@ -11,6 +11,7 @@ import pytest
 
 from recell.adapters.relaying.link import DOOR, GONE, LOGIN, READY, Link
 from recell.adapters.relaying.relay import Hold, Relay
+from recell.adapters.relaying.wire import Broken
 
 
 class Client:
@@ -25,8 +26,10 @@ class Client:
         self.took: Session | None = None
         self.replayed: Callable[[], None] = lambda: None
 
+        self.obstacle = ""
+
     def reasons(self) -> list[str]:
-        return []
+        return [self.obstacle] if self.obstacle else []
 
     def replay(self, database: bool) -> list[bytes]:
         self.replayed()
@@ -105,6 +108,28 @@ def test_a_session_that_ends_before_all_are_ready_is_made_again(
     monkeypatch.setattr(relay, "_all", then_one_ends)
     assert switched(relay, first, second)["carried"] == 2
     assert ended and first.took is not None and not first.took.lost
+
+
+@pytest.mark.parametrize(("lost", "obstacles"), [(True, 0), (False, 1)])
+def test_a_session_that_ends_in_the_rehearsal_is_no_obstacle_and_a_refusal_is(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, lost: bool, obstacles: int
+) -> None:
+    class Rehearsed(Session):
+        async def say(self, commands: list[bytes]) -> None:
+            self.lost = lost
+            raise Broken("it closed the connection" if lost else "it refuses SET a = 1")
+
+    async def logged_in(side: str, hello: object) -> Session:
+        return Rehearsed()
+
+    monkeypatch.setattr(relay, "_logged_in", logged_in)
+    client = Client()
+
+    async def hold() -> dict[str, Any]:
+        relay.links = {client}  # type: ignore[arg-type]
+        return await relay.hold("h", 0.01, 60)
+
+    assert len(asyncio.run(hold())["stateful"]) == obstacles
 
 
 @pytest.mark.parametrize(("hello", "busy"), [(True, 1), (False, 0)])

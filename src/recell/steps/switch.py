@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, ClassVar
 
-from recell.errors import RecellError, StepFailed, VerifyFailed
+from recell.errors import RecellError, StepFailed, Unknowable, VerifyFailed
 from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
 from recell.steps.database import DatabaseStep
@@ -88,7 +88,7 @@ class SwitchDatabase(DatabaseStep):
         """What takes long, while nobody waits."""
         mover = self.mover()
         if left == "new" and not mover.standing().backward:
-            mover.turn()  # the way forward died between the switch and this
+            self._turn()  # the way forward died between the switch and this
         if self.recall(f"rights-{left}") is None or not mover.is_shut(left, self.recall(f"rights-{left}")):
             self.remember(f"rights-{left}", mover.rights(left))
         mover.catch_up(CATCH_UP_S)
@@ -137,11 +137,23 @@ class SwitchDatabase(DatabaseStep):
         self.held(toward, state.last_hold_s if state and state.last_hold_s else self.world.clock() - began)
         self.remember(f"proof-{toward}", said)
 
+    def _turn(self) -> None:
+        """Users are on the new server by then: nothing can be begun anew."""
+        try:
+            self.mover().turn()
+        except Unknowable as error:
+            old, new = self.ends.old.where, self.ends.new.where
+            raise type(error)(
+                f"{error.sentence}; users are served by {new} meanwhile",
+                f"Let them go on there, keep {old} as it is, and compare the two by hand: nothing flows back"
+                " to it, and recell leads nobody there",
+            ) from None
+
     def _settle(self, toward: Direction, left: Side) -> None:
         """The side that was left: nobody writes there any more but recell."""
         mover = self.mover()
         if toward == "forward" and not mover.standing().backward:
-            mover.turn()
+            self._turn()
         rights: dict[str, Any] | None = self.recall(f"rights-{left}")
         if rights is None:
             rights = mover.rights(left)

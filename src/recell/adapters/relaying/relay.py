@@ -229,7 +229,7 @@ class Relay:
                 if refused or link.phase != READY or link.reasons():
                     return
                 try:
-                    await self._spare(link, side)
+                    spare = await self._spare(link, side)
                 except wire.Broken as error:
                     if link.phase == READY:  # else its client left meanwhile, and needs no other session
                         refused.append(str(error))
@@ -237,6 +237,8 @@ class Relay:
                 try:
                     await self._replay(link, database=False)
                 except wire.Broken as error:
+                    if spare.lost:
+                        return  # nothing was refused: the switch makes another one
                     link.obstacle = "can't have its settings at the other side: {}".format(error)
 
         await self._all([one(link) for link in list(self.links)])
