@@ -58,6 +58,18 @@ def test_servers_first_both_ways_and_the_mapping_before_any_of_them() -> None:
     assert not any(v.severity == "stop" for v in check(scan_nova(build_nova()), layout(TEXT)))
 
 
+@pytest.mark.parametrize(("text", "way"), [(TEXT, "Over the bridge one"), (SPLIT, "On the way back, over")])
+def test_the_plan_says_whose_first_answers_a_bridge_can_lose(text: str, way: str) -> None:
+    found = scan_nova(build_nova(own_cookie=text != SPLIT))
+
+    def said(version: str) -> list[str]:
+        plan = plan_rabbit(replace(found, nova_version=version), layout(text), 0.0)
+        return [r for r in plan.remarks if "oslo.messaging" in r]
+
+    assert [way in r for r in said("19.3.2")] == [True]
+    assert said("20.6.1") == []
+
+
 def _unplaced(picture: dict[str, Any]) -> dict[str, Any]:
     nodes = {h: (*v[:6], sorted(v[6]), *v[7:]) for h, v in picture["nodes"].items()}
     return {**picture, "nodes": nodes, "units": {u: (v[0], v[3]) for u, v in picture["units"].items()}}

@@ -269,6 +269,13 @@ def remarks(facts: RabbitFacts) -> tuple[str, ...]:
             f" {', '.join(sorted(others))}): a nova-compute that takes long to start counts as down"
             " meanwhile."
         )
+    if computes and deployment.nova_version.partition(".")[0] == "19":
+        way = "Over the bridge" if facts.fresh else "On the way back, over the bridge,"
+        out.append(
+            "Stein's oslo.messaging (9.5 to 10.1) does not notice that an answer finds no queue, and a"
+            f" service that has moved makes its queue with its first question. {way} one such question of"
+            " each may wait a minute and end in an error: a boot, or a nova-compute's start."
+        )
     if computes and not facts.fresh:
         out.append(
             "Nova looks at its instances' tasks when nova-compute starts: a reboot that is asked for while"
