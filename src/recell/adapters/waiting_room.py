@@ -96,16 +96,18 @@ class RabbitRoom:
 
     def _stay(self, amqp: Amqp) -> None:
         """Until it is enough. A node may end meanwhile: then by another one, as soon as that can be had."""
-        while not self._enough.is_set():
-            try:
-                amqp.attend(_ATTEND_S)
-            except RecellError:
-                self._holds = False
-                amqp.close()
-                with suppress(RecellError):
-                    amqp = self._taken()
-                    self._holds = True
-                if not self._holds:
-                    time.sleep(_AGAIN_S)
-        amqp.close()
-        self._holds = False
+        try:
+            while not self._enough.is_set():
+                try:
+                    amqp.attend(_ATTEND_S)
+                except RecellError:
+                    self._holds = False
+                    amqp.close()
+                    with suppress(RecellError):
+                        amqp = self._taken()
+                        self._holds = True
+                    if not self._holds:
+                        time.sleep(_AGAIN_S)
+        finally:
+            self._holds = False
+            amqp.close()

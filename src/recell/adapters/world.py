@@ -327,9 +327,12 @@ class RealWorld:
         """As this service connects."""
         via, where = self.host(host), f"{unit} on {host}"
         config = service_config(via, self._service(host, unit))
-        url = parse_url(transport_url_of(config))
-        tls = rabbit_tls(config, url.query, via.read, where)
         silent = Unreachable(f"the transport_url of {where} names no host", "Correct its configuration")
+        text = transport_url_of(config)
+        if not text:
+            raise silent
+        url = parse_url(text)
+        tls = rabbit_tls(config, url.query, via.read, where)
         return _first(via, url, tls, f"of {where}", silent, heartbeat_s)
 
     def _rabbit_tls(self, query: str) -> ssl.SSLContext | None:
