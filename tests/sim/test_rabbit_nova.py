@@ -175,12 +175,9 @@ def but_for_forgotten(most: int) -> Callable[[NovaRabbitWorld], list[str]]:
 
 @pytest.mark.parametrize("then", ["forward", "backward"])
 @pytest.mark.parametrize("asked", ["end", "start"])
-@pytest.mark.parametrize(
-    "every", [pytest.param(1, marks=pytest.mark.thorough, id="everywhere"), pytest.param(4, id="some")]
-)
 @pytest.mark.parametrize("later_s", [0, 20])
 def test_killed_while_a_split_restarts_computes_one_reboot_at_most_is_forgotten(
-    desks: Any, asked: str, then: str, every: int, later_s: int
+    desks: Any, asked: str, then: str, later_s: int
 ) -> None:
     """With recell its room ends, and Nova does what it does at every restart; no instance keeps a task."""
 
@@ -203,7 +200,6 @@ def test_killed_while_a_split_restarts_computes_one_reboot_at_most_is_forgotten(
         _unplaced,
         ["forward"],
         then,
-        every,
         wrong=but_for_forgotten(1),
         meanwhile=passes,
         within=in_moves_of_computes,
