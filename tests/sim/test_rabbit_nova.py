@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recell.errors import Paused, Unsupported
+from recell.errors import Paused, StepFailed, Unsupported
 from recell.journal import Journal
 from recell.model.deployment import NOVA_UNREAD, PROXY_UNREAD, Deployment
 from recell.model.plan import Plan, dump_plan
@@ -17,6 +17,7 @@ from recell.model.rabbit import RabbitClient
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
 from recell.preflight.rabbit import check
+from recell.steps.aside import FENCE
 from tests.sim.desk import Desk
 from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit_nova import CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, build_nova, scan_nova
@@ -157,6 +158,29 @@ def test_an_observation_of_a_split_enters_rooms_and_holds_nothing(tmp_path: Path
     said = observed(world, planned(world, SPLIT), tmp_path)
     assert [s for s in said if "hold what" in s] == [f"hold what is sent to compute.cmp{n}" for n in (1, 2)]
     assert not world.rooms
+
+
+def test_a_run_that_stops_while_a_compute_rises_leaves_no_task_aside(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its room ends with it, so messages come; they find the tasks that they belong to."""
+    world = build_nova(own_cookie=False)
+    world.rebooting = "end"
+    desk = nova_desk(desks, world, SPLIT)
+    query = world.nova_.query
+
+    def failing(cell: str, sql: str, args: Sequence[Any] = ()) -> Any:
+        if "report_count" in sql and world.begun["cmp1"] and world.nova_.tasks.get("cmp1") == FENCE:
+            monkeypatch.setattr(world.nova_, "query", query)
+            raise StepFailed("db1 refuses", "Look there")
+        return query(cell, sql, args)
+
+    monkeypatch.setattr(world.nova_, "query", failing)
+    with pytest.raises(StepFailed, match="db1 refuses"):
+        desk.go("forward")
+    assert world.nova_.tasks == {"cmp1": "rebooting"} and not world.rooms
+    desk.go("forward")
+    assert world.complaints == [] and world.nova_.tasks == {} and world.nova_.served == 2
 
 
 def but_for_forgotten(most: int) -> Callable[[NovaRabbitWorld], list[str]]:

@@ -38,7 +38,7 @@ class RabbitRoom:
         self._queues = tuple(queues)
         self._looker: Amqp | None = None
         self._enough = Event()
-        self._holds = False
+        self._counts = False
         self._holder: Thread | None = None
 
     def __enter__(self) -> RabbitRoom:
@@ -53,14 +53,12 @@ class RabbitRoom:
         if self._holder is None:
             self._enough.clear()
             self._holder = Thread(target=self._stay, args=(self._taken(),), daemon=True)
-            self._holds = True
+            self._counts = True
             self._holder.start()
 
     def others(self) -> bool:
-        if not self._holds:
-            return False
         try:
-            return any(takers > 1 for takers in self._look().values())
+            return self._counts and any(takers > 1 for takers in self._look().values())
         except RecellError:
             self._forget_looker()
             return False
@@ -101,13 +99,11 @@ class RabbitRoom:
                 try:
                     amqp.attend(_ATTEND_S)
                 except RecellError:
-                    self._holds = False
+                    self._counts = False  # the broker may take the lost connection for somebody else
                     amqp.close()
+                    time.sleep(_AGAIN_S)
                     with suppress(RecellError):
                         amqp = self._taken()
-                        self._holds = True
-                    if not self._holds:
-                        time.sleep(_AGAIN_S)
         finally:
-            self._holds = False
+            self._counts = False
             amqp.close()

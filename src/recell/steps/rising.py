@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 
 from recell.adapters.ports import WaitingRoom
+from recell.errors import RecellError
 from recell.model.step import Direction
 from recell.planning.bridge import Side
 from recell.steps.aside import Aside
@@ -63,6 +64,13 @@ class Rises(ComputeMoments):
             self._room = room
             try:
                 yield
+            except RecellError:
+                # From now on messages come to it, and are to find their tasks.
+                with suppress(RecellError):
+                    if self._has_aside():
+                        Aside(self.context).end(self._nova_host())
+                        Aside(self.context).put_back()
+                raise
             finally:
                 self._room = None
 
