@@ -92,7 +92,7 @@ class SimNova:
         self.records[cell].append(row)
         self.world.point(f"restored {row.host} {row.binary}")
 
-    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+    def swap_task(self, cell: str, uuid: str, old: str, new: str | None) -> bool:
         raise AssertionError("no nova-compute waits here")
 
     def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from recell.adapters.ports import RawMapping
+from recell.adapters.ports import RawMapping, WaitingRoom
 from recell.model.deployment import Broker, Deployment, NovaService, ProxyBackendServer, Role, ServiceRecord
 from recell.model.deployment import CellMapping as Mapping
 from recell.model.urls import parse_url
@@ -60,8 +60,11 @@ class BusyNova(SimNova):
         self.seen: dict[str, float] = {}  # when each nova-compute was last seen up, as its record says
         self.kept_up: dict[str, float] = {}  # when recell last said so in its place
         self.busy_hosts: set[str] = set()  # never without a task
+        self.failed: Counter[str] = Counter()  # messages that found another task than their own, by host
 
     def query(self, cell: str, sql: str, args: Sequence[Any] = ()) -> tuple[dict[str, Any], ...]:
+        if "COUNT(*) AS ended" in sql:
+            return tuple({"uuid": host, "ended": self.failed[host]} for host in args[0] if self.failed[host])
         if "task_state IN" in sql:
             task = self.tasks.get(args[0], "")
             return ({"uuid": args[0], "task_state": task},) if task in args[1] else ()
@@ -81,10 +84,12 @@ class BusyNova(SimNova):
             if self.known.time - self.seen[host] <= down_s:
                 self.seen[host] = self.kept_up[host] = self.known.time
 
-    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+    def swap_task(self, cell: str, uuid: str, old: str, new: str | None) -> bool:
         self.known.point(f"before the task of {uuid} is {new}")
         swapped = self.tasks.get(uuid) == old
-        if swapped:
+        if swapped and new is None:
+            del self.tasks[uuid]
+        elif swapped and new is not None:
             self.tasks[uuid] = new
         self.known.point(f"the task of {uuid} is {new}")
         return swapped
@@ -104,6 +109,7 @@ class NovaRabbitWorld(RabbitWorld):
         self.slow: dict[str, float] = {}  # host -> so much longer its nova-compute takes to start
         self.down_s = 60.0  # service_down_time
         self.hung: set[int] = set()  # processes that report no more
+        self.rooms: set[str] = set()  # hosts to whose nova-compute nothing comes from its own queue
         self.begun: Counter[str] = Counter()  # host -> how often its nova-compute began
 
     def observe(self) -> None:
@@ -150,11 +156,16 @@ class NovaRabbitWorld(RabbitWorld):
                     self._complain(f"nova-compute on {host} forgets a reboot")
             if self._brought(host, left):
                 continue
-            if age >= SERVES_S and left == cluster(self, self.at(self.node_of(host, unit.name))):
-                if task != "rebooting":
-                    self._complain(f"a message comes to {host} whose task is {task}")
-                del self.asked[host], self.nova_.tasks[host]
-                self.nova_.served += 1
+            if host in self.rooms or age < SERVES_S:
+                continue
+            if left == cluster(self, self.at(self.node_of(host, unit.name))):
+                del self.asked[host]
+                if task == "rebooting":
+                    del self.nova_.tasks[host]
+                    self.nova_.served += 1
+                else:  # Nova leaves a task alone that it did not expect
+                    self._complain(f"nova-compute on {host} forgets a reboot, for its task is {task}")
+                    self.nova_.failed[host] += 1
 
     def _brought(self, host: str, left: str) -> bool:
         """A shovel takes it to the other cluster, before whoever else takes there."""
@@ -166,13 +177,16 @@ class NovaRabbitWorld(RabbitWorld):
 
     def ask(self, host: str, when: str) -> None:
         """A nova-api casts to it, on the cluster where its cell's mapping leads."""
-        if self.rebooting == when and host not in self.asked:
+        if self.rebooting == when and host not in self.asked and host not in self.nova_.tasks:
             api = ("web1", "web2")[len(self.asked) % 2]
             node = self.nodes[parse_url(self.hosts[api].api.config["cell1"]).hosts[0]]
             if f"compute.{host}" not in node.queues:
                 self._complain(f"a reboot on {host} finds no queue on {node.name}")
             self.asked[host] = cluster(self, node)
             self.nova_.tasks[host] = "rebooting"
+
+    def waiting_room(self, host: str, unit: str, queues: Sequence[str]) -> WaitingRoom:
+        return SimRoom(self, host, unit, queues)
 
     def _reaches(self, api: str) -> None:
         """Its casts to computes go by the mapping that it read when it began."""
@@ -198,6 +212,34 @@ class NovaRabbitWorld(RabbitWorld):
         found["mappings"] = self.database.rows
         found["proxies"] = {s.server: s.state for p in self.proxies.values() for s in p.servers()}
         return found
+
+
+class SimRoom:
+    """WaitingRoom of a nova-compute; recell's death ends it as well."""
+
+    def __init__(self, world: NovaRabbitWorld, host: str, unit: str, queues: Sequence[str]) -> None:
+        self.world, self.host, self.unit = world, host, unit
+        if list(queues) != [f"compute.{host}"]:
+            world._complain(f"a room for {', '.join(queues)}")
+
+    def __enter__(self) -> SimRoom:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.world.rooms.discard(self.host)
+
+    def hold(self) -> None:
+        self.world.point(f"before messages to nova-compute on {self.host} are held")
+        self.world.rooms.add(self.host)
+        self.world.point(f"messages to nova-compute on {self.host} are held")
+
+    def others(self) -> bool:
+        return self.world.hosts[self.host].units_[self.unit].active and self.world.serves(self.host)
+
+    def release(self) -> None:
+        self.world.point(f"before messages to nova-compute on {self.host} are let go")
+        self.world.rooms.discard(self.host)
+        self.world.point(f"messages to nova-compute on {self.host} are let go")
 
 
 class NovaHost(ClientHost):

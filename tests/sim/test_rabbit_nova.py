@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recell.errors import Paused, Unsupported
+from recell.errors import Paused, StepFailed, Unsupported
 from recell.journal import Journal
 from recell.model.deployment import NOVA_UNREAD, PROXY_UNREAD, Deployment
 from recell.model.plan import Plan, dump_plan
@@ -16,9 +17,11 @@ from recell.model.rabbit import RabbitClient
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
 from recell.preflight.rabbit import check
+from recell.steps.aside import FENCE
 from tests.sim.desk import Desk
 from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit_nova import CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, build_nova, scan_nova
+from tests.sim.rehearsing import observed
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_rabbit import layout
 from tests.sim.world import Killed
@@ -137,14 +140,108 @@ def test_killed_again_and_again_users_go_on(desks: Any, name: str, seed: int) ->
     )
 
 
-def test_a_compute_that_is_asked_while_it_is_ended_is_not_waited_for(desks: Any) -> None:
-    """While a split's cluster is one, both sides' nodes know its connections; it is ended once."""
+@pytest.mark.parametrize("asked", ["end", "start"])
+def test_a_compute_that_is_asked_while_a_split_restarts_it_does_it_afterwards(desks: Any, asked: str) -> None:
+    """While a split's cluster is one, both sides' nodes know its connections; it is ended once, and what it
+    is asked from then on is not waited for."""
+    world = build_nova(own_cookie=False)
+    world.rebooting = asked
+    desk = nova_desk(desks, world, SPLIT)
+    for served, direction in ((2, "forward"), (4, "backward")):
+        desk.go(direction)
+        assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
+        assert world.nova_.served == served and not world.rooms
+
+
+def test_before_the_cut_undo_holds_what_a_compute_is_asked_as_well(desks: Any) -> None:
+    world = build_nova(own_cookie=False)
+    desk = nova_desk(desks, world, SPLIT)
+    desk.pause_before = ("rabbitmq/rehome",)
+    with pytest.raises(Paused):
+        desk.go("forward")
+    desk.pause_before = ()
+    world.rebooting = "start"
+    desk.go("backward")
+    assert world.complaints == [] and world.nova_.tasks == {} and world.nova_.served == 2
+
+
+def test_an_observation_of_a_split_enters_rooms_and_holds_nothing(tmp_path: Path) -> None:
+    world = build_nova(own_cookie=False)
+    said = observed(world, planned(world, SPLIT), tmp_path)
+    assert [s for s in said if "hold what" in s] == [f"hold what is sent to compute.cmp{n}" for n in (1, 2)]
+    assert not world.rooms
+
+
+def test_a_run_that_stops_while_a_compute_rises_leaves_no_task_aside(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its room ends with it, so messages come; they find the tasks that they belong to."""
     world = build_nova(own_cookie=False)
     world.rebooting = "end"
-    nova_desk(desks, world, SPLIT).go("forward")
-    # Without a bridge Nova does what it does at every restart.
-    said = {complaint.partition(" ")[2] for complaint in world.complaints}
-    assert said == {f"nova-compute on {host} forgets a reboot" for host in ("cmp1", "cmp2")}
+    desk = nova_desk(desks, world, SPLIT)
+    query = world.nova_.query
+
+    def failing(cell: str, sql: str, args: Sequence[Any] = ()) -> Any:
+        if "report_count" in sql and world.begun["cmp1"] and world.nova_.tasks.get("cmp1") == FENCE:
+            monkeypatch.setattr(world.nova_, "query", query)
+            raise StepFailed("db1 refuses", "Look there")
+        return query(cell, sql, args)
+
+    monkeypatch.setattr(world.nova_, "query", failing)
+    with pytest.raises(StepFailed, match="db1 refuses"):
+        desk.go("forward")
+    assert world.nova_.tasks == {"cmp1": "rebooting"} and not world.rooms
+    desk.go("forward")
+    assert world.complaints == [] and world.nova_.tasks == {} and world.nova_.served == 2
+
+
+def but_for_forgotten(most: int) -> Callable[[NovaRabbitWorld], list[str]]:
+    """What users of a split suffer, beyond so many reboots where recell was killed."""
+
+    def told(world: NovaRabbitWorld) -> list[str]:
+        forgot = [c for c in world.complaints if "forgets a reboot" in c]
+        return [
+            *(c for c in world.complaints if c not in forgot),
+            *forgot[most if world.kill_at > 0 else 0 :],
+            *(f"the task of {h} is {t}" for h, t in world.nova_.tasks.items()),
+        ]
+
+    return told
+
+
+@pytest.mark.parametrize("then", ["forward", "backward"])
+@pytest.mark.parametrize("asked", ["end", "start"])
+@pytest.mark.parametrize("later_s", [0, 20])
+def test_killed_while_a_split_restarts_computes_one_reboot_at_most_is_forgotten(
+    desks: Any, asked: str, then: str, later_s: int
+) -> None:
+    """With recell its room ends, and Nova does what it does at every restart; no instance keeps a task."""
+
+    def begun() -> NovaRabbitWorld:
+        world = build_nova(own_cookie=False)
+        world.rebooting = asked
+        return world
+
+    forgotten: list[int] = []
+
+    def passes(world: NovaRabbitWorld) -> None:
+        world.killed = False
+        for _ in range(later_s):
+            world.wait(1.0)
+        forgotten.append(len([c for c in world.complaints if "forgets a reboot" in c]))
+
+    points = killed_everywhere(
+        begun,
+        lambda world: nova_desk(desks, world, SPLIT),
+        _unplaced,
+        ["forward"],
+        then,
+        wrong=but_for_forgotten(1),
+        meanwhile=passes,
+        within=in_moves_of_computes,
+    )
+    assert points > 30
+    assert bool(later_s) == any(forgotten), "who goes on at once forgets nothing"
 
 
 @pytest.mark.parametrize("asked", ["end", "start"])

@@ -23,6 +23,7 @@ from recell.adapters.dry_hosts import DryHosts
 from recell.adapters.dry_mover import DryMover
 from recell.adapters.dry_nova import DryNova
 from recell.adapters.dry_rabbit import DryRabbit
+from recell.adapters.dry_room import DryRoom
 from recell.adapters.dry_v1 import DryV1
 from recell.adapters.dry_v1_hold import DryFence, DryGate
 from recell.adapters.guests_port import GuestsPort
@@ -92,6 +93,7 @@ def test_nothing_of_a_pretended_world_is_left_to_the_real_one() -> None:
         (DryGate, GatePort),
         (DryFence, FencePort),
         (DryBridgeEnd, BridgeEnd),
+        (DryRoom, ports.WaitingRoom),
     ):
         wanted = {n for n, v in vars(port).items() if callable(v) and not n.startswith("_")}
         own = {name for cls in dry_class.__mro__[:-1] for name in vars(cls)}

@@ -31,6 +31,7 @@ from recell.adapters.ports import (
 )
 from recell.adapters.v1_hold_port import EarPort, FencePort, GatePort, UnderWayPort
 from recell.adapters.v1_port import V1Port
+from recell.adapters.waiting_room_port import WaitingRoom
 from recell.errors import StalePlan, Unreachable
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
@@ -162,6 +163,9 @@ class SimWorld:
 
     def under_way(self, host: str, config: str, broker: str, vhost: str) -> UnderWayPort:
         raise AssertionError("no cells v1 here")
+
+    def waiting_room(self, host: str, unit: str, queues: Sequence[str]) -> WaitingRoom:
+        raise AssertionError("no RabbitMQ is moved here")
 
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
         if self.databases.mover is None or self.databases.mover.ours != ours:

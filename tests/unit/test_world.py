@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 
 from recell.adapters import world as real
 from recell.adapters.ports import RawMapping
+from recell.adapters.waiting_room import HEARTBEAT_S
 from recell.adapters.world import RealWorld, Secrets
-from recell.errors import StalePlan, StepFailed
+from recell.errors import BadInput, StalePlan, StepFailed, Unreachable
 from recell.model.v1 import Conversion
 from recell.planning.draft import CELL0
 from recell.planning.v1 import SWITCH, plan_v1
@@ -96,3 +98,49 @@ def test_failed_builds_are_entered_from_a_controller_with_their_own_account(
     assert (place.host, place.port, place.unix_socket) == ("db9", 3307, "/run/door")
     with pytest.raises(StalePlan, match="no server of its own"):
         world._cell0(replace(conversion, cell0_at=None))
+
+
+def test_a_waiting_room_is_entered_as_its_service_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its host, with what its files say now; the first node that answers, with TLS where it has that."""
+    deployment = scan(build())
+    service = next(s for s in deployment.services if s.role == "compute")
+    text = "[DEFAULT]\ntransport_url = rabbit://own:p%40w@mq4,own:p%40w@mq5:5679//nova\n"
+    asked: list[object] = []
+
+    def connect(door: object, *login: object, **more: Any) -> Any:
+        asked.append((door, *login[:3], more["tls"] is not None, more["heartbeat_s"]))
+        if door == "mq4:5672" or door == "mq4:5671":
+            raise Unreachable("mq4 is down", "Start it")
+        return SimpleNamespace(
+            look=lambda queue: None, attend=time.sleep, close=lambda: asked.append("closed")
+        )
+
+    def host_of(self: RealWorld, name: str) -> Any:
+        asked.append(name)
+        return SimpleNamespace(
+            read=lambda path: text.encode(),
+            unit=lambda unit: SimpleNamespace(environment=()),
+            forward=lambda host, port: f"{host}:{port}",
+        )
+
+    monkeypatch.setattr(RealWorld, "host", host_of)
+    monkeypatch.setattr(real, "Amqp", connect)
+    rooms = RealWorld(deployment)
+    with rooms.waiting_room(service.host, service.unit, ["compute.cmp1"]) as room:
+        assert not room.others()
+    account = ("own", "p@w", "/nova")
+    assert asked == [
+        service.host, ("mq4:5672", *account, False, 0), ("mq5:5679", *account, False, 0), "closed",
+    ]  # fmt: skip
+    asked.clear()
+    text += "[oslo_messaging_rabbit]\nssl = true\n"
+    with rooms.waiting_room(service.host, service.unit, ["compute.cmp1"]) as room:
+        room.hold()
+    beats = [one for one in asked if isinstance(one, tuple)]
+    assert ("mq5:5679", *account, True, HEARTBEAT_S) in beats and ("mq4:5671", *account, True, 0) in beats
+    asked.clear()
+    text = ""
+    with pytest.raises(Unreachable, match=f"the transport_url of {service.unit} on {service.host} names no"):
+        rooms.waiting_room(service.host, service.unit, []).__enter__()
+    with pytest.raises(BadInput, match="other on cmp1 is no Nova service"):
+        rooms.waiting_room("cmp1", "other", []).__enter__()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Amqp:
     """One connection with one channel, in confirm mode. Not for two threads at once.
 
     :param door: a unix socket that leads to the broker, or (host, port). where: for errors. tls: or None.
+        heartbeat_s: 0, or the broker ends the connection after twice so long without :meth:`attend`.
     :raises Denied: account or vhost is refused. :raises Unreachable: it doesn't answer (from every method).
     """
 
@@ -56,8 +58,11 @@ class Amqp:
         where: str,
         timeout: float = 30,
         tls: ssl.SSLContext | None = None,
+        heartbeat_s: int = 0,
     ) -> None:
         self.where = where
+        self._timeout = timeout
+        self._heartbeat_s, self._beaten = heartbeat_s, time.monotonic()
         self._buffer = b""
         self._published = 0
         self._frame_max = 131072
@@ -88,7 +93,7 @@ class Amqp:
             tune = self._expect(0, (10, 30))
             channels, frame_max, _ = struct.unpack(">HIH", tune)
             self._frame_max = min(frame_max or self._frame_max, self._frame_max)
-            self._send(0, (10, 31), struct.pack(">HIH", channels, self._frame_max, 0))
+            self._send(0, (10, 31), struct.pack(">HIH", channels, self._frame_max, self._heartbeat_s))
             self._send(0, (10, 40), _short(vhost) + _short("") + b"\0")
             self._expect(0, (10, 41))
         except Unreachable as error:
@@ -218,6 +223,45 @@ class Amqp:
     def ack(self, message: Message) -> None:
         self._send(1, (60, 80), struct.pack(">QB", message.tag, 0))
 
+    def withhold(self, queue: str, priority: int) -> None:
+        """What is in the queue and what comes there is sent here from now on, before all takers of less
+        priority, and is never acknowledged: when this connection ends, however it does, it goes back to its
+        place in the queue. Then only :meth:`attend`, :meth:`close` and more of this may be called.
+
+        :raises StepFailed: there is no such queue, or somebody else alone may take from it.
+        """
+        table = _short("x-priority") + b"I" + struct.pack(">i", priority)
+        self._send(1, (60, 20), b"\0\0" + _short(queue) + _short("") + b"\0" + _long(table))
+        try:
+            while (method := self._method(1)[0]) == (60, 60):
+                self._content()  # of a queue that is withheld already
+        except _Closed as closed:
+            raise StepFailed(
+                f"the broker {self.where} lets recell not take from {queue} ({closed.text})", "See its log"
+            ) from None
+        if method != (60, 21):
+            raise self._odd(method)
+
+    def attend(self, seconds: float) -> None:
+        """Be there for so long, at most: what is sent here is read and let go, and the broker hears from us.
+
+        :raises Unreachable: the connection has ended.
+        """
+        if self._heartbeat_s and time.monotonic() - self._beaten > self._heartbeat_s / 3:
+            self._beaten = time.monotonic()
+            self._write(_frame(_HEARTBEAT, 0, b""))
+        self._socket.settimeout(seconds)
+        try:
+            self._receive()
+        except TimeoutError:
+            return
+        finally:
+            self._socket.settimeout(self._timeout)
+        while (frame := self._arrived()) is not None:
+            kind, _, payload = frame
+            if kind == _METHOD and struct.unpack(">HH", payload[:4]) in ((10, 50), (20, 40)):
+                raise self._lost("it ended the connection")
+
     def close(self) -> None:
         """What was not acknowledged goes back to its queue. Never raises."""
         try:
@@ -267,24 +311,38 @@ class Amqp:
 
     def _next(self) -> tuple[int, int, bytes]:
         while True:
-            kind, channel, size = struct.unpack(">BHI", self._read(7))
-            payload = self._read(size)
-            if self._read(1)[0] != _END:
-                raise self._lost("a frame without an end")
-            if kind != _HEARTBEAT:
-                return kind, channel, payload
+            while (frame := self._arrived()) is None:
+                try:
+                    self._receive()
+                except TimeoutError as error:
+                    raise self._lost(error) from None
+            if frame[0] != _HEARTBEAT:
+                return frame
 
-    def _read(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            try:
-                more = self._socket.recv(65536)
-            except OSError as error:
-                raise self._lost(error) from None
-            if not more:
-                raise self._lost("it hung up")
-            self._buffer += more
-        out, self._buffer = self._buffer[:size], self._buffer[size:]
-        return out
+    def _arrived(self) -> tuple[int, int, bytes] | None:
+        """(kind, channel, payload) of the next frame; None: not all of it is here yet."""
+        if len(self._buffer) < 7:
+            return None
+        kind, channel, size = struct.unpack(">BHI", self._buffer[:7])
+        if len(self._buffer) < size + 8:
+            return None
+        payload, end = self._buffer[7 : size + 7], self._buffer[size + 7]
+        self._buffer = self._buffer[size + 8 :]
+        if end != _END:
+            raise self._lost("a frame without an end")
+        return kind, channel, payload
+
+    def _receive(self) -> None:
+        """:raises TimeoutError: nothing came in time."""
+        try:
+            more = self._socket.recv(65536)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise self._lost(error) from None
+        if not more:
+            raise self._lost("it hung up")
+        self._buffer += more
 
     def _send(self, channel: int, method: tuple[int, int], arguments: bytes) -> None:
         self._write(_frame(_METHOD, channel, struct.pack(">HH", *method) + arguments))

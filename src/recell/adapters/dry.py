@@ -22,6 +22,7 @@ from recell.adapters.dry_mover import DryMover
 from recell.adapters.dry_nova import DryNova
 from recell.adapters.dry_rabbit import DryRabbit
 from recell.adapters.dry_record import Record
+from recell.adapters.dry_room import DryRoom
 from recell.adapters.dry_v1 import DryV1
 from recell.adapters.dry_v1_hold import DryEar, DryFence, DryGate
 from recell.adapters.guests_port import GuestsPort
@@ -364,6 +365,9 @@ class DryWorld:
         self.record.add(host, f"end {unit} without losing what is sent to it")
         self.host(host).show(unit, "kill")
         return 0.0
+
+    def waiting_room(self, host: str, unit: str, queues: Sequence[str]) -> DryRoom:
+        return DryRoom(self._real.waiting_room(host, unit, queues), host, queues, self.record)
 
     def guests(self, cloud: str) -> GuestsPort:
         with self._lock:

@@ -73,7 +73,7 @@ class DryNova:
     def keep_up(self, cell: str, hosts: Sequence[str], down_s: float) -> None:
         self._record.add(f"cell {cell}", f"say that nova-compute is up on {', '.join(hosts)}")
 
-    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+    def swap_task(self, cell: str, uuid: str, old: str, new: str | None) -> bool:
         self._record.add(f"cell {cell}", f"change the task of {uuid} from {old} to {new}")
         return True
 

@@ -219,7 +219,7 @@ class NovaDatabases:
         sql += f" AND {seen} >= UTC_TIMESTAMP() - INTERVAL %s SECOND"
         database.change(lambda cursor: cursor.execute(sql, (list(hosts), math.ceil(down_s))))
 
-    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
+    def swap_task(self, cell: str, uuid: str, old: str, new: str | None) -> bool:
         swapped = False
 
         def act(cursor: DictCursor) -> None:

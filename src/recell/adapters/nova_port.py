@@ -89,8 +89,8 @@ class NovaPort(Protocol):
         now, for it has not reported for ``down_s``."""
         ...
 
-    def swap_task(self, cell: str, uuid: str, old: str, new: str) -> bool:
-        """An instance's task_state, compare-and-set. Whether it was ``old``."""
+    def swap_task(self, cell: str, uuid: str, old: str, new: str | None) -> bool:
+        """An instance's task_state, compare-and-set; None: it has no task. Whether it was ``old``."""
         ...
 
     def busy(self, cell: str, before: float, since: float) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from recell.adapters.rabbit_port import CutNode, RabbitNodePort
 from recell.adapters.relay_port import RelayPort
 from recell.adapters.v1_hold_port import EarPort, FencePort, GatePort, UnderWayPort
 from recell.adapters.v1_port import V1Port
+from recell.adapters.waiting_room_port import WaitingRoom
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.v1 import Conversion
@@ -40,8 +41,8 @@ from recell.model.v1 import Conversion
 __all__ = [
     "BrokerPort", "ConnectionInfo", "Consumer", "Contained", "ContainerState", "CutNode", "FileStat",
     "Finished", "HostPort", "NovaPort", "ProcessInfo", "ProxyPort", "ProxyServer", "QueueInfo",
-    "RabbitNodePort", "RawMapping", "RelayPort", "ServiceRow", "SocketInfo", "UnitState", "UnitVerb", "World",
-    "processes_of",
+    "RabbitNodePort", "RawMapping", "RelayPort", "ServiceRow", "SocketInfo", "UnitState", "UnitVerb",
+    "WaitingRoom", "World", "processes_of",
 ]
 
 T = TypeVar("T")
@@ -111,6 +112,11 @@ class World(Protocol):
             still at, of work that outlives its RPC threads (nova-compute's builds).
         :param lost: the broker was given up: it isn't asked, and there is nothing to save.
         """
+        ...
+
+    def waiting_room(self, host: str, unit: str, queues: Sequence[str]) -> WaitingRoom:
+        """For these queues of a Nova service, reached as it reaches them by its configuration as it is then:
+        with its account, from its host."""
         ...
 
     def rabbit(self, host: str) -> RabbitNodePort:

@@ -34,12 +34,13 @@ from recell.adapters.v1_ear import Ear
 from recell.adapters.v1_fence import Fence as DoorFence
 from recell.adapters.v1_port import V1Port
 from recell.adapters.v1_work import UnderWay
+from recell.adapters.waiting_room import RabbitRoom
 from recell.errors import BadInput, RecellError, StalePlan, Unreachable, Unsupported
 from recell.model.deployment import Deployment, NovaService
 from recell.model.hosts import CellEnd, HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.relay import Side
-from recell.model.urls import parse_url
+from recell.model.urls import Url, parse_url
 from recell.model.v1 import Conversion
 from recell.planning.draft import CELL0
 
@@ -86,6 +87,20 @@ def secrets_of(config: Config) -> Secrets:
         database=database_url_of(config),
         api_database=config.get("api_database", "connection"),
     )
+
+
+def _first(
+    via: SshHost, url: Url, tls: ssl.SSLContext | None, broker: str, silent: Unreachable, heartbeat_s: int = 0
+) -> Amqp:
+    """The first node of a URL that answers, seen from a host. :raises Unreachable: ``silent``, of no node."""
+    for node in url.endpoints:
+        door = via.forward(node.host, node.port or (5671 if tls else 5672))
+        where = f"{broker} ({node.host})"
+        try:
+            return Amqp(door, node.user, node.password, url.vhost, where, tls=tls, heartbeat_s=heartbeat_s)
+        except Unreachable as error:
+            silent = error
+    raise silent
 
 
 MakeMover = Callable[[Mapping[Side, SshHost], Ends, Login, Login, Callable[[], None]], MoverPort]
@@ -302,17 +317,23 @@ class RealWorld:
     def _amqp(self, end: CellEnd) -> Amqp:
         """As nova-api connects: the first node of the cell's URL that answers, with TLS where it has that."""
         url = parse_url(self._mapping_urls(end.cell)[0])
-        tls = self._rabbit_tls(url.query)
-        via = self.host(end.broker_node)
-        silent: Unreachable | None = None
-        for node in url.endpoints:
-            door = via.forward(node.host, node.port or (5671 if tls else 5672))
-            where = f"{end.broker} ({node.host})"
-            try:
-                return Amqp(door, node.user, node.password, url.vhost, where, tls=tls)
-            except Unreachable as error:
-                silent = error
-        raise silent or Unreachable(f"the URL of {end.name}'s broker names no host", "Correct its mapping")
+        silent = Unreachable(f"the URL of {end.name}'s broker names no host", "Correct its mapping")
+        return _first(self.host(end.broker_node), url, self._rabbit_tls(url.query), end.broker, silent)
+
+    def waiting_room(self, host: str, unit: str, queues: Sequence[str]) -> RabbitRoom:
+        return RabbitRoom(lambda heartbeat_s: self._own_amqp(host, unit, heartbeat_s), queues)
+
+    def _own_amqp(self, host: str, unit: str, heartbeat_s: int) -> Amqp:
+        """As this service connects."""
+        via, where = self.host(host), f"{unit} on {host}"
+        config = service_config(via, self._service(host, unit))
+        silent = Unreachable(f"the transport_url of {where} names no host", "Correct its configuration")
+        text = transport_url_of(config)
+        if not text:
+            raise silent
+        url = parse_url(text)
+        tls = rabbit_tls(config, url.query, via.read, where)
+        return _first(via, url, tls, f"of {where}", silent, heartbeat_s)
 
     def _rabbit_tls(self, query: str) -> ssl.SSLContext | None:
         service = self._nova_of
@@ -352,9 +373,12 @@ class RealWorld:
 
     def secrets(self, host: str, unit: str) -> Secrets:
         """The URLs of a unit's service, with passwords, as configured now."""
+        return service_secrets(self.host(host), self._service(host, unit))
+
+    def _service(self, host: str, unit: str) -> NovaService:
         for service in self.deployment.services:
             if (service.host, service.unit) == (host, unit):
-                return service_secrets(self.host(host), service)
+                return service
         raise BadInput(f"{unit} on {host} is no Nova service of this deployment",
                        "Make the plan again: recell scan, recell plan")
 

@@ -104,7 +104,7 @@ def _wave(
         f"{unit} on {hosts} goes back to {facts.keep[0].name}'s side, side by side"
         if back
         else f"{unit} on {hosts} moves to the new nodes, side by side",
-        notice=rabbit_nova.notice(facts, clients[0], over_bridge)
+        notice=rabbit_nova.notice(facts, clients[0])
         if clients[0].role == "compute"
         else "what is sent to them waits some seconds",
         undone="moved back the same way",
@@ -200,7 +200,7 @@ def _restart(
         "repoint-bridged" if over_bridge else "repoint",
         client.host,
         title,
-        notice=rabbit_nova.notice(facts, client, over_bridge),
+        notice=rabbit_nova.notice(facts, client),
         undone="moved back the same way",
         acts=acts,
         estimate=_takes(client),

@@ -219,16 +219,11 @@ def is_web(client: RabbitClient) -> bool:
     return bool(client.url) or client.role in ("api", "metadata") or client.program in WEB_SERVERS
 
 
-def notice(facts: RabbitFacts, client: RabbitClient, over_bridge: bool) -> str:
+def notice(facts: RabbitFacts, client: RabbitClient) -> str:
     if client.role in CONSOLES:
         return "open consoles end; users open them again"
-    if client.role == "compute" and over_bridge:
-        return "requests for its instances wait until it is back"
     if client.role == "compute":
-        return (
-            "requests for its instances wait until it is back; of those sent just then Nova itself loses"
-            " reboots, and ends a stop or start that it carries out with an error in the instance's history"
-        )
+        return "requests for its instances wait until it is back"
     if is_web(client) and not servers_of(facts, client):
         return "their requests to it fail for the seconds of its restart"
     if servers_of(facts, client):

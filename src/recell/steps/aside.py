@@ -5,6 +5,9 @@ does a stop or start at once, so that the message behind it fails. While a bridg
 messages wait at the other one until a shovel brings them: those that are sent to the one on which it begins
 are brought away from there meanwhile. So their tasks are set aside before it looks, and put back before that
 shovel is there. Meanwhile these instances refuse another task, as they do anyway.
+
+Without a bridge messages wait in recell's own room (:mod:`recell.steps.rising`), and come to it when recell
+dies. One that finds its task aside fails, and Nova leaves the task as it is; such a task is let go.
 """
 
 from __future__ import annotations
@@ -29,9 +32,12 @@ _ONE = threading.RLock()
 
 
 class Aside:
-    """The journal knows them, by host: ``{"cell": uuid, "tasks": {instance: task}, "before": report, "side":
-    side, "queues": [[vhost, name], ...]}``. A step that is killed leaves them to whoever next looks after the
-    bridge.
+    """The journal knows them, by host: ``{"cell": uuid, "tasks": {instance: task}, "ended": {instance:
+    number}, "before": report, "side": side, "queues": [[vhost, name], ...]}``. A step that is killed leaves
+    them to whoever next looks after the bridge, or moves this nova-compute.
+
+    ``ended``: how many events of nova-computes had ended in an instance's history. One more, and its message
+    has come to an end, too: nobody waits for this task any longer.
 
     ``before``: what nova-compute's service record said last when it was started on ``side``. Until it says
     something else it *rises*: it may not have looked at its tasks yet, so they stay aside, and what is sent
@@ -70,20 +76,25 @@ class Aside:
             )
             if rows:
                 found = {str(r["uuid"]): str(r["task_state"]) for r in rows}
-                self._note(host, tasks={**one["tasks"], **found})
+                ended = {**one.get("ended", {}), **self._ended(cell, list(found))}
+                self._note(host, tasks={**one["tasks"], **found}, ended=ended)
             for row in rows:
                 self._nova().swap_task(cell, str(row["uuid"]), str(row["task_state"]), FENCE)
             return True
 
     def put_back(self) -> dict[tuple[str, str], Side]:
         """All of them, of every host that does not rise; an instance that was deleted meanwhile is left
-        alone. Queues of those that rise, and on which side."""
+        alone, and a task whose message has come already is let go. Queues of those that rise, and on which
+        side."""
         with _ONE:
             known = self.known()
             stay = {host: one for host, one in known.items() if self._rises(host, one)}
             for host, one in known.items():
-                for uuid, task in one["tasks"].items() if host not in stay else ():
-                    self._nova().swap_task(str(one["cell"]), uuid, FENCE, task)
+                tasks = one["tasks"] if host not in stay else {}
+                now = self._ended(str(one["cell"]), list(tasks)) if tasks else {}
+                for uuid, task in tasks.items():
+                    came = now[uuid] > one.get("ended", {}).get(uuid, now[uuid])
+                    self._nova().swap_task(str(one["cell"]), uuid, FENCE, None if came else task)
             if stay != known:
                 self._journal.remember(_MEMORY, "aside", stay)
             return {
@@ -97,6 +108,18 @@ class Aside:
             known = self.known()
             one = {"tasks": {}, **known.get(host, {}), **said}
             self._journal.remember(_MEMORY, "aside", {**known, host: one})
+
+    def _ended(self, cell: str, instances: list[str]) -> dict[str, int]:
+        """Of each: how many events of nova-computes have ended."""
+        rows = self._nova().query(
+            cell,
+            "SELECT a.instance_uuid AS uuid, COUNT(*) AS ended FROM instance_actions a"
+            " JOIN instance_actions_events e ON e.action_id = a.id"
+            " WHERE a.instance_uuid IN %s AND e.event LIKE 'compute%%' AND e.finish_time IS NOT NULL"
+            " GROUP BY a.instance_uuid",
+            [instances],
+        )
+        return {**dict.fromkeys(instances, 0), **{str(r["uuid"]): int(r["ended"]) for r in rows}}
 
     def _rises(self, host: str, one: dict[str, Any]) -> bool:
         before = one.get("before")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -15,15 +15,12 @@ from recell.errors import RecellError, StepFailed
 from recell.model.plan import PlanStep
 from recell.model.step import Direction, Finding, Truth
 from recell.planning.bridge import Side, other
-from recell.steps.aside import Aside
 from recell.steps.base import BaseStep, Context
 from recell.steps.beat import Away
 from recell.steps.rabbit_bridge import SIDES, Bridge
 from recell.steps.repoint import Looks, Repoint
+from recell.steps.rising import Queue
 
-Queue = tuple[str, str]
-"""(vhost, name)"""
-RISING_POLL_S = 0.2
 AWAY_S = 30.0
 """For what waits where a nova-compute begins to be brought away; it is down meanwhile."""
 
@@ -96,9 +93,6 @@ class BridgedRepoint(Repoint):
         super().__init__(spec, context, looks, away)
         self._crossing = crossing or Crossing(Bridge(context, self.param("bridge")))
 
-    def _queues(self) -> list[Queue]:
-        return [(str(self.param("vhost")), str(q)) for q in self.param("queues")]
-
     def between(self, toward: Direction) -> None:
         """What is sent to it comes over while it starts, and waits for it there; and the answers to what it
         asks others at its start come back. To a nova-compute nothing comes before it serves."""
@@ -116,65 +110,34 @@ class BridgedRepoint(Repoint):
         found = self._looks.consumers(asked, vhost) if mine and wanted else ()
         return Counter((vhost, c.queue) for c in found if c.connection in mine and c.queue in wanted), side
 
-    def _to(self, toward: Direction) -> Side:
-        return "new" if toward == "forward" else "keep"
-
-    def _nova_host(self) -> str:
-        return str(self.param("nova_host"))
-
     def begin(self, toward: Direction) -> None:
-        if not self._crossing.is_open:
+        if self.is_compute() or not self._crossing.is_open:
             super().begin(toward)
             return
-        if not self.is_compute():
-            self.host.systemctl("start", str(self.param("unit")))
-            self.between(toward)  # which takes seconds, in which it starts
-            return
-        running = self.unit().running
-        if running and not self._missing(toward, {c.name for f in self._mine().values() for c in f}):
-            Aside(self.context).end(self._nova_host())
-            return  # it serves already
-        aside, side, own = Aside(self.context), self._to(toward), self._own_queues()
-        note = partial(aside.begin, str(self.param("cell")), self._nova_host(), side, own)
-        if not running or self._nova_host() not in self._aside():
-            note()
-        if not running:
+        self.host.systemctl("start", str(self.param("unit")))
+        self.between(toward)  # which takes seconds, in which it starts
+
+    def keeping(self, toward: Direction) -> AbstractContextManager[None]:
+        """Where the bridge is open, messages wait at the other cluster."""
+        return nullcontext() if self._crossing.is_open else super().keeping(toward)
+
+    def keeps_away(self, toward: Direction) -> bool:
+        return self._crossing.is_open or super().keeps_away(toward)
+
+    def keep_away(self, toward: Direction, running: bool) -> None:
+        if not self._crossing.is_open:
+            super().keep_away(toward, running)
+        elif not running:
             # What waits here already would meet its task as soon as it serves: of callers on this side, or
             # of a run that was killed when this nova-compute had been ended, and that is undone now.
             self.between(toward)
-            self._crossing.await_away(side, own)
-            self.host.systemctl("start", str(self.param("unit")))
-            note()  # the last word of the one that was ended may have come late
-        self._rise(toward)
+            self._crossing.await_away(self._to(toward), self._own_queues())
 
-    def _own_queues(self) -> list[Queue]:
-        """By whose names it alone is reached."""
-        vhost, mine = str(self.param("vhost")), f".{self._nova_host()}"
-        return sorted({(vhost, f"compute{mine}"), *(q for q in self._queues() if q[1].endswith(mine))})
-
-    def _rise(self, toward: Direction) -> None:
-        """Until a nova-compute reports that it serves: no task that waits for it meets its start."""
-        aside, host, began = Aside(self.context), self._nova_host(), self.world.clock()
-        while aside.take(host):
-            if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
-                break  # the caller looks, and says what is wrong
-            self.world.wait(RISING_POLL_S)
-        aside.end(host)
-        self.between(toward)
-
-    def _end(self, toward: Direction, asked: str) -> None:
-        if self.is_compute() and self._crossing.is_open and self._nova_host() in self._aside():
-            self._rise(toward)  # begun by a run that was killed; it has tasks until they are put back
-        super()._end(toward, asked)
-
-    def look(self, toward: Direction) -> Finding:
-        found = super().look(toward)
-        if found.truth is Truth.DONE and self.is_compute() and self._nova_host() in self._aside():
-            return Finding.partial("tasks that were set aside are not put back yet")
-        return found
-
-    def _aside(self) -> set[str]:
-        return set(Aside(self.context).known())
+    def let_come(self, toward: Direction) -> None:
+        if self._crossing.is_open:
+            self.between(toward)
+        else:
+            super().let_come(toward)
 
     def _move(self, toward: Direction) -> None:
         try:

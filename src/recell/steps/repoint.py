@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from recell.model.plan import PlanStep
 from recell.model.step import Direction, Finding, Truth
 from recell.steps.base import Context
 from recell.steps.beat import Away
-from recell.steps.compute import ComputeMoments
+from recell.steps.rising import Rises
 from recell.steps.units import POLL_S, Renewed
 
 BETWEEN_S = 5.0
@@ -44,7 +45,7 @@ class Looks:
         return self._asked.setdefault(key, Once(ask))()
 
 
-class Repoint(Renewed, ComputeMoments):
+class Repoint(Renewed, Rises):
     """``unit``; ``vhost``; ``queues`` that it took from; ``addresses`` that it connects from; ``sides``:
     ``{"keep": [[host, node], ...], "new": ...}``. Forward it goes to the new side, backward to the kept one.
 
@@ -53,7 +54,8 @@ class Repoint(Renewed, ComputeMoments):
     Nova takes for down when it is silent for ``down_s``.
     ``because``: steps that write cells' mappings, which it reads once.
 
-    An RPC server is ended as everywhere: what is on its way to it stays in the broker for its successor.
+    An RPC server is ended as everywhere: what is on its way to it stays in the broker for its successor. A
+    nova-compute gets it when it serves.
     """
 
     kind: ClassVar[str] = "repoint"
@@ -64,12 +66,6 @@ class Repoint(Renewed, ComputeMoments):
         super().__init__(spec, context)
         self._looks = looks or Looks(context.world)
         self._away = away or Away(context.world)
-
-    def is_compute(self) -> bool:
-        return self.param("cell") is not None
-
-    def _side(self, toward: Direction) -> str:
-        return "new" if toward == "forward" else "keep"
 
     def _turn(self) -> int:
         return sum(int(self.context.journal.recall(s, "turn", 0)) for s in self.param("because", []))
@@ -100,7 +96,7 @@ class Repoint(Renewed, ComputeMoments):
 
     def look(self, toward: Direction) -> Finding:
         unit = self.unit()
-        target = {str(node) for _, node in self.param("sides")[self._side(toward)]}
+        target = {str(node) for _, node in self.param("sides")[self._to(toward)]}
         if not unit.running:
             return Finding.partial(f"{unit.name} is {unit.active}")
         mine = self._mine()
@@ -114,6 +110,8 @@ class Repoint(Renewed, ComputeMoments):
             return Finding.partial(f"{unit.name} does not take from {', '.join(sorted(missing))} yet")
         if self.param("url") and (said := self.answers()).truth is not Truth.DONE:
             return said
+        if self._has_aside():
+            return Finding.partial("tasks that were set aside are not put back yet")
         return Finding.done(f"{unit.name} is on {', '.join(sorted(nodes)) or 'no node yet, and is new'}")
 
     def _missing(self, toward: Direction, connections: set[str]) -> set[str]:
@@ -121,7 +119,7 @@ class Repoint(Renewed, ComputeMoments):
         wanted = set(self.param("queues"))
         if not wanted:
             return wanted
-        asked = str(self.param("sides")[self._side(toward)][0][0])
+        asked = str(self.param("sides")[self._to(toward)][0][0])
         consumers = self._looks.consumers(asked, str(self.param("vhost")))
         return wanted - {c.queue for c in consumers if c.connection in connections}
 
@@ -152,10 +150,11 @@ class Repoint(Renewed, ComputeMoments):
         name = str(self.param("unit"))
         self.nobody_is_served()
         self.note_old()
-        if self.unit().active not in ("inactive", "failed") and not self._begun_anew(toward):
-            self._end_all(toward)
-        self._is_away(self.limit("start_s"))
-        self.begin(toward)
+        with self.keeping(toward):
+            if self.unit().active not in ("inactive", "failed") and not self._begun_anew(toward):
+                self._end_all(toward)
+            self._is_away(self.limit("start_s"))
+            self.begin(toward)
         began = asked = self.world.clock()
         while self.look(toward).truth is not Truth.DONE:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
@@ -175,8 +174,18 @@ class Repoint(Renewed, ComputeMoments):
 
     def begin(self, toward: Direction) -> None:
         """It has ended, or begun anew by a run that was killed."""
+        if self.is_compute():
+            mine = {c.name for found in self._mine().values() for c in found}
+            self.rise(toward, serves=self.unit().running and not self._missing(toward, mine))
+            return
         self.between(toward)
         self.host.systemctl("start", str(self.param("unit")))
+
+    def keeping(self, toward: Direction) -> AbstractContextManager[None]:
+        brokers = [str(nodes[0][0]) for nodes in self.param("sides").values()]
+        if not self.is_compute() or any(self.is_lost(broker) for broker in brokers):
+            return nullcontext()
+        return super().keeping(toward)
 
     def _end_all(self, toward: Direction) -> None:
         if self.param("url") and not self.param("queues"):
@@ -195,6 +204,7 @@ class Repoint(Renewed, ComputeMoments):
         if not self.is_compute():
             self.end(toward, host, str(self.param("vhost")))
             return
+        self.finish_rising(toward)
         if not self.is_lost(host):
             self.await_quiet()
         self._is_away(self.limit("stop_s"))
@@ -211,7 +221,7 @@ class Repoint(Renewed, ComputeMoments):
 
     def _begun_anew(self, toward: Direction) -> bool:
         """By a run that was killed before it saw the unit connected: it reads the new file already."""
-        target = {str(node) for _, node in self.param("sides")[self._side(toward)]}
+        target = {str(node) for _, node in self.param("sides")[self._to(toward)]}
         nodes = {c.node for f in self._mine().values() for c in f}
         return self._reads_its_own(toward, nodes) and nodes <= target
 
