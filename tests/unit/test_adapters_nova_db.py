@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pymysql
 import pytest
@@ -14,6 +16,7 @@ from recell.adapters.nova_db import Database, NovaDatabases
 from recell.adapters.ports import RawMapping, ServiceRow
 from recell.errors import Denied, StalePlan, StepFailed, Unreachable, Unsupported
 from recell.model.urls import parse_url
+from recell.steps.aside import FENCE, Aside
 from tests.private_server import PrivateServer
 
 _CELL0 = "00000000-0000-0000-0000-000000000000"
@@ -302,3 +305,46 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     database = Database(Gateway(tmp_path / "none"), parse_url("mysql://nova:x@db1:3307/nova_api"))
     with pytest.raises(Unreachable, match="db1 port 3307 does not answer from ctl1"):
         database.read("SELECT 1")
+
+
+class _Memory(dict[tuple[str, str], Any]):
+    """As much of a journal as is asked for."""
+
+    def recall(self, step: str, key: str, default: Any = None) -> Any:
+        return self.get((step, key), default)
+
+    def remember(self, step: str, key: str, value: Any) -> None:
+        self[step, key] = value
+
+
+def test_tasks_are_set_aside_and_put_back_and_those_whose_message_failed_are_let_go(
+    nova: NovaDatabases, server: Path
+) -> None:
+    def tasks() -> dict[object, object]:
+        return {row[0]: row[1] for row in _sql(server, "SELECT uuid, task_state FROM nova.instances")}
+
+    _sql(server, "ALTER TABLE nova.services ADD report_count INT")
+    _sql(server, "INSERT INTO nova.services (host, `binary`, deleted, report_count) VALUES"
+                 " ('cmp1', 'nova-compute', 0, 7)")
+    _sql(server, "CREATE TABLE nova.instances (uuid VARCHAR(36), host VARCHAR(255), task_state VARCHAR(255),"
+                 " deleted INT)")
+    _sql(server, "INSERT INTO nova.instances VALUES ('i1', 'cmp1', 'rebooting', 0),"
+                 " ('i2', 'cmp1', 'powering-off', 0), ('i3', 'cmp1', 'powering-on', 0),"
+                 " ('i4', 'cmp1', NULL, 0), ('i5', 'cmp1', 'spawning', 0), ('i6', 'cmp2', 'rebooting', 0)")
+    others = {"i4": None, "i5": "spawning", "i6": "rebooting"}
+    _sql(server, "INSERT INTO nova.instance_actions VALUES (1, 'i1', 'req-1'), (2, 'i2', 'req-2'),"
+                 " (3, 'i3', 'req-3')")
+    events = "INSERT INTO nova.instance_actions_events (event, action_id, finish_time) VALUES"
+    _sql(server, f"{events} ('compute_start_instance', 1, UTC_TIMESTAMP())")
+    context: Any = SimpleNamespace(journal=_Memory(), world=SimpleNamespace(nova=lambda: nova))
+    aside = Aside(context)
+    aside.begin(_CELL1, "cmp1", "new", [("/", "compute.cmp1")])
+    assert aside.take("cmp1") and aside.take("cmp1")
+    assert tasks() == {**dict.fromkeys(("i1", "i2", "i3"), FENCE), **others}
+    assert aside.put_back() == {("/", "compute.cmp1"): "new"} and tasks()["i1"] == FENCE, "it rises"
+    # i2's message came too early, and failed; i3's is being carried out.
+    _sql(server, f"{events} ('compute_stop_instance', 2, UTC_TIMESTAMP()),"
+                 " ('compute_start_instance', 3, NULL), ('conductor_x', 1, UTC_TIMESTAMP())")
+    _sql(server, "UPDATE nova.services SET report_count = 8")
+    assert not aside.take("cmp1") and aside.put_back() == {} and aside.known() == {}
+    assert tasks() == {"i1": "rebooting", "i2": None, "i3": "powering-on", **others}
