@@ -273,8 +273,8 @@ def remarks(facts: RabbitFacts) -> tuple[str, ...]:
         )
     if computes and not facts.fresh:
         out.append(
-            "Nova looks at its instances' tasks when nova-compute starts: a reboot that is asked for while"
-            " one restarts is forgotten, and a stop or start carried out at once. Guests go on. With"
-            " method: fresh, recell keeps these tasks from it."
+            "What is asked of a nova-compute's instances while it restarts waits with recell until it serves:"
+            " if recell is killed just then, a reboot may be forgotten, and a stop or start has to be asked"
+            " for again. With method: fresh it waits with RabbitMQ."
         )
     return tuple(dict.fromkeys(out))
