@@ -9,11 +9,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recell.adapters.amqp import Amqp
-from recell.adapters.ports import Finished
+from recell.adapters.ports import Finished, UnitState
+from recell.adapters.rabbit_node import RabbitNode
 from recell.errors import Unreachable
 from tests.private_server import free_ports
 
@@ -95,3 +97,25 @@ class PrivateBroker:
             process.terminate()
             process.wait(60)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class BrokerHost:
+    """The host of a broker, as far as a node's eval needs it."""
+
+    def __init__(self, broker: PrivateBroker) -> None:
+        self.name, self._broker = broker.name, broker
+
+    def query(self, argv: Sequence[str], **_: Any) -> Finished:
+        if argv[0] == "getent":
+            return Finished(0, b"rabbitmq:x:1:1::/var/lib/rabbitmq:/bin/false\n", b"")
+        return self._broker.do(argv)
+
+    run = query
+
+    def unit(self, name: str) -> UnitState:
+        return UnitState(name, True, "active", True, 7, 1.0, "", (), (), False)
+
+
+def node_of(broker: PrivateBroker) -> RabbitNode:
+    host: Any = BrokerHost(broker)
+    return RabbitNode(host)

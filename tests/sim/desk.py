@@ -12,12 +12,13 @@ import pytest
 
 from recell.engine import Engine
 from recell.engine.run import Observer
+from recell.errors import Paused
 from recell.journal import Journal
 from recell.model.plan import Plan
 from recell.planning.split import plan_split
 from recell.steps import Context, bind
 from tests.sim.cloud import layout, scan
-from tests.sim.world import SimWorld
+from tests.sim.world import Killed, SimWorld
 
 LIMITS = {"drain_s": 60.0, "quiet_s": 60.0, "stop_s": 60.0, "start_s": 60.0}
 
@@ -65,6 +66,16 @@ class Desk:
                 engine.forward() if direction == "forward" else engine.backward()
         finally:
             journal.close()
+
+    def die_in(self, step: str, kill: int) -> None:
+        """Forward until this step; then killed at that many points from there."""
+        self.pause_before = (step,)
+        with pytest.raises(Paused):
+            self.go("forward")
+        self.pause_before = ()
+        self.world.kill_at = self.world.points + kill
+        with pytest.raises(Killed):
+            self.go("forward")
 
     def finish(self) -> None:
         """Twice, for it may be repeated."""

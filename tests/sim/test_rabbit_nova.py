@@ -24,7 +24,6 @@ from tests.sim.rabbit_nova import CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, buil
 from tests.sim.rehearsing import observed
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_rabbit import layout
-from tests.sim.world import Killed
 
 SPLIT = TEXT.replace("  method: fresh\n", "").replace("[mq4]", "[mq4, mq5, mq6]")
 WIDE = TEXT.replace("[mq4]", "[mq4, mq5, mq6]")
@@ -254,13 +253,7 @@ def test_what_is_asked_while_a_compute_restarts_happens_afterwards(
     world.rebooting = asked
     desk = nova_desk(desks, world)
     if kill is not None:
-        desk.pause_before = ("cmp1/nova-compute",)
-        with pytest.raises(Paused):
-            desk.go("forward")
-        desk.pause_before = ()
-        world.kill_at = world.points + kill
-        with pytest.raises(Killed):
-            desk.go("forward")
+        desk.die_in("cmp1/nova-compute", kill)
     desk.go("forward")
     assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
     desk.go("backward")

@@ -20,7 +20,6 @@ from tests.sim.test_bridge import scan_fresh
 from tests.sim.test_rabbit import build, layout
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_rabbit_nova import SPLIT, _unplaced, but_for_forgotten, in_moves_of_computes
-from tests.sim.world import Killed
 
 COMPUTES = ("cmp1", "cmp2", "cmp3", "cmp4", "cmp5")
 MANY = {**CLIENTS, **{name: ("nova-compute", f"compute.{name}") for name in COMPUTES}}
@@ -211,13 +210,7 @@ def test_agents_of_neutron_move_together_and_are_answered(desks: Any, kill: int 
     ]  # fmt: skip
     desk = desks(world, plan)
     if kill is not None:
-        desk.pause_before = ("wave1/neutron-l3-agent",)
-        with pytest.raises(Paused):
-            desk.go("forward")
-        desk.pause_before = ()
-        world.kill_at = world.points + kill
-        with pytest.raises(Killed):
-            desk.go("forward")
+        desk.die_in("wave1/neutron-l3-agent", kill)
     desk.go("forward")
     assert world.complaints == [] and all(world.serves(a) for a in AGENTS)
     desk.go("backward")

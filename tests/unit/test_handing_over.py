@@ -7,14 +7,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pytest
 
-from recell.adapters.ports import Finished, UnitState
 from recell.adapters.rabbit_node import RabbitNode
 from recell.model.rabbit import Policy, QueueHome
-from tests.private_broker import PrivateBroker
+from tests.private_broker import PrivateBroker, node_of
 
 _PROPERTIES = b"\x00\x00"
 _QUEUE = "work"
@@ -26,21 +24,6 @@ _EMPTY = 100
 _PAUSE_S = 0.003
 _WORK_S = 0.05
 """Until a message is acknowledged: at most moments one is not."""
-
-
-class Host:
-    """A broker's host, as far as a node's eval needs it."""
-
-    def __init__(self, broker: PrivateBroker) -> None:
-        self.name, self._broker = broker.name, broker
-
-    def query(self, argv: Sequence[str], **_: Any) -> Finished:
-        return self._broker.do(argv)
-
-    run = query
-
-    def unit(self, name: str) -> UnitState:
-        return UnitState(name, True, "active", True, 7, 1.0, "", (), (), False)
 
 
 Pair = tuple[PrivateBroker, PrivateBroker]
@@ -57,11 +40,6 @@ def pair() -> Iterator[Pair]:
             second.stop()
     finally:
         first.stop()
-
-
-def node_of(broker: PrivateBroker) -> RabbitNode:
-    host: Any = Host(broker)
-    return RabbitNode(host)
 
 
 def on_both(pair: Pair) -> RabbitNode:

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from recell.adapters.amqp import Amqp
-from recell.adapters.ports import Finished, UnitState
 from recell.adapters.rabbit_node import RabbitNode
 from recell.errors import Unreachable
-from tests.private_broker import PrivateBroker
+from tests.private_broker import PrivateBroker, node_of
 
 _PROPERTIES = b"\x00\x00"
 _NODES = "['rabbit@gone']"
-
-
-class Host:
-    """The broker's host, as far as a node's eval needs it."""
-
-    name = "mq1"
-
-    def __init__(self, broker: PrivateBroker) -> None:
-        self._broker = broker
-
-    def query(self, argv: Sequence[str], **_: Any) -> Finished:
-        if argv[0] == "getent":
-            return Finished(0, b"rabbitmq:x:1:1::/var/lib/rabbitmq:/bin/false\n", b"")
-        return self._broker.do(argv)
-
-    run = query
-
-    def unit(self, name: str) -> UnitState:
-        return UnitState(name, True, "active", True, 7, 1.0, "", (), (), False)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +24,7 @@ def broker() -> Iterator[PrivateBroker]:
 
 @pytest.fixture
 def node(broker: PrivateBroker) -> RabbitNode:
-    host: Any = Host(broker)
-    return RabbitNode(host)
+    return node_of(broker)
 
 
 def in_channels(broker: PrivateBroker, code: str) -> None:

@@ -6,7 +6,6 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -14,8 +13,7 @@ from recell.adapters.rabbit_node import RabbitNode
 from recell.adapters.rabbit_settings import settings_of
 from recell.model.rabbit import EPMD
 from recell.planning.rabbit_reasons import END_COORDINATOR
-from tests.private_broker import PrivateBroker
-from tests.unit.test_partition_handling import Host
+from tests.private_broker import PrivateBroker, node_of
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +25,7 @@ def broker() -> Iterator[PrivateBroker]:
 
 @pytest.fixture
 def node(broker: PrivateBroker) -> RabbitNode:
-    host: Any = Host(broker)
-    return RabbitNode(host)
+    return node_of(broker)
 
 
 def declare(
