@@ -86,7 +86,8 @@ def unharmed(found: dict[str, Any], outcome: str) -> None:
     assert found["operations"]["lost"] == 0, found["operations"]["lost_ids"]
     assert found["operations"]["duplicated"] == 0, found["operations"]["duplicated_ids"]
     assert found["guests"]["restarted"] == found["guests"]["missing"] == 0, found["guests"]
-    assert found["guests"]["total"] > 0 and found["rows"]["compared"] > 500
+    # Some thirty rows tell of an instance: that fewer were compared would prove nothing.
+    assert found["rows"]["compared"] > 20 * found["guests"]["total"] > 0
     assert found["rows"]["differing"] == 0, found["rows"]["differences"]
     assert found["api"]["requests"] > 100 and found["operations"]["acknowledged"] > 20
 
