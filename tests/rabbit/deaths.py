@@ -87,11 +87,18 @@ class Deaths:
         for death in [d for d in self.told if d.step == step]:
             self.told.remove(death)
             host = death.host or (where if where in self._nodes() else self.cluster.old[0])
+            if death.alone:
+                self._await_others()
             thread = threading.Thread(target=self._die, args=(host, death), daemon=True)
             self._threads.append(thread)
             thread.start()
             if not death.after:
                 self._gone(host)
+
+    def _await_others(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
 
     def _nodes(self) -> tuple[str, ...]:
         return (*self.cluster.old, *self.cluster.new)
@@ -136,9 +143,7 @@ class Deaths:
 
     def mend(self) -> None:
         """What an operator does when recell has stopped: start what is dead, wait for what starts."""
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
+        self._await_others()
         for host in list(self._left):
             self._start(host)
 

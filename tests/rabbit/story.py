@@ -24,7 +24,7 @@ from tests.rabbit.cluster import Cluster
 from tests.rabbit.counting import Count, count, longest
 from tests.rabbit.deaths import Deaths, remains, run_and_die
 from tests.rabbit.hosts import EnteredHost
-from tests.rabbit.words import Kill, Way, points
+from tests.rabbit.words import Kill, Way, deaths, points
 
 broker._TIMEOUT = 600.0  # six nodes and their clients share one machine's cores
 LIMITS = {"drain_s": 600.0, "quiet_s": 1200.0, "stop_s": 600.0, "start_s": 1200.0}
@@ -209,7 +209,7 @@ class Story:
                 continue
             if kill.back:
                 return False
-        self.deaths.told = list(way.deaths)
+        self.deaths.told = deaths(way.deaths, steps)
         self._limits = {k: min(v, _PATIENCE_S) if way.deaths else v for k, v in LIMITS.items()}
         self._on(direction)
         self.deaths.mend()
@@ -231,7 +231,8 @@ class Story:
         return dead
 
     def _on(self, direction: Direction) -> None:
-        for left in reversed(range(RESUMES)):
+        # Each death may stop it once.
+        for left in reversed(range(RESUMES + len(self.deaths.told))):
             try:
                 self.go(direction)
                 return

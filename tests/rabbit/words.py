@@ -9,7 +9,8 @@ Words before ``undo`` belong to the way there, those after it to the way back:
                     point of every step, one after the other; POINT ``*``: at every point. ``inside+S``: so
                     many seconds after the step began, at its end at the latest
 ``kill=STEP:POINT:undo``  it is not resumed: undo goes back from there
-``node=STEP``       the beam of a RabbitMQ node is killed when this step begins; systemd starts it again
+``node=STEP``       the beam of a RabbitMQ node is killed when this step begins; systemd starts it again. STEP
+                    ``*/*``: when each step begins, once the one that died before is up
 ``node=STEP:dead``  it stays down until recell has stopped and said why
 ``@HOST``, ``+S``   after STEP: another node than the step's own; so many seconds after the step begins
 ``undo``            and back
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 KINDS = ("classic", "mirrored", "quorum")
 HANDLINGS = ("ignore", "autoheal", "pause_minority")
@@ -50,12 +51,13 @@ class Kill:
 @dataclass(frozen=True)
 class Death:
     """A node's beam is killed ``after`` seconds of ``step``. ``host``: "" for the step's own. ``dead``: it is
-    started again only when recell has stopped."""
+    started again only when recell has stopped. ``alone``: once those that died before are up."""
 
     step: str
     host: str = ""
     after: float = 0.0
     dead: bool = False
+    alone: bool = False
 
 
 @dataclass
@@ -106,6 +108,15 @@ def parse(text: str) -> Run:
     if any(way.kills and way.deaths for way in (run.forth, run.back or Way())):
         raise ValueError(f"{text}: recell and a node can't both die on one way")
     return run
+
+
+def deaths(told: Sequence[Death], steps: Sequence[str]) -> list[Death]:
+    """Who dies when. ``steps``: those that act on this way."""
+    return [
+        death
+        for one in told
+        for death in ([replace(one, step=s, alone=True) for s in steps] if one.step == EVERY else [one])
+    ]
 
 
 def _step_word(run: Run, found: re.Match[str]) -> None:

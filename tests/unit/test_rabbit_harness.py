@@ -13,7 +13,7 @@ from recell.journal import Journal
 from recell.model.step import Direction
 from tests.rabbit.counting import Count, count, harmless, in_a_line
 from tests.rabbit.deaths import _of_node, run_and_die
-from tests.rabbit.words import ALL, Death, Kill, parse, points
+from tests.rabbit.words import ALL, Death, Kill, deaths, parse, points
 
 STEPS = ["rq4/join", "rqb/bserver0", "rabbitmq/part"]
 
@@ -37,6 +37,13 @@ def test_a_kill_may_be_followed_by_undo() -> None:
 def test_a_kill_may_come_late_in_a_step() -> None:
     told = parse("classic/ignore/kill=rabbitmq/part:inside+12.5/kill=rabbitmq/part:inside").forth.kills
     assert [k.after for k in points(told, STEPS)] == [0.3, 12.5]
+
+
+def test_a_node_may_die_in_every_step_one_after_the_other() -> None:
+    told = parse("classic/ignore/node=*/*/node=rabbitmq/part@rq2").forth.deaths
+    found = deaths(told, STEPS)
+    assert [d.step for d in found] == [*STEPS, "rabbitmq/part"]
+    assert [d.alone for d in found] == [True, True, True, False] and found[-1].host == "rq2"
 
 
 def test_the_control_and_all_that_stood_before() -> None:
