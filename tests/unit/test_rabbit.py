@@ -455,6 +455,13 @@ def _node(host: Host) -> RabbitNode:
     return RabbitNode(one)
 
 
+@pytest.mark.parametrize("what", ["queues", "users"])
+def test_a_node_that_is_starting_is_not_taken_for_blank(what: str) -> None:
+    host = Host(view={**VIEW, "up": False, "running": [], what: "undefined"})
+    with pytest.raises(Unreachable, match="mq1 is still starting"):
+        _node(host).view()
+
+
 def test_a_node_tells_what_it_is() -> None:
     host = Host()
     host.said["list_consumers"] = "queue_name\tchannel_pid\nq\t<rabbit@mq2.1.2.3>\n"

@@ -106,6 +106,8 @@ D = fun(V, Name) -> N = rabbit_misc:r(V, queue, Name),
   _ -> rabbit_amqqueue:internal_delete(N, <<"recell">>) end end,
 [D(V, Name) || {V, Name} <- NAMES], ok
 """.strip()
+_FRESH = {"queues": 0, "vhosts": 1, "users": 1, "policies": 0}
+"""How many of each a blank node has."""
 _AT_ONCE = 100
 """Names in one expression at most: it is an argument, whose length is limited. Each rabbitmqctl takes
 seconds, and walls stand while records are dropped."""
@@ -124,8 +126,14 @@ class RabbitNode:
     # Questions
 
     def raw(self) -> dict[str, Any]:
-        """All that the node tells of itself, for discovery."""
-        return dict(self._json(_VIEW))
+        """All that the node tells of itself, for discovery.
+
+        :raises Unreachable: it is just starting, and doesn't know yet what it holds.
+        """
+        told = dict(self._json(_VIEW))
+        if not all(isinstance(told[key], int) for key in _FRESH):
+            raise Unreachable(f"RabbitMQ on {self.host} is still starting", "Wait until it has started")
+        return told
 
     def settings(self) -> dict[str, Any]:
         """How it was started, for discovery."""
@@ -430,8 +438,7 @@ def handling_word(text: str) -> str:
 
 def used(told: dict[str, Any]) -> tuple[str, ...]:
     """What makes a node not blank."""
-    fresh = {"queues": 0, "vhosts": 1, "users": 1, "policies": 0}
-    out = [f"{told[key]} {key}" for key, number in fresh.items() if told[key] > number]
+    out = [f"{told[key]} {key}" for key, number in _FRESH.items() if told[key] > number]
     return tuple(out + ([f"a cluster of {len(told['members'])}"] if len(told["members"]) > 1 else []))
 
 
