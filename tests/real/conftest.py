@@ -16,7 +16,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def cloud(request: pytest.FixtureRequest) -> Iterator[None]:
     assert is_root(), "the lab raises hosts of its own: run the real tests as root"
-    if not request.config.getoption("--running-cloud"):
+    # A file that raises a cloud of its own needs no other one.
+    alone = all(getattr(item.module, "OWN_CLOUD", False) for item in request.session.items)  # type: ignore[attr-defined]
+    if not alone and not request.config.getoption("--running-cloud"):
         lab("down")
         lab("up", timeout=1200)
     yield

@@ -3,8 +3,8 @@
 Moments: ``before`` (nothing of the step is written), ``started`` (its start is durable, nothing was
 done), ``inside`` (some way into acting, at its end at the latest), ``acted`` (done, and not yet written
 that it was), ``finished`` (written, before the next step). ``call:NAME`` and ``done:NAME`` are inside: when
-the step calls this method of what moves hosts, and when that has returned. The rest of the words are
-recell's own.
+the step calls this method of what moves hosts, and when that has returned; ``after:WORDS`` when
+that part of a hold has ended whose name begins with these words. The rest of the words are recell's own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from recell.cli import main
 from recell.journal import Journal
 from recell.mover.hosts import CellHosts
+from recell.steps.moment import Moment
 
 MOMENTS = ("before", "started", "inside", "acted", "finished")
 INSIDE_S = 0.3
@@ -51,6 +54,9 @@ def arm(step: str, moment: str) -> None:
 
 
 def _die_around(when: str, name: str) -> None:
+    if when == "after":
+        _die_after(name)
+        return
     method = getattr(CellHosts, name)
 
     def last(self: CellHosts, *args: Any, **more: Any) -> None:
@@ -59,6 +65,19 @@ def _die_around(when: str, name: str) -> None:
         _die()
 
     setattr(CellHosts, name, last)
+
+
+def _die_after(words: str) -> None:
+    part = Moment.part
+
+    @contextmanager
+    def last(self: Moment, what: str) -> Iterator[None]:
+        with part(self, what):
+            yield
+        if what.startswith(words):
+            _die()
+
+    Moment.part = last  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from tests.real.clouds import BACKUP, STATE, TOP, Api, lab, on, recell, recell_k
 from tests.real.exercise import exercise
 from tests.real.test_conversion import clean, picture, unharmed
 
+OWN_CLOUD = True
 pytestmark = [pytest.mark.real, pytest.mark.thorough]
-
 
 
 @pytest.fixture(scope="module")
@@ -82,4 +82,3 @@ def test_back_while_users_work(desk: Path) -> None:
     sql = "SELECT user FROM mysql.user; SHOW TABLES IN nova"
     assert "recell" not in on("db1", "mariadb", "-N", "-e", sql)
     assert picture() == json.loads((desk / "before.json").read_text())
-
