@@ -15,7 +15,10 @@ USER_KEY = state.STATE_DIR / "id_ed25519"
 KNOWN_HOSTS = state.STATE_DIR / "known_hosts"
 SSH_CONFIG = state.STATE_DIR / "ssh_config"
 INVENTORY = state.STATE_DIR / "inventory.ini"
+FIRST_INVENTORY = state.STATE_DIR / "inventory-first.ini"  # without the second Nova
 HOST_KEYS = state.CACHE_DIR / "ssh-host-keys"
+SECOND = ("controllers_cell2", "computes_cell2", "rabbitmq_cell2", "database_cell2")
+"""Of a second Nova that runs by itself."""
 GROUPS = (
     "controllers",
     "api_cell",
@@ -27,6 +30,7 @@ GROUPS = (
     "database_cell",
     "loadbalancer",
     "services",
+    *SECOND,
 )
 
 
@@ -126,3 +130,4 @@ def write_files(hosts: Sequence[HostSpec]) -> None:
     state.write_private(KNOWN_HOSTS, known_hosts(public))
     state.write_private(SSH_CONFIG, ssh_config(hosts))
     state.write_private(INVENTORY, inventory(hosts))
+    state.write_private(FIRST_INVENTORY, inventory([h for h in hosts if h.role not in SECOND]))

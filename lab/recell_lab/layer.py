@@ -20,8 +20,8 @@ class HostSpec:
     """What a host is: its name, address (dotted IPv4), role and the size of its disk.
 
     role is the host's group in the inventory: controllers, api_cell, computes, rabbitmq, rabbitmq_api,
-    rabbitmq_cell, database, database_cell, loadbalancer, services. size_mb is the size of the tmpfs of its
-    upper layer, in MiB.
+    rabbitmq_cell, database, database_cell, loadbalancer, services; controllers_cell2 and so on for a second
+    Nova. size_mb is the size of the tmpfs of its upper layer, in MiB.
     """
 
     name: str

@@ -12,6 +12,7 @@ from recell.errors import StepFailed, VerifyFailed
 from recell.model.plan import dump_plan
 from recell.planning.ini import get
 from recell.preflight.check import check
+from tests.sim.database import CELL1
 from tests.sim.desk import desks as desks
 from tests.sim.killing import WAYS_AND_ON, killed_everywhere, whole
 from tests.sim.rehearsing import by_hand, observed
@@ -189,15 +190,18 @@ def test_it_can_be_done_by_hand_and_rehearsed(desks: Any, tmp_path: Path) -> Non
     assert {"write the record of api", "write the record of cell2"} <= set(would)
 
 
-def test_check_finds_nothing_in_the_way_and_names_what_is() -> None:
+def test_check_finds_nothing_in_the_way_and_names_what_is(monkeypatch: pytest.MonkeyPatch) -> None:
     world = fresh()
+    mapped = {"cmp3": "c2"}
+    monkeypatch.setattr(world.database, "host_cells", lambda hosts: mapped, raising=False)
     made, found = plan(world), scan(world)
     layout = layout_v1(layout_text())
     assert [v.id for v in check(found, layout, world, made) if v.severity == "stop"] == []
     world.hosts["ctl3"].files["/etc/nova/nova-cell2.conf"] = world.hosts["ctl3"].files[CONF]
     world.second.rows["guest"] = Inst()
+    mapped["cmp3"] = CELL1
     stops = {v.id for v in check(found, layout, world, made) if v.severity == "stop"}
-    assert stops == {"in-the-way:ctl3:/etc/nova/nova-cell2.conf", "v1-child:instances:guest"}
+    assert stops == {"host-mappings", "in-the-way:ctl3:/etc/nova/nova-cell2.conf", "v1-child:instances:guest"}
 
 
 def _killed(desks: Any, first: list[str], then: str, every: int, start: int, *, files: bool) -> None:

@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from recell.adapters.v1_port import FlavorRows, V1Port
-from recell.model.deployment import Address, Broker, Deployment, HostFacts
+from recell.model.deployment import Address, Broker, CellMapping, Deployment, HostFacts
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.moving import Login
 from recell.model.plan import Plan
 from recell.model.relay import Side
+from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
 from recell.model.violation import Violation
 from recell.planning.v1_child import plan_child
@@ -30,6 +31,7 @@ from tests.unit.stein_cloud import CONF, layout_v1
 
 RABBIT = "rabbit://nova2:s3cret2@mq7:5672/"
 DATABASE = "mysql+pymysql://nova2:dbpw2@db3:3306/nova2"
+TREES = "mysql+pymysql://nova:dbpw@db1:3306/nova_api"
 CONTROLLER = f"""\
 [DEFAULT]
 transport_url = {RABBIT}
@@ -39,8 +41,13 @@ enabled_apis = osapi_compute,metadata
 connection = {DATABASE}
 
 [api_database]
-connection = {DATABASE}_api
+connection = {TREES}
 """
+SCHEDULER_CONF = "/etc/nova/nova-scheduler.conf"
+SCHEDULER = f"[api_database]\nconnection = {DATABASE}_api\n"
+MAPPED = CellMapping(
+    "c2", "cell2", "", parse_url(RABBIT).shown(), "", parse_url(DATABASE).shown(), False, True, "c"
+)
 COMPUTE = f"[DEFAULT]\ntransport_url = {RABBIT}\n"
 ROLES = {
     "ctl3": ("api", "scheduler", "conductor", "novncproxy", "cells"),
@@ -120,6 +127,10 @@ class ChildWorld(HoldWorld):
         for role in ("conductor", "scheduler"):
             if self.running(role, "mq7", ""):
                 self._complain(f"a nova-{role} of cell2 tells nova-cells nothing")
+        if any(u.config["api"] != TREES for u in self.running("conductor", "mq7", "cell2")):
+            self._complain("a conductor of cell2 finds no request of a build, and drops it")
+        if any(u.config["api"] == TREES for u in self.running("scheduler", "mq7", "cell2")):
+            self._complain("a scheduler of cell2 chooses hosts of cell1")
         if not any(u.active and u.role == "compute" for u in self.hosts["cmp3"].units_.values()):
             self._complain("a boot that goes to cell2 finds no compute")
         if not self.told_of_parent():
@@ -199,6 +210,9 @@ def _built(files: bool) -> ChildWorld:
         if roles:
             text = COMPUTE if name == "cmp3" else CONTROLLER
             host.files[CONF] = SimFile(text.encode(), 0o640, "root", "nova", world.time - 1000)
+        if "scheduler" in roles:
+            own = SimFile(SCHEDULER.encode(), 0o640, "root", "nova", world.time - 1000)
+            host.files[SCHEDULER_CONF] = own
         for role in roles:
             unit = f"nova-{role}"
             body = f"[Unit]\nDescription={unit}\n\n[Service]\nUser=nova\nExecStart=/usr/bin/{unit}\n"
@@ -232,6 +246,7 @@ def scan(world: ChildWorld) -> Deployment:
     return replace(
         found,
         hosts=(*found.hosts, *map(host, ROLES)),
+        mappings=(*found.mappings, MAPPED),
         brokers=(*found.brokers, Broker("mq7", ("mq7",), ("rabbit@mq7",), "3.10.8", ("/",))),
     )
 

@@ -36,8 +36,7 @@ from tests.sim.v1_hold import Door, HoldWorld, SimUnderWay
 from tests.sim.v1_world import CELL0_ROWS, Inst, SimV1, V1Host, V1World, build
 from tests.sim.v1_world import plan as plan_v1_of
 from tests.sim.v1_world import scan as scan_v1
-from tests.sim.world import API_START_S, SimProxy
-from tests.unit.stein_cloud import CONF
+from tests.sim.world import API_START_S, SimProxy, read_by
 
 LIMITS = {"drain_s": 60.0, "quiet_s": 60.0, "stop_s": 60.0, "start_s": 60.0}
 DOORS: dict[Side, dict[str, Door]] = {
@@ -237,8 +236,9 @@ def _service(world: V1World, host: str, name: str) -> NovaService | None:
         return None
     argv = unit.exec_start
     named = [argv[i + 1] for i, w in enumerate(argv) if w == "--config-file"]
-    path = (named or [CONF])[-1]
-    text = (sim.read(path) or b"").decode()
+    texts = {p: found.decode() for p in read_by(argv) if (found := sim.read(p)) is not None}
+    text = "\n".join(texts.values())
+    path = next((p for p, t in texts.items() if get(t, "DEFAULT", "transport_url")), "")
 
     def shown(section: str, option: str) -> str:
         url = get(text, section, option)
@@ -252,7 +252,8 @@ def _service(world: V1World, host: str, name: str) -> NovaService | None:
     }
     return NovaService(
         host, name, known.role, argv, "nova", known.active, known.enabled, known.started_at, known.pid,  # type: ignore[arg-type]
-        (path,), bool(named), host, shown("DEFAULT", "transport_url"), "", shown("database", "connection"),
+        tuple(texts), bool(named), host, shown("DEFAULT", "transport_url"), "",
+        shown("database", "connection"),
         shown("api_database", "connection"), 8774 if known.role == "api" and host.startswith("api") else 0,
         unit.fragment, unit.dropins, there,
         dict.fromkeys(("DEFAULT/transport_url", "database/connection"), path)

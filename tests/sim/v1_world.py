@@ -36,6 +36,7 @@ from tests.sim.world import (
     SimProxy,
     SimUnit,
     SimWorld,
+    read_by,
 )
 from tests.unit.stein_cloud import CONF, layout_v1, stein
 
@@ -236,8 +237,7 @@ class V1Host(SimHost):
     def begin(self, unit: SimUnit) -> None:
         super().begin(unit)
         argv = list(unit.loaded)
-        named = [argv[i + 1] for i, w in enumerate(argv) if w == "--config-file"] or [CONF]
-        text = (self.read(named[-1]) or b"").decode()
+        text = "\n".join((self.read(p) or b"").decode() for p in read_by(argv))
         unit.config["cell"] = get(text, "cells", "name") or ""
         unit.config["quota"] = get(text, "quota", "driver") or ""
         unit.config["apis"] = get(text, "DEFAULT", "enabled_apis") or ""

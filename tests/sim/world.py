@@ -489,8 +489,7 @@ class SimHost:
     def begin(self, unit: SimUnit) -> None:
         """A process begins: it reads its files now."""
         argv = list(unit.loaded)
-        named = [argv[i + 1] for i, w in enumerate(argv) if w == "--config-file"] or ["/etc/nova/nova.conf"]
-        text = "\n".join((self.read(p) or b"").decode() for p in named)
+        text = "\n".join((self.read(p) or b"").decode() for p in read_by(argv))
         transport, connection = get(text, "DEFAULT", "transport_url"), get(text, "database", "connection")
         unit.active, unit.pid, unit.started_at = True, self.world.next_pid(), self.world.time
         unit.paused = False
@@ -511,6 +510,12 @@ class SimHost:
         if unit.role in ("scheduler", "conductor", "compute"):
             cell = CELL0 if "/nova_cell0" in (connection or "") else CELL1
             self.world.database.report(cell, self.name, f"nova-{unit.role}")
+
+
+def read_by(argv: Sequence[str]) -> list[str]:
+    """The files that a command line names; else nova.conf and the program's own."""
+    named = [argv[i + 1] for i, w in enumerate(argv) if w == "--config-file"]
+    return named or ["/etc/nova/nova.conf", f"/etc/nova/{argv[0].rpartition('/')[2]}.conf"]
 
 
 class SimBroker:

@@ -14,17 +14,19 @@ from click.testing import CliRunner, Result
 
 from recell.cli import care
 from recell.cli.care import Record
+from recell.cli.desk import Desk
 from recell.cli.main import main
 from recell.doctor import examine
 from recell.errors import Unreachable
 from recell.journal import Journal, position
 from recell.model.cells_v1 import CellRecord, InstanceRow, NullRow
-from recell.model.deployment import dump_deployment, load_deployment
+from recell.model.deployment import Deployment, dump_deployment, load_deployment
 from recell.model.health import Facts
 from recell.model.plan import dump_plan
 from recell.model.rowchange import RowChange
 from recell.planning.heal_v1 import Heal, heals
 from recell.planning.v1 import plan_v1
+from recell.planning.v1_child import KIND as ADDS_CHILD
 from tests.private_server import PrivateServer
 from tests.unit.care_cloud import (
     API,
@@ -308,6 +310,35 @@ def test_in_the_directory_of_a_conversion_it_looks_anew_and_writes_as_the_conver
     journal.close()
     # Hosts of the conversion stay its own; api's and the children's controllers here are others.
     assert world.claimed == ()
+
+
+def test_in_the_directory_of_a_child_s_plan_the_child_is_looked_for_too(
+    server: PrivateServer, world: CareWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = load_deployment((tmp_path / "deployment.json").read_bytes(), "deployment.json")
+    without = replace(today, cells=tuple(c for c in today.cells if c.name != "cell2"))
+    assert len(without.cells) == len(today.cells) - 1
+    (tmp_path / "deployment.json").write_bytes(dump_deployment(without))
+    made = replace(plan_v1(stein(), layout_v1(), 0.0), kind=ADDS_CHILD).sealed()
+    (tmp_path / "plan.json").write_bytes(dump_plan(made))
+    Journal.create(tmp_path / "journal.sqlite", made.digest).close()
+    asked: list[object] = []
+
+    def scan_again(deployment: Deployment, at: float) -> Deployment:
+        asked.append(deployment)
+        return today
+
+    monkeypatch.setattr(care, "scan_again", scan_again)
+    audit(tmp_path)
+    assert not asked, "nothing was applied yet"
+    journal = Journal.open(tmp_path / "journal.sqlite")
+    with journal.writing("apply", "forward"):
+        for step in made.steps:
+            journal.append(step.id, "forward", "finished")
+    journal.close()
+    with care.tree_of(Desk(tmp_path)) as tree:
+        assert [c.name for c in tree.deployment.cells] == [c.name for c in today.cells]
+    assert asked == [without]
 
 
 def test_undo_leaves_a_row_that_somebody_wrote_since(

@@ -69,6 +69,21 @@ def shared_api_database(d: Deployment) -> Deployment:
     return services("ctl4", "scheduler", api_database=theirs)(d)
 
 
+def own_api_database(d: Deployment) -> Deployment:
+    return services("ctl4", "conductor", api_database="mysql+pymysql://nova2:***@db3:3306/nova2_api")(d)
+
+
+def mapping(**changes: Any) -> Change:
+    """Of the child, in the tree's API database."""
+    return lambda d: replace(d, mappings=tuple(
+        replace(m, **changes) if m.name == "cell2" else m for m in d.mappings
+    ))  # fmt: skip
+
+
+def unmapped(d: Deployment) -> Deployment:
+    return replace(d, mappings=tuple(m for m in d.mappings if m.name != "cell2"))
+
+
 def on_the_trees_broker(d: Deployment) -> Deployment:
     theirs = d.cells[0].transport_url
     moved = tuple(
@@ -108,6 +123,9 @@ def same(d: Deployment) -> Deployment:
     ("change", "old", "new", "kind", "match"),
     [
         (shared_api_database, "", "", Unsupported, "ctl4 has the tree's .api_database., and from Pike"),
+        (own_api_database, "", "", Unsupported, "ctl4 has not the tree's .api_database., .*drop every build"),
+        (mapping(disabled=False), "", "", Unsupported, "and not disabled, so schedulers of the other"),
+        (unmapped, "", "", Unsupported, "no mapping of cell2: what is built there could be neither deleted"),
         (on_the_trees_broker, "", "", Unsupported, "is on the broker of api"),
         (stranger, "", "", Unsupported, "records of far, of which no controller"),
         (without("conductor", "ctl3", "ctl4"), "", "", Unsupported, "no running nova-conductor that is"),
@@ -139,8 +157,26 @@ def test_what_can_t_be_added_is_refused_with_a_sentence(
 
 
 def test_until_ocata_the_tree_s_api_database_may_be_its_own_too(tree: Deployment) -> None:
-    shared = replace(shared_api_database(tree), nova_version="15.1.5")
+    shared = replace(shared_api_database(unmapped(tree)), nova_version="15.1.5")
     assert "prove" in [s.id for s in steps(shared)]
+
+
+def test_before_rocky_the_child_is_not_mapped_in_the_tree_for_nothing_can_be_disabled(
+    tree: Deployment,
+) -> None:
+    plan = plan_child(replace(unmapped(tree), nova_version="17.0.13"), layout_v1(layout_text()), 0.0)
+    assert any("resize and migration fail" in r for r in plan.remarks)
+    with pytest.raises(Unsupported, match="delete_cell"):
+        steps(replace(mapping(disabled=False)(tree), nova_version="17.0.13"))
+    plan = plan_child(tree, layout_v1(layout_text()), 0.0)
+    assert any("discover_hosts" in r for r in plan.remarks)
+
+
+def test_its_scheduler_keeps_the_file_with_the_api_database_of_its_own(tree: Deployment) -> None:
+    found = {s.id: s.params for s in steps(tree)}
+    argv = found["ctl3/nova-scheduler-cell2"]["argv"]
+    assert argv[-3:] == ["/etc/nova/nova-cell2.conf", "--config-file", "/etc/nova/nova-scheduler.conf"]
+    assert found["ctl3/nova-conductor-cell2"]["argv"][-1] == "/etc/nova/nova-cell2.conf"
 
 
 def test_a_layout_that_adds_nothing_and_one_that_begins_with_two(tree: Deployment) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import yaml
 
 from recell_lab import lab, state
-from recell_lab.cloud import identity, layout, prepared, ready, topology
+from recell_lab.cloud import identity, layout, prepared, ready, second, topology
 from recell_lab.cloud.passwords import Passwords
 from recell_lab.cloud.rest import answers
 from recell_lab.cloud.topology import Cloud, public_url
 from recell_lab.hosts import Host
+from recell_lab.layer import HostSpec
 
 Progress = Callable[[str], None]
 
@@ -40,24 +41,34 @@ def up(cloud: Cloud, progress: Progress) -> None:
         lab.at_once(group, Host.start)
 
     foundation = [hosts[spec.name] for spec in cloud.foundation]
-    control = [hosts[spec.name] for spec in (*cloud.controllers, *cloud.api_cell)]
-    workers = [hosts[spec.name] for spec in cloud.computes]
+    control = [hosts[s.name] for s in (*cloud.controllers, *cloud.api_cell, *cloud.second_controllers)]
+    workers = [hosts[spec.name] for spec in (*cloud.computes, *cloud.second_computes)]
     begin(foundation)
     progress("database, brokers, load balancer and Keystone are starting")
     lab.at_once([*control, *workers], prepare)
-    _wait_for_foundation()
+    _wait_for_foundation(cloud)
+    second.make_its_own(cloud, hosts, passwords)
     progress("database and brokers accept connections")
     lab.at_once(control, Host.start)
-    _wait_for_conductors(hosts, cloud)
+    for database, controllers, _ in _novas(cloud):
+        _wait_for_conductors(hosts[database.name], controllers)
     for service in ("keystone", "placement-api", "glance-api", "neutron-server"):
         url = public_url(service, "/")
         ready.wait(f"{service} answers", lambda url=url: answers(url), START_TIMEOUT)  # type: ignore[misc]
     progress("the conductors are up; Keystone, Placement, Glance and Neutron answer")
     lab.at_once(workers, Host.start)
-    _map_computes(hosts, cloud)
-    progress("the compute hosts are up and mapped to cell1")
+    for database, controllers, computes in _novas(cloud):
+        _map_computes(hosts[database.name], hosts[controllers[0].name], computes)
+    progress("the compute hosts are up and mapped to their cells")
     lab.at_once(list(hosts.values()), Host.wait_ssh)
     progress("ready: " + ready.prove(cloud, passwords, START_TIMEOUT))
+    for spec in cloud.second_databases:
+        ready.wait(
+            f"the second Nova on {cloud.second_controllers[0].name} runs",
+            lambda host=hosts[spec.name]: not second.missing(cloud, host),  # type: ignore[misc]
+            START_TIMEOUT,
+        )
+        progress("a second Nova runs beside it: " + ", ".join(host.name for host in cloud.second))
     state.save(cloud.hosts, facts(cloud))
 
 
@@ -72,14 +83,24 @@ def facts(cloud: Cloud) -> dict[str, object]:
         "venv": str(cloud.venv),
         "image": identity.IMAGE,
         "flavors": [flavor[0] for flavor in prepared.FLAVORS],
+        "second": [host.name for host in cloud.second],
     }
 
 
-def _wait_for_foundation() -> None:
+Group = tuple[HostSpec, ...]
+
+
+def _novas(cloud: Cloud) -> list[tuple[HostSpec, Group, Group]]:
+    """(database server, controllers, compute hosts) of the Nova, and of a second one."""
+    first = (topology.DATABASE, cloud.controllers, cloud.computes)
+    return [first, *((s, cloud.second_controllers, cloud.second_computes) for s in cloud.second_databases)]
+
+
+def _wait_for_foundation(cloud: Cloud) -> None:
+    databases = (topology.DATABASE, topology.CELL_DATABASE, *cloud.second_databases)
     for spec, port in (
-        (topology.DATABASE, topology.DATABASE_PORT),
-        (topology.CELL_DATABASE, topology.DATABASE_PORT),
-        *((broker, topology.BROKER_PORT) for broker in topology.BROKERS),
+        *((database, topology.DATABASE_PORT) for database in databases),
+        *((broker, topology.BROKER_PORT) for broker in (*topology.BROKERS, *cloud.second_brokers)),
     ):
         ready.wait(
             f"{spec.name} accepts connections",
@@ -88,27 +109,25 @@ def _wait_for_foundation() -> None:
         )
 
 
-def _wait_for_conductors(hosts: Mapping[str, Host], cloud: Cloud) -> None:
+def _wait_for_conductors(database: Host, controllers: Group) -> None:
     """nova-compute's first act is to ask a conductor; one asked too early costs it 10 s."""
     sql = "SELECT COUNT(*) FROM nova.services WHERE `binary`='nova-conductor' AND deleted=0"
-    database = hosts[topology.DATABASE.name]
     ready.wait(
         "the conductors start",
-        lambda: int(ready.query(database, sql)[0][0]) >= len(cloud.controllers),
+        lambda: int(ready.query(database, sql)[0][0]) >= len(controllers),
         START_TIMEOUT,
     )
 
 
-def _map_computes(hosts: Mapping[str, Host], cloud: Cloud) -> None:
-    """Wait for the compute nodes' rows, then map their hosts to cell1."""
+def _map_computes(database: Host, controller: Host, computes: Group) -> None:
+    """Wait for the compute nodes' rows, then map their hosts to the cell."""
     sql = "SELECT COUNT(*) FROM nova.compute_nodes WHERE deleted=0"
-    database = hosts[topology.DATABASE.name]
     ready.wait(
         "the compute hosts start",
-        lambda: int(ready.query(database, sql)[0][0]) >= len(cloud.computes),
+        lambda: int(ready.query(database, sql)[0][0]) >= len(computes),
         START_TIMEOUT,
     )
-    hosts[cloud.controllers[0].name].run(DISCOVER, user="nova", timeout=START_TIMEOUT)
+    controller.run(DISCOVER, user="nova", timeout=START_TIMEOUT)
 
 
 def write_files(cloud: Cloud, passwords: Passwords) -> None:

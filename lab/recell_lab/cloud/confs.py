@@ -225,7 +225,9 @@ def mariadb_cnf(host: HostSpec, cloud: Cloud) -> str:
     # Keystone's migrations of that age make triggers, which a binary log forbids a plain user.
     triggers = "log_bin_trust_function_creators = ON\n" if cloud.cells_v1 else ""
     number = host.ip.rpartition(".")[2]
-    pool, log = ("192M", "64M") if host == topology.DATABASE else ("64M", "32M")
+    # The second Nova's server begins with the first one's files, so with a log of that size.
+    sizes = {topology.DATABASE: ("192M", "64M"), topology.SECOND_DATABASE: ("64M", "64M")}
+    pool, log = sizes.get(host, ("64M", "32M"))
     return f"""\
 [mariadbd]
 bind-address = 0.0.0.0

@@ -74,10 +74,14 @@ def fill(passwords: Passwords) -> None:
 
 def upload_image(passwords: Passwords) -> None:
     """Make the image that guests are booted from."""
+    make_image(Session("admin", passwords.user_admin, "admin"), IMAGE)
+
+
+def make_image(admin: Session, name: str, **properties: str) -> None:
+    """Make an image for everybody."""
     glance = public_url("glance-api", "/v2/images")
-    admin = Session("admin", passwords.user_admin, "admin")
     about = {
-        "name": IMAGE,
+        "name": name,
         "disk_format": "raw",
         "container_format": "bare",
         "visibility": "public",
@@ -85,6 +89,7 @@ def upload_image(passwords: Passwords) -> None:
         "min_ram": 0,
         # nova-status upgrade check warns of instances whose image doesn't say.
         "hw_machine_type": "pc",
+        **properties,
     }
     image = admin.call("POST", glance, about)
     admin.call(

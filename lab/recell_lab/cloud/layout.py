@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recell_lab.cloud import confs, libvirt, stein, unitfiles
-from recell_lab.cloud.novaconf import nova_conf
+from recell_lab.cloud.novaconf import nova_conf, scheduler_conf
 from recell_lab.cloud.parts import (
     LIB,
     NOVA_LOGIN,
@@ -31,17 +31,21 @@ def part_of(host: HostSpec, cloud: Cloud, passwords: Passwords) -> Part:
         case "controllers":
             own = stein.controller(cloud) if cloud.cells_v1 else _controller(cloud)
             return _nova(host, cloud, passwords) + own
+        case "controllers_cell2":
+            its = scheduler_conf(host, cloud, passwords)
+            file = text("/etc/nova/nova-scheduler.conf", its, NOVA_LOGIN, "root:nova")
+            return _nova(host, cloud, passwords) + stein.second_controller(cloud) + Part((file,), ())
         case "api_cell":
             return stein.installed(cloud)
-        case "computes":
+        case "computes" | "computes_cell2":
             qemu = host.name == cloud.libvirt
             return _nova(host, cloud, passwords) + (libvirt.part(cloud) if qemu else _compute(cloud))
         case "services":
             own = stein.services(cloud, passwords) if cloud.cells_v1 else _services(cloud, passwords)
             return own + _consumer(cloud, passwords)
-        case "database" | "database_cell":
+        case "database" | "database_cell" | "database_cell2":
             return _database(host, cloud)
-        case "rabbitmq" | "rabbitmq_api" | "rabbitmq_cell":
+        case "rabbitmq" | "rabbitmq_api" | "rabbitmq_cell" | "rabbitmq_cell2":
             return _broker(host, cloud, passwords)
     raise LabError(f"{host.name}: the cloud has nothing for the role {host.role!r}")
 
@@ -193,7 +197,7 @@ def _database(host: HostSpec, cloud: Cloud) -> Part:
 
 
 def _broker(host: HostSpec, cloud: Cloud, passwords: Passwords) -> Part:
-    spare = host in (*cloud.spare_brokers, *cloud.cell_brokers)
+    spare = host in (*cloud.spare_brokers, *cloud.cell_brokers, *cloud.second_brokers)
     blank = host in cloud.cell_brokers or (spare and cloud.cells_v1)
     # Those that may join the cluster one day have its cookie.
     cookie = passwords.cookie_api if spare and not cloud.cells_v1 else passwords.cookie

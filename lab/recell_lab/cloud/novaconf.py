@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from recell_lab.cloud import libvirt, topology
 from recell_lab.cloud.conffile import Option, Section, option, render
 from recell_lab.cloud.passwords import Passwords
@@ -13,11 +15,37 @@ MEMCACHED = f"{topology.SERVICES.name}:{topology.MEMCACHED_PORT}"
 COMPUTE_SHUTDOWN = 5
 
 
-def nova_conf(host: HostSpec, cloud: Cloud, passwords: Passwords) -> str:
-    """The text of nova.conf of a host, which is a controller or a compute host."""
-    controller = host.role == "controllers"
-    sections = [Section("DEFAULT", _default(host, passwords, controller=controller))]
-    sections += _controller_sections(cloud, passwords) if controller else _compute_sections()
+class Ends(NamedTuple):
+    """What a Nova has of its own: its brokers, and its account on its database server."""
+
+    transport_url: str
+    user: str
+    password: str
+    server: HostSpec
+
+    def database(self, cloud: Cloud, name: str) -> str:
+        """The URL of its database of that name."""
+        return topology.database_url(cloud, self.user, self.password, name, self.server)
+
+
+def ends_of(host: HostSpec, cloud: Cloud, passwords: Passwords) -> Ends:
+    """Of the Nova that a host belongs to."""
+    if host in cloud.second:
+        user = topology.SECOND_ACCOUNT
+        url = topology.transport_url(user, passwords.mq_nova_second, cloud.second_brokers)
+        return Ends(url, user, passwords.db_nova_second, topology.SECOND_DATABASE)
+    url = topology.transport_url("nova", passwords.mq_nova)
+    return Ends(url, "nova", passwords.db_nova, topology.DATABASE)
+
+
+def nova_conf(host: HostSpec, cloud: Cloud, passwords: Passwords, *, joined: bool = False) -> str:
+    """The text of nova.conf of a host, which is a controller or a compute host. joined: a second Nova's
+    controller has the first one's API database, as a child of its tree wants it."""
+    controller = host.role in ("controllers", "controllers_cell2")
+    ends = ends_of(host, cloud, passwords)
+    sections = [Section("DEFAULT", _default(host, ends, controller=controller))]
+    api = ends_of(cloud.controllers[0], cloud, passwords) if joined else ends
+    sections += _controller_sections(cloud, ends, api) if controller else _compute_sections()
     if host.name == cloud.libvirt:
         kept = [one for one in sections[0].options if one.name != "compute_driver"]
         sections[0] = Section("DEFAULT", [*kept, *libvirt.default_options()])
@@ -27,7 +55,7 @@ def nova_conf(host: HostSpec, cloud: Cloud, passwords: Passwords) -> str:
         ]
     if controller and cloud.cells_v1:
         sections[0] = Section("DEFAULT", [*sections[0].options, *_eventlet_api()])
-    sections += _common_sections(passwords)
+    sections += _common_sections(passwords, notifies=host not in cloud.second)
     title = (
         f"Configuration of Nova on {host.name}.\n\n"
         "Each option below is explained in its comment; a line that begins with #name is its\n"
@@ -36,7 +64,15 @@ def nova_conf(host: HostSpec, cloud: Cloud, passwords: Passwords) -> str:
     return render(title, sections)
 
 
-def _default(host: HostSpec, passwords: Passwords, *, controller: bool) -> list[Option]:
+def scheduler_conf(host: HostSpec, cloud: Cloud, passwords: Passwords) -> str:
+    """The text of nova-scheduler.conf, which nova-scheduler alone reads after nova.conf: of a second Nova."""
+    url = ends_of(host, cloud, passwords).database(cloud, "nova_api")
+    title = f"Configuration of nova-scheduler on {host.name}, on top of nova.conf."
+    about = "SQLAlchemy URL of the API database whose cells' hosts instances are scheduled to."
+    return render(title, [Section("api_database", [option("connection", url, about)])])
+
+
+def _default(host: HostSpec, ends: Ends, *, controller: bool) -> list[Option]:
     options = [
         option("my_ip", host.ip, "Address of this host on the management network.", "<own>"),
         option("state_path", "/var/lib/nova", "Directory for what Nova keeps on this host."),
@@ -45,7 +81,7 @@ def _default(host: HostSpec, passwords: Passwords, *, controller: bool) -> list[
         option("use_journal", None, "Log to the journal of systemd as well.", "false"),
         option(
             "transport_url",
-            topology.transport_url("nova", passwords.mq_nova),
+            ends.transport_url,
             "Where the message brokers are and how to log in to them: "
             "driver://user:password@host:port[,user:password@host:port...]/virtual_host. "
             "All services of Nova in this deployment use the same brokers.",
@@ -106,10 +142,7 @@ def _eventlet_api() -> list[Option]:
     ]
 
 
-def _controller_sections(cloud: Cloud, passwords: Passwords) -> list[Section]:
-    def url(name: str) -> str:
-        return topology.database_url(cloud, "nova", passwords.db_nova, name)
-
+def _controller_sections(cloud: Cloud, ends: Ends, api: Ends) -> list[Section]:
     retry = [
         option("max_retries", "-1", "How often to try at the start; -1: for ever.", "10"),
         option("retry_interval", "2", "Seconds between two tries.", "10"),
@@ -126,7 +159,7 @@ def _controller_sections(cloud: Cloud, passwords: Passwords) -> list[Section]:
         Section(
             "api_database",
             [
-                option("connection", url("nova_api"), "SQLAlchemy URL of the API database."),
+                option("connection", api.database(cloud, "nova_api"), "SQLAlchemy URL of the API database."),
                 *retry,
             ],
         ),
@@ -135,7 +168,7 @@ def _controller_sections(cloud: Cloud, passwords: Passwords) -> list[Section]:
             [
                 option(
                     "connection",
-                    url("nova"),
+                    ends.database(cloud, "nova"),
                     "SQLAlchemy URL of the database of this cell. Mappings of cells that are "
                     "templates take their parts from here.",
                 ),
@@ -276,7 +309,7 @@ def authtoken(user: str, password: str) -> Section:
     )
 
 
-def _common_sections(passwords: Passwords) -> list[Section]:
+def _common_sections(passwords: Passwords, *, notifies: bool) -> list[Section]:
     user = credentials("nova", passwords.user_nova)
     region = option("region_name", topology.REGION, "Region of the endpoint.")
     return [
@@ -338,7 +371,8 @@ def _common_sections(passwords: Passwords) -> list[Section]:
         Section(
             "oslo_messaging_notifications",
             [
-                option("driver", "messagingv2", "How notifications are sent."),
+                # The second Nova's would pile up: nobody takes them there.
+                option("driver", "messagingv2" if notifies else "noop", "How notifications are sent."),
                 option(
                     "transport_url",
                     None,

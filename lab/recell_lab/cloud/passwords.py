@@ -25,6 +25,8 @@ class Passwords:
     mq_nova: str
     mq_neutron: str
     mq_nova_api: str  # of user nova on the second, empty RabbitMQ
+    db_nova_second: str  # of the second Nova
+    mq_nova_second: str
     cookie: str
     cookie_api: str
     user_admin: str

@@ -65,9 +65,11 @@ def _trees(spec: HostSpec) -> list[tuple[str, str, str]]:
     match spec.role:
         case "database":
             return [("mysql", MYSQL, "mysql:mysql")]
+        case "database_cell2":
+            return [("mysql", MYSQL, "mysql:mysql")]  # the same schemas; `second` makes them another Nova's
         case "database_cell":
             return [("mysql-cell", MYSQL, "mysql:mysql")]
-        case "rabbitmq" | "rabbitmq_api":
+        case "rabbitmq" | "rabbitmq_api" | "rabbitmq_cell2":
             return [(spec.name, MNESIA, "rabbitmq:rabbitmq")]
         case "services":
             return [
@@ -103,8 +105,9 @@ def ensure(cloud: Cloud, hosts: Mapping[str, Host], progress: Callable[[str], No
     new.mkdir(mode=0o700)
     passwords = Passwords.random()
     first = cloud.controllers[0]
-    # Brokers for further cells are blank: nothing of them is kept.
-    kept = [spec for spec in cloud.foundation if spec not in cloud.cell_brokers]
+    # Brokers for further cells are blank: nothing of them is kept. The second Nova's database is a copy.
+    left = (*cloud.cell_brokers, *cloud.second_databases)
+    kept = [spec for spec in cloud.foundation if spec not in left]
     used = [hosts[spec.name] for spec in (*kept, first)]
     by_name = {host.spec.name: host for host in used}
     _empty_database(new / "empty")
@@ -153,7 +156,7 @@ def _brokers(
 ) -> None:
     """Wait until the cluster has formed; make the users."""
     members = [hosts[spec.name] for spec in topology.BROKERS]
-    spare = [hosts[spec.name] for spec in cloud.spare_brokers]
+    spare = [hosts[spec.name] for spec in (*cloud.spare_brokers, *cloud.second_brokers)]
     for host in (*members, *spare):
         ready.wait(
             f"RabbitMQ on {host.spec.name} starts",

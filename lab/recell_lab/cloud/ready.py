@@ -110,7 +110,8 @@ def prove(cloud: Cloud, passwords: Passwords, timeout: float) -> str:
     providers = public_url("placement-api", "/resource_providers")
     wait(
         "Placement knows the compute hosts",
-        lambda: len(admin.call("GET", providers)["resource_providers"]) == len(cloud.computes),
+        lambda: len(admin.call("GET", providers)["resource_providers"])
+        == len(cloud.computes) + len(cloud.second_computes),
         timeout,
     )
     images = admin.call("GET", public_url("glance-api", "/v2/images"))["images"]
@@ -126,7 +127,7 @@ def silent(cloud: Cloud) -> list[str]:
     web = {
         f"{service} on {host.name}": f"http://{host.ip}:{topology.PORTS[service]}/"
         for service in ("nova-api", "nova-api-metadata")
-        for host in cloud.controllers
+        for host in (*cloud.controllers, *cloud.second_controllers)
     }
     web |= {
         f"{service} behind {topology.LOAD_BALANCER.name}": public_url(service, "/")
@@ -136,7 +137,7 @@ def silent(cloud: Cloud) -> list[str]:
     ports = {f"nova-novncproxy on {host.name}": (host.ip, 6080) for host in cloud.controllers}
     ports |= {
         f"RabbitMQ on {host.name}": (host.ip, topology.BROKER_PORT)
-        for host in (*topology.BROKERS, *cloud.spare_brokers, *cloud.cell_brokers)
+        for host in (*topology.BROKERS, *cloud.spare_brokers, *cloud.cell_brokers, *cloud.second_brokers)
     }
     return [what for what, url in web.items() if not answers(url)] + [
         what for what, (ip, port) in ports.items() if not listens(ip, port)

@@ -19,6 +19,7 @@ CONTROL = {
     "nova-novncproxy": "OpenStack Compute noVNC proxy",
     "nova-api": "OpenStack Compute API and metadata API",
 }
+SECOND = {name: CONTROL[name] for name in ("nova-scheduler", "nova-conductor", "nova-api")}
 CELLS = {"nova-cells": "OpenStack Compute cells"}
 API_CELL = {name: CONTROL[name] for name in ("nova-consoleauth", "nova-novncproxy", "nova-api")} | CELLS
 
@@ -26,6 +27,11 @@ API_CELL = {name: CONTROL[name] for name in ("nova-consoleauth", "nova-novncprox
 def controller(cloud: Cloud) -> Part:
     """Nova's own services on a controller, of which nova-cells is off."""
     return Part((*_units(cloud, CONTROL | CELLS), *_no_vnc()), tuple(CONTROL))
+
+
+def second_controller(cloud: Cloud) -> Part:
+    """A second Nova's, as small as one can be; nova-cells is off."""
+    return Part(tuple(_units(cloud, SECOND | CELLS)), tuple(SECOND))
 
 
 def installed(cloud: Cloud) -> Part:

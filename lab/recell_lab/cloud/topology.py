@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recell_lab import packages
@@ -30,6 +30,7 @@ LOAD_BALANCER = HostSpec("lb1", f"{NETWORK}.5", "loadbalancer", 256)
 SERVICES = HostSpec("svc1", f"{NETWORK}.21", "services", 1024)
 DATABASE = HostSpec("db1", f"{NETWORK}.31", "database", 3072)
 CELL_DATABASE = HostSpec("db2", f"{NETWORK}.32", "database_cell", 1024)
+SECOND_DATABASE = HostSpec("db3", f"{NETWORK}.33", "database_cell2", 1024)
 BROKERS = tuple(HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq", 512) for n in (1, 2, 3))
 API_BROKER, *MORE_BROKERS = (
     HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq_api", 512) for n in (4, 5, 6)
@@ -39,11 +40,26 @@ CELL_BROKERS = tuple(HostSpec(f"mq{n}", f"{NETWORK}.{40 + n}", "rabbitmq_cell", 
 # Where a cloud of cells v1 gets its API cell: Nova is installed there, and nothing is configured.
 API_CELL = tuple(HostSpec(f"api{n}", f"{NETWORK}.{21 + n}", "api_cell", 512) for n in (1, 2))
 CELLS_V1 = ("19.",)  # releases of this lab that can run in cells v1
+# A second Nova that runs by itself beside the first, to be the next child of its tree: on one of the brokers
+# that are blank else, with accounts of its own.
+SECOND_BROKER = HostSpec("mq5", f"{NETWORK}.45", "rabbitmq_cell2", 512)
+SECOND_ACCOUNT = "nova2"
+SECOND_COMPUTES = 2
 
 
 def controller(number: int) -> HostSpec:
     """The controller of that number, from 1."""
     return HostSpec(f"ctl{number}", f"{NETWORK}.{10 + number}", "controllers", 512)
+
+
+def second_controller(number: int) -> HostSpec:
+    """The second Nova's controller, numbered on after the first's."""
+    return replace(controller(number), role="controllers_cell2")
+
+
+def second_compute(number: int) -> HostSpec:
+    """A compute host of the second Nova, numbered on after the first's."""
+    return replace(compute(number), role="computes_cell2")
 
 
 def compute(number: int, libvirt: str = "") -> HostSpec:
@@ -56,26 +72,33 @@ def compute(number: int, libvirt: str = "") -> HostSpec:
 @dataclass(frozen=True)
 class Cloud:
     """The hosts of a cloud, and the Nova version on them. cell_brokers: for cells that are not there yet;
-    libvirt: name of the compute host whose guests are QEMU's, if any."""
+    libvirt: name of the compute host whose guests are QEMU's, if any. second_controllers, second_computes: of
+    a second Nova, which runs by itself."""
 
     nova: str
     controllers: tuple[HostSpec, ...]
     computes: tuple[HostSpec, ...]
     cell_brokers: tuple[HostSpec, ...] = ()
     libvirt: str = ""
+    second_controllers: tuple[HostSpec, ...] = ()
+    second_computes: tuple[HostSpec, ...] = ()
 
     @classmethod
     def of(
-        cls, nova: str, controllers: int, computes: int, cell_brokers: int = 0, libvirt: str = ""
-    ) -> Cloud:
+        cls, nova: str, controllers: int, computes: int, cell_brokers: int = 0, libvirt: str = "",
+        *, second: bool = False,
+    ) -> Cloud:  # fmt: skip
         """A cloud of so many controllers (1 to 8), compute hosts (1 to 16) and brokers for further cells (up
-        to 2; one that can run cells v1 has blank brokers anyway)."""
+        to 2; one that can run cells v1 has blank brokers anyway). second: with a second Nova."""
+        more = range(computes + 1, computes + 1 + SECOND_COMPUTES) if second else ()
         return cls(
             nova,
             tuple(controller(number) for number in range(1, controllers + 1)),
             tuple(compute(number, libvirt) for number in range(1, computes + 1)),
             () if nova.startswith(CELLS_V1) else CELL_BROKERS[:cell_brokers],
             libvirt,
+            (second_controller(controllers + 1),) if second else (),
+            tuple(second_compute(number) for number in more),
         )
 
     @property
@@ -86,7 +109,30 @@ class Cloud:
     @property
     def spare_brokers(self) -> tuple[HostSpec, ...]:
         """The brokers that nobody uses yet: a lone one, or three blank ones."""
-        return (API_BROKER, *MORE_BROKERS) if self.cells_v1 else (API_BROKER,)
+        if not self.cells_v1:
+            return (API_BROKER,)
+        used = {broker.name for broker in self.second_brokers}
+        return (API_BROKER, *(broker for broker in MORE_BROKERS if broker.name not in used))
+
+    @property
+    def second_brokers(self) -> tuple[HostSpec, ...]:
+        """The second Nova's."""
+        return (SECOND_BROKER,) if self.second_controllers else ()
+
+    @property
+    def second_databases(self) -> tuple[HostSpec, ...]:
+        """The second Nova's."""
+        return (SECOND_DATABASE,) if self.second_controllers else ()
+
+    @property
+    def second(self) -> tuple[HostSpec, ...]:
+        """All that the second Nova has of its own."""
+        return (
+            *self.second_controllers,
+            *self.second_databases,
+            *self.second_brokers,
+            *self.second_computes,
+        )
 
     @property
     def api_cell(self) -> tuple[HostSpec, ...]:
@@ -96,8 +142,8 @@ class Cloud:
     @property
     def foundation(self) -> tuple[HostSpec, ...]:
         """What Nova stands on: needs nothing of Nova to come up."""
-        brokers = (*BROKERS, *self.spare_brokers, *self.cell_brokers)
-        return (DATABASE, CELL_DATABASE, *brokers, LOAD_BALANCER, SERVICES)
+        brokers = (*BROKERS, *self.spare_brokers, *self.cell_brokers, *self.second_brokers)
+        return (DATABASE, CELL_DATABASE, *self.second_databases, *brokers, LOAD_BALANCER, SERVICES)
 
     @property
     def hosts(self) -> tuple[HostSpec, ...]:
@@ -113,6 +159,7 @@ class Cloud:
             *self.spare_brokers,
             *self.cell_brokers,
             *self.computes,
+            *self.second,
         )
 
     @property
@@ -132,12 +179,13 @@ def transport_url(user: str, password: str, brokers: Sequence[HostSpec] = BROKER
     return f"rabbit://{hosts}/"
 
 
-def database_url(cloud: Cloud, user: str, password: str, database: str) -> str:
+def database_url(
+    cloud: Cloud, user: str, password: str, database: str, server: HostSpec = DATABASE
+) -> str:
     """The SQLAlchemy URL of a user's database."""
     # The name that PyMySQL of that age knows.
     charset = "utf8" if cloud.cells_v1 else "utf8mb3"
-    server = f"{DATABASE.name}:{DATABASE_PORT}"
-    return f"mysql+pymysql://{user}:{password}@{server}/{database}?charset={charset}"
+    return f"mysql+pymysql://{user}:{password}@{server.name}:{DATABASE_PORT}/{database}?charset={charset}"
 
 
 # cell1 as `nova-manage cell_v2 simple_cell_setup` and deployment tools leave it: every process

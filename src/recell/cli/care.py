@@ -56,12 +56,14 @@ class Tree:
 @contextlib.contextmanager
 def tree_of(desk: Desk, login: tuple[str, str] | None = None) -> Iterator[Tree]:
     """The cells that the last scan found, with their records of neighbours as they are now. Where that scan
-    is from before a conversion that made them, they are looked for anew.
+    is from before a conversion that made them, or added one, they are looked for anew.
 
     :raises Unsupported: there are no cells v1.
     """
     deployment = desk.deployment()
-    if deployment.generation != "v1" and conversion_of(desk)[1] in (*OPEN, "finished"):
+    plan, where = conversion_of(desk)
+    before = deployment.generation != "v1" or (plan is not None and plan.kind == ADDS_CHILD)
+    if before and where in (*OPEN, "finished"):
         deployment = scan_again(deployment, time.time())
     if deployment.generation != "v1":
         raise Unsupported(

@@ -14,7 +14,7 @@ from recell.model.plan import ExpectedChange, Plan
 from recell.planning import topology, v1, v1_prepare
 from recell.planning.changes import Change
 from recell.planning.draft import Draft, unread_cells, where_it_counts
-from recell.planning.v1_child_facts import ChildFacts, decide
+from recell.planning.v1_child_facts import SEES_ALL_CELLS_SINCE, ChildFacts, decide
 from recell.planning.v1_facts import main_file
 from recell.planning.v1_names import child_config, child_unit
 
@@ -233,13 +233,9 @@ def _remarks(facts: ChildFacts) -> tuple[str, ...]:
         f"Accounts may differ: {facts.child}'s services keep theirs, and each record names the neighbour's.",
         "Puppet, Ansible or kolla must learn the new files and units before their next run.",
     ]
-    if facts.release.shares_api_database:
-        remarks.insert(
-            1,
-            f"Where {facts.child} has an API database of its own, resize looks for flavors there, and room is"
-            " counted for them: make them in it too (recell sync doesn't).",
-        )
-    else:
+    if facts.release.shares_api_database and facts.release.number >= SEES_ALL_CELLS_SINCE:
+        remarks.insert(1, _api_database(facts))
+    elif not facts.release.shares_api_database:
         remarks.insert(
             1,
             "Key pairs, server groups, aggregates and security groups are each cell's own: after this scan"
@@ -254,6 +250,19 @@ def _remarks(facts: ChildFacts) -> tuple[str, ...]:
     if facts.own.neutron == "wait":
         remarks.insert(1, f"Point Neutron's agents of {facts.child}'s hosts where the others' point.")
     return tuple(remarks)
+
+
+def _api_database(facts: ChildFacts) -> str:
+    if facts.mapping is None:
+        return (
+            f"The API database has no mapping of what is built in {facts.child}: resize and migration fail"
+            " there, and nova-api finds no instance for Neutron's events."
+        )
+    return (
+        f"A new compute of {facts.child} has to be mapped in the tree's API database and in its scheduler's"
+        " (nova-manage cell_v2 discover_hosts --by-service: the other form finds a host only once), and"
+        " aggregates and zones are made in both."
+    )
 
 
 def _picture(facts: ChildFacts) -> dict[str, Any]:

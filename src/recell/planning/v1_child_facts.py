@@ -1,30 +1,37 @@
 """What a further child of a tree of cells v1 is planned from: who is who, and every reason not to, at once.
 
 The child is a standard Nova that runs and is empty: its own database, RabbitMQ, conductors, schedulers and
-computes. From Pike on a scheduler asks placement for hosts of the whole region, and looks for them in all
-cells that its API database maps: so it needs one that maps no other child.
+computes. From Newton on its conductors look for the request of a build in their API database, and drop what
+has none there: so they have the tree's, which from Rocky on maps the child and its hosts. From Pike on a
+scheduler asks placement for hosts of the whole region, and looks for them in all cells that its API database
+maps: so it needs one that maps no other child.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.cells_v1 import SEPARATOR, CellV1, path_of
-from recell.model.deployment import CONSOLES, Broker, Deployment, NovaService, Role
+from recell.model.deployment import CONSOLES, Broker, CellMapping, Deployment, NovaService, Role
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
 from recell.planning import contained
-from recell.planning.database import can_be_read
+from recell.planning.database import can_be_read, host_of
 from recell.planning.draft import unread_cells
 from recell.planning.v1_facts import V1Facts, cell_end, main_file, refuse
 from recell.planning.v1_release import release_of
 
+FINDS_BUILDS_SINCE = 14
+"""Newton: nova-conductor builds only what has a request in its API database, where the API cell put it."""
 SEES_ALL_CELLS_SINCE = 16
 """Pike: nova-scheduler looks for hosts in every cell that its API database maps."""
+ASKS_MAPPINGS_SINCE = 18
+"""Rocky: nova-api marks an instance's mapping when it is deleted, and answers 500 where there is none. From
+Rocky on a cell that is mapped can be disabled, and schedulers then look past it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,13 @@ class ChildFacts(V1Facts):
     @property
     def path(self) -> str:
         return f"{path_of(self.deployment.cells, self.api.key)}{SEPARATOR}{self.child}"
+
+    @property
+    def mapping(self) -> CellMapping | None:
+        """Of cells v2, in the tree's API database: what nova-conductor finds the child's hosts by."""
+        own = _place(self.deployment, self.conductors[0].database)
+        known = (m for m in self.deployment.mappings if can_be_read(m.database_resolved))
+        return next((m for m in known if _place(self.deployment, m.database_resolved) == own), None)
 
     @property
     def api_records(self) -> str:
@@ -245,21 +259,61 @@ def _apart(facts: ChildFacts, here: tuple[NovaService, ...]) -> Iterator[RecellE
                 f"{facts.child} is on the broker of {c.name}, where both would take each other's messages",
                 "Give it a RabbitMQ of its own, or a vhost",
             )
-    version = re.match(r"\d+", facts.release.version)
-    number = int(version[0]) if version else 0
-    if not SEES_ALL_CELLS_SINCE <= number < 1000:
-        return
-    others = {
-        (parse_url(s.api_database).hosts, parse_url(s.api_database).path)
+    yield from _api_databases(facts)
+
+
+def _api_databases(facts: ChildFacts) -> Iterator[RecellError]:
+    """The tree's where builds and mappings are looked for, and one of its own where hosts are."""
+    deployment, number = facts.deployment, facts.release.number
+    tree = {
+        _place(deployment, s.api_database)
         for s in deployment.services
         if s.api_database and any((s.host, s.unit) in c.members for c in deployment.cells)
     }
+    if not tree or number < FINDS_BUILDS_SINCE:
+        return
+    for s in facts.conductors:
+        if not s.api_database or _place(deployment, s.api_database) not in tree:
+            yield Unsupported(
+                f"{s.unit} on {s.host} has not the tree's [api_database], where the requests of builds are:"
+                " it would drop every build",
+                f"Once {facts.child} has built an instance by itself, name the tree's [api_database] in its"
+                " controllers' nova.conf, restart their services, and scan again",
+            )
+    if number < SEES_ALL_CELLS_SINCE:
+        return
     for s in facts.schedulers:
-        theirs = parse_url(s.api_database) if s.api_database else None
-        if theirs is not None and (theirs.hosts, theirs.path) in others:
+        if s.api_database and _place(deployment, s.api_database) in tree:
             yield Unsupported(
                 f"{s.unit} on {s.host} has the tree's [api_database], and from Pike on it would choose hosts"
                 " of the other children",
-                f"Give {facts.child} an API database of its own, with a mapping of itself alone (nova-manage"
-                " api_db sync, cell_v2 simple_cell_setup), and scan again",
+                "Give it, in a file that it alone reads (/etc/nova/nova-scheduler.conf), an API database with"
+                f" a mapping of {facts.child} alone (nova-manage api_db sync, cell_v2 simple_cell_setup),"
+                " restart it, and scan again",
             )
+    mapping = facts.mapping
+    if mapping is not None and not mapping.disabled:
+        yield Unsupported(
+            f"{facts.child} is mapped in the tree's API database and not disabled, so schedulers of the other"
+            " children would choose its hosts",
+            f"nova-manage cell_v2 update_cell --disable --cell_uuid {mapping.uuid}, restart those schedulers,"
+            " and scan again"
+            if number >= ASKS_MAPPINGS_SINCE
+            else "Remove the mapping (nova-manage cell_v2 delete_cell), and scan again",
+        )
+    if mapping is None and number >= ASKS_MAPPINGS_SINCE:
+        yield Unsupported(
+            f"the tree's API database has no mapping of {facts.child}: what is built there could be neither"
+            " deleted nor moved",
+            f"nova-manage cell_v2 create_cell --name {facts.child} --disabled on a controller of the tree,"
+            " with both URLs, then discover_hosts --by-service --cell_uuid, and scan again",
+        )
+
+
+def _place(deployment: Deployment, url: str) -> tuple[str, str]:
+    """Server and name of a database, however its address is written."""
+    parsed = parse_url(url)
+    host = next(iter(parsed.hosts), "")
+    with suppress(BadInput):
+        host = host_of(deployment, host, "").name
+    return host, parsed.path

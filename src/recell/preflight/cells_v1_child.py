@@ -14,6 +14,7 @@ from recell.model.plan import Plan
 from recell.model.v1 import Conversion
 from recell.model.violation import Violation
 from recell.planning.v1_child import plan_child
+from recell.planning.v1_child_facts import decide
 from recell.preflight import cells_v1, live
 
 
@@ -33,6 +34,7 @@ def check(
     if world is not None and plan is not None:
         found += live.check_files(world, plan)
         found += _databases(world, plan)
+        found += _hosts(world, deployment, layout)
     return cells_v1.sorted_out(found, layout.acknowledge)
 
 
@@ -54,3 +56,27 @@ def _databases(world: World, plan: Plan) -> Iterator[Violation]:
             yield from port.child_troubles()
         except RecellError as error:
             yield Violation(f"{error.word}:databases", "stop", "live", error.sentence, error.remedy)
+
+
+def _hosts(world: World, deployment: Deployment, layout: CellsV1Layout) -> Iterator[Violation]:
+    """Where the tree's API database maps the child, nova-conductor wants its hosts there too: it takes the
+    mapping of what it builds on any other away."""
+    facts = decide(deployment, layout)
+    if facts.mapping is None:
+        return
+    names = sorted({s.nova_host for s in facts.computes})
+    try:
+        mapped = world.nova().host_cells(names)
+    except RecellError as error:
+        yield Violation(f"{error.word}:mappings", "stop", "live", error.sentence, error.remedy)
+        return
+    cell = facts.mapping.uuid
+    wrong = [name for name in names if mapped.get(name) != cell]
+    if wrong:
+        yield Violation(
+            "host-mappings",
+            "stop",
+            "nova_api",
+            f"the tree's API database does not map {', '.join(wrong[:5])} to {facts.child}",
+            f"With the tree's nova.conf: nova-manage cell_v2 discover_hosts --by-service --cell_uuid {cell}",
+        )
