@@ -74,6 +74,11 @@ class State:
     watched: str = ""
     verified: bool = False
 
+    @property
+    def backward(self) -> bool:
+        """Whether rows flow from the target to the source."""
+        return self.generation % 2 == 1
+
     @staticmethod
     def new_ids() -> tuple[str, int]:
         """A move's name, and a replica's server_id, of those that nobody gives by hand."""
