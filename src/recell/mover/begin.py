@@ -36,7 +36,8 @@ def begin(pair: Pair, scope: Scope, members: Members, journal: Journal) -> State
     move, replica = State.new_ids()
     state = State(move, 0, "copying", fingerprint(scope), replica, start.identity,
                   str(start.position), str(start.position), start.gtid, watched.identity,
-                  str(watched.position))
+                  str(watched.position), first=str(start.position), begun=start.begun,
+                  watched_begun=watched.begun)
     journal.endpoint = pair.pinned(state)[1]
     journal.begin(state, members.present)
     return state
@@ -49,11 +50,11 @@ def resume(here: Endpoint, there: Endpoint, state: State, members: Members, jour
     """
     journal.take_over()
     with closing(Session(here)) as session:
-        continues(session, state.source, positions(state)[1], state.gtid)
-        start_of(session)
+        continues(session, state.source, positions(state)[1], state.gtid, state.begun)
+        session.snapshot()
         present = select_members(session, members)
     with closing(Session(there)) as session:
-        continues(session, state.target or {}, Position.parse(state.watched), "")
+        continues(session, state.target or {}, Position.parse(state.watched), "", state.watched_begun)
     was, ever = journal.members()
     with members.lock:
         members.present = present

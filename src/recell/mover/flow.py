@@ -25,6 +25,8 @@ class Flow:
         self, here: Endpoint, there: Endpoint, start: Start, watched: Start, members: Members,
         journal: Journal, state: State, options: Options, note: Note,
     ) -> None:
+        self.undisturbed = False
+        """Whether the other side's binlog has been read up to where it ended when this began."""
         with members.lock:
             members.work.position, members.work.gtid = start.position, start.gtid
         patience = options.patience_s

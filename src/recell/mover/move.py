@@ -19,6 +19,7 @@ from recell.mover.copy import Copier
 from recell.mover.feed import ForeignWriter, Start, known_at
 from recell.mover.flow import Flow
 from recell.mover.follow import Follower
+from recell.mover.force import in_force
 from recell.mover.journal import Journal, Phase, State, positions, same_scope, set_pace, state_of
 from recell.mover.members import Members, Work
 from recell.mover.options import Drained, Options, Status
@@ -84,19 +85,17 @@ class Move:
     def prepare(self) -> Phase:
         """Begin, or find where an earlier run stood; from here on the source's changes are noted.
 
-        :raises BinlogLost, ServerReplaced: an earlier run can't be gone on with.
+        :raises BinlogLost, ServerReplaced, JournalLost: an earlier run can't be gone on with.
         """
         self.close()
         self.throttle, self._clock = Throttle(limits=self.options.limits), []
         patiently = self._pair.patiently
         source, target = self._pair.ends
-        found = (patiently(lambda: state_of(target), target), patiently(lambda: state_of(source), source))
-        live = [s for s in found if s is not None and s.phase != "reversed"]
-        if not live:
+        theirs = patiently(lambda: state_of(target), target)
+        state = in_force(self._pair.ends, patiently(lambda: state_of(source), source), theirs)
+        if state is None:
             patiently(self._begin, target)
         else:
-            # Killed in the middle of reverse(): the earlier direction is still drained, and in force.
-            state = min(live, key=lambda s: s.generation)
             same_scope(state, self.scope)
             patiently(lambda: self._resume(state), target)
         self._start()
@@ -133,6 +132,7 @@ class Move:
         if self.phase == "copying":
             raise StepFailed("the copy is not done", "Call copy first")
         self._check()
+        self._undisturbed()
         if self.phase == "drained":
             self._write(phase="following")
         if self._flow is not None:
@@ -197,6 +197,7 @@ class Move:
         :raises VerifyFailed: rows differ, or no full verification has ended well since the copy.
         """
         self._be_sure()
+        self._undisturbed()
         began = time.monotonic()
         flow, end = self._flowing, self._source_end()
         if not flow.feed.reach(end, limit_s):
@@ -219,8 +220,7 @@ class Move:
         if not flow.feed.reach(now, limit_s) or len(self.members.work):
             raise StepFailed("rows of the source still change", "Stop its writers before draining it")
         self._be_sure()
-        self._write(phase="drained", position=str(end), proven=str(end), gtid=follower.proven_gtid,
-                    watched=self._safe)
+        self._write(phase="drained", position=str(end), gtid=follower.proven_gtid, **self._marks(end))
         return Drained(str(end), keys, time.monotonic() - began)
 
     def late(self, bring: Callable[[Work], T]) -> T | None:
@@ -242,7 +242,8 @@ class Move:
             self.members.put_back(work)
             raise
         self.members.settled()
-        self._write(position=str(work.position), proven=str(work.position), gtid=work.gtid)
+        self._write(position=str(work.position), proven=str(work.position), gtid=work.gtid,
+                    begun=self._flowing.feed.begun(work.position))
         return found
 
     def reverse(self) -> None:
@@ -273,7 +274,8 @@ class Move:
         after = replace(
             before, generation=before.generation + 1, phase="following", position=str(start.position),
             proven=str(start.position), gtid=start.gtid, source=start.identity, target=watched.identity,
-            watched=str(watched.position))
+            watched=str(watched.position), first=str(start.position), begun=start.begun,
+            watched_begun=watched.begun)
         with self.members.lock:
             # What left the scope meanwhile is the source's own again, not ours to delete there.
             self.members.ever = {link: set(values) for link, values in self.members.present.items()}
@@ -360,8 +362,8 @@ class Move:
     def _start(self, start: Start | None = None, watched: Start | None = None) -> None:
         here, there = self._direction()
         state = self._known
-        start = start or Start(positions(state)[1], state.gtid, state.source)
-        watched = watched or Start(Position.parse(state.watched), "", state.target or {})
+        start = start or Start(positions(state)[1], state.gtid, state.source, state.begun)
+        watched = watched or Start(Position.parse(state.watched), "", state.target or {}, state.watched_begun)
         self._compared = 0
         self._flow = Flow(here, there, start, watched, self.members, self._kept, state, self.options,
                           self._note)
@@ -373,13 +375,16 @@ class Move:
 
     def _note(self, session: Session, position: Position, proven: Position, gtid: str) -> None:
         unsure = {"verified": False} if self._doubt else {}
-        self._change(session, position=str(position), proven=str(proven), gtid=gtid, watched=self._safe,
-                     **unsure)
+        self._change(session, position=str(position), gtid=gtid, **self._marks(proven), **unsure)
 
-    @property
-    def _safe(self) -> str:
-        sentry = self._flow.sentry if self._flow is not None else None
-        return self._known.watched if sentry is None else str(sentry.safe)
+    def _marks(self, proven: Position) -> dict[str, str]:
+        """From where a run that comes after a kill reads both binlogs, and what their files are known by."""
+        flow = self._flowing
+        marks = {"proven": str(proven), "begun": flow.feed.begun(proven)}
+        if flow.sentry is not None:
+            safe = flow.sentry.safe
+            marks |= {"watched": str(safe), "watched_begun": flow.sentry.begun(safe)}
+        return marks
 
     @property
     def _flowing(self) -> Flow:
@@ -424,6 +429,20 @@ class Move:
 
     def _source_end(self) -> Position:
         return self._pair.end_of(self._direction()[0])
+
+    def _undisturbed(self) -> None:
+        """Before anything is applied after a beginning: nobody has written these rows at the target since it
+        was looked there last. Else writers are there by now, and what the source has is older."""
+        flow, there = self._flowing, self._direction()[1]
+        if flow.sentry is None or flow.undisturbed:
+            return
+        end, before = self._pair.end_of(there), None
+        while not flow.sentry.reach(end, self.options.patience_s):
+            if flow.sentry.position == before:  # there may be much of it
+                raise StepFailed(f"the binlog of {there.where} was not read up to {end}",
+                                 "Look at that server's load, then go on with the same move")
+            before = flow.sentry.position
+        flow.undisturbed = True
 
     def _watched(self, limit_s: float) -> None:
         """The target's binlog up to now holds nobody's writes to our rows but ours."""
