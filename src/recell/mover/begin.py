@@ -37,15 +37,18 @@ def begin(pair: Pair, scope: Scope, members: Members, journal: Journal) -> State
     state = State(move, 0, "copying", fingerprint(scope), replica, start.identity,
                   str(start.position), str(start.position), start.gtid, watched.identity,
                   str(watched.position), first=str(start.position), begun=start.begun,
-                  watched_begun=watched.begun)
+                  watched_begun=watched.begun, guarded=True)
     journal.endpoint = pair.pinned(state)[1]
     journal.begin(state, members.present)
     return state
 
 
-def resume(here: Endpoint, there: Endpoint, state: State, members: Members, journal: Journal) -> None:
+def resume(
+    here: Endpoint, there: Endpoint, state: State, members: Members, journal: Journal, *, watched: bool
+) -> None:
     """Go on from ``state``: the members are read anew, and whoever came or went meanwhile is work.
 
+    :param watched: others' writes ``there`` are looked for.
     :raises BinlogLost, ServerReplaced: a server can't tell any more what happened since.
     """
     journal.take_over()
@@ -53,8 +56,9 @@ def resume(here: Endpoint, there: Endpoint, state: State, members: Members, jour
         continues(session, state.source, positions(state)[1], state.gtid, state.begun)
         session.snapshot()
         present = select_members(session, members)
-    with closing(Session(there)) as session:
-        continues(session, state.target or {}, Position.parse(state.watched), "", state.watched_begun)
+    if watched:
+        with closing(Session(there)) as session:
+            continues(session, state.target or {}, Position.parse(state.watched), "", state.watched_begun)
     was, ever = journal.members()
     with members.lock:
         members.present = present

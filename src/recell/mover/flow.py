@@ -18,11 +18,12 @@ __all__ = ["Flow"]
 class Flow:
     """From ``here`` to ``there``. The readers begin at once, applying begins with ``follower.start``.
 
-    :param start: in the binlog of ``here``. watched: in that of ``there``. note: as a Follower's.
+    :param start: in the binlog of ``here``. watched: in that of ``there``; None: others write there too.
+    :param note: as a Follower's.
     """
 
     def __init__(
-        self, here: Endpoint, there: Endpoint, start: Start, watched: Start, members: Members,
+        self, here: Endpoint, there: Endpoint, start: Start, watched: Start | None, members: Members,
         journal: Journal, state: State, options: Options, note: Note,
     ) -> None:
         self.undisturbed = False
@@ -32,7 +33,7 @@ class Flow:
         patience = options.patience_s
         self.feed = Feed(here, start, members, state.replica_id, patience)
         self.sentry = Sentry(there, watched, members, state.replica_id + 1, patience,
-                             options.echo) if options.alone else None
+                             options.echo) if watched is not None else None
         self.feed.start()
         if self.sentry is not None:
             self.sentry.start()
@@ -66,6 +67,12 @@ class Flow:
             if time.monotonic() >= until:
                 return False
             time.sleep(0.005)
+
+    def let_in(self) -> None:
+        """The other side is not read any more."""
+        sentry, self.sentry = self.sentry, None
+        if sentry is not None:
+            sentry.stop()
 
     def stop(self) -> None:
         self.follower.close()

@@ -60,7 +60,8 @@ class State:
     ``watched``: the written database's own binlog, looked through for other writers up to here.
     ``source``: identity of the server that rows come from; ``verified``: a full comparison ended well
     since the copy. ``first``: the position at which this generation began; ``begun``, ``watched_begun``: what
-    tells the files of ``proven`` and ``watched`` from others of their names."""
+    tells the files of ``proven`` and ``watched`` from others of their names. ``guarded``: nobody else may
+    write these rows at the target yet."""
 
     move: str
     generation: int
@@ -77,6 +78,7 @@ class State:
     first: str = ""
     begun: str = ""
     watched_begun: str = ""
+    guarded: bool = False
 
     @property
     def backward(self) -> bool:

@@ -246,6 +246,23 @@ class Move:
                     begun=self._flowing.feed.begun(work.position))
         return found
 
+    def let_in(self) -> None:
+        """From now on others may write these rows at the target; until now nobody has.
+
+        :raises ForeignWriter: somebody has. :raises VerifyFailed: not all rows were compared.
+        :raises StepFailed: the move can be turned back, so nobody may.
+        """
+        if self.options.alone:
+            raise StepFailed("nobody else may write what this move writes", "Turn it back, or finish it")
+        if not self._guarded:
+            return
+        self._undisturbed()
+        self._watched(self.options.patience_s)
+        self._check()
+        self._be_sure()  # from now on their writes are differences too
+        self._write(guarded=False)
+        self._flowing.let_in()
+
     def reverse(self) -> None:
         """After drain: what has changed at the target since flows back to the source from now on.
 
@@ -357,13 +374,14 @@ class Move:
         self._state = state
         here, there = self._direction()
         self._journal = Journal(there)
-        resume(here, there, state, self.members, self._journal)
+        resume(here, there, state, self.members, self._journal, watched=self._guarded)
 
     def _start(self, start: Start | None = None, watched: Start | None = None) -> None:
         here, there = self._direction()
         state = self._known
         start = start or Start(positions(state)[1], state.gtid, state.source, state.begun)
-        watched = watched or Start(Position.parse(state.watched), "", state.target or {}, state.watched_begun)
+        if watched is None and self._guarded:
+            watched = Start(Position.parse(state.watched), "", state.target or {}, state.watched_begun)
         self._compared = 0
         self._flow = Flow(here, there, start, watched, self.members, self._kept, state, self.options,
                           self._note)
@@ -430,6 +448,11 @@ class Move:
     def _source_end(self) -> Position:
         return self._pair.end_of(self._direction()[0])
 
+    @property
+    def _guarded(self) -> bool:
+        """Whether nobody else may write these rows at the target."""
+        return self.options.alone or self._known.guarded
+
     def _undisturbed(self) -> None:
         """Before anything is applied after a beginning: nobody has written these rows at the target since it
         was looked there last. Else writers are there by now, and what the source has is older."""
@@ -446,11 +469,11 @@ class Move:
 
     def _watched(self, limit_s: float) -> None:
         """The target's binlog up to now holds nobody's writes to our rows but ours."""
-        if not self.options.alone:
+        there, sentry = self._direction()[1], self._flowing.sentry
+        if sentry is None:
             return
-        there = self._direction()[1]
-        end, sentry = self._pair.end_of(there), self._flowing.sentry
-        if sentry is None or not sentry.reach(end, limit_s):
+        end = self._pair.end_of(there)
+        if not sentry.reach(end, limit_s):
             raise StepFailed(f"the binlog of {there.where} was not read up to {end} in {limit_s:.0f} s",
                              "Look at that server's load, then drain again")
 

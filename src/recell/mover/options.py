@@ -16,8 +16,8 @@ __all__ = ["Drained", "Options", "Status"]
 class Options:
     """``workers``: chunks copied at once. ``patience_s``: how long a server may be away. ``limits``:
     what the source must be spared. ``replicas``: of the source, whose lag counts. ``alone``: nobody else
-    writes to these rows at the target; otherwise they are not watched, and can't be turned back. ``echo``:
-    which of another's rows there are put right instead of stopping the move."""
+    writes to these rows at the target; otherwise others may from :meth:`Move.let_in` on, and the move can't
+    be turned back. ``echo``: which of another's rows there are put right instead of stopping the move."""
 
     workers: int = 2
     patience_s: float = 60.0
