@@ -46,8 +46,8 @@ def command(directory: Path, as_json: bool, rate: int | None, paused: bool | Non
 
     \b
     --compare exits with 0   every row is the same on both sides
-                         12  rows differ; they are named by table and key
                          11  it can't be known which side's rows are the newer ones; nothing is written
+                         12  rows differ; they are named by table and key
     """
     desk = Desk(directory)
     plan = desk.plan()
