@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
 
-import pymysql
 import pytest
 
 from recell.errors import VerifyFailed
@@ -15,53 +13,14 @@ from recell.model.relay import Side
 from recell.model.step import Truth
 from recell.mover import Move
 from recell.mover.identity import ServerReplaced
-from recell.steps.switch import SwitchDatabase
 from tests.mover import schema
-from tests.mover.relays import Rig, run
+from tests.mover.deaths import PowerCut, begun, die_before_the_turn, numbers, server_of, write
+from tests.mover.relays import Rig
 from tests.mover.test_relay import rig as rig
 from tests.mover.test_relay import sides as sides
-from tests.mover.test_switch import rows
 from tests.mover.test_switch import stage as stage
 from tests.mover.writers import fill
 from tests.private_server import Pair, PrivateServer
-
-
-class Dead(BaseException):
-    pass
-
-
-def write(client: pymysql.Connection[Any], number: int) -> None:
-    run(client, f"INSERT INTO done (who, number, part) VALUES (9, {number}, 0)")
-    client.commit()
-
-
-def numbers(server: PrivateServer) -> set[int]:
-    return {number for _, number in rows(server)}
-
-
-def server_of(rig: Rig, side: Side) -> PrivateServer:
-    server = rig.server(side)
-    assert isinstance(server, PrivateServer)
-    return server
-
-
-def begun(stage: Callable[[], Any]) -> Any:
-    run_ = stage()
-    for step in (run_.old, run_.new, run_.follow):
-        step.do()
-    return run_
-
-
-def die_before_the_turn(run_: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writers are on the new server, both sides were proven equal, and recell is no more."""
-
-    def dies(self: Any, *_: Any) -> None:
-        raise Dead
-
-    with monkeypatch.context() as dying:
-        dying.setattr(SwitchDatabase, "_settle", dies)
-        with pytest.raises(Dead):
-            run_.switch.do()
 
 
 @pytest.mark.parametrize("resumed", [True, False], ids=["resume", "undo"])
@@ -90,38 +49,6 @@ def test_a_server_dies_before_the_rows_turn(
     assert later.switch.verify("backward")
     assert rig.where(rig.connect()) == 71
     assert numbers(server_of(rig, "old")) == numbers(server_of(rig, "new")) >= {1, 2, 3}
-
-
-class PowerCut:
-    """What a server's machine had not written to its disk is gone: all since this was made, but for the
-    binary log (``sync_binlog`` is 1, and ``innodb_flush_log_at_trx_commit`` isn't)."""
-
-    def __init__(self, server: PrivateServer) -> None:
-        self._server = server
-        server.halt(signal.SIGKILL)
-        self._disk = server.directory / "disk"
-        shutil.copytree(server.directory / "data", self._disk)
-        self._start()
-
-    def __call__(self, *, logged: bool = True) -> None:
-        self._server.halt(signal.SIGKILL)
-        data = self._server.directory / "data"
-        for log in data.glob("bin.*") if logged else ():
-            shutil.copy(log, self._disk)
-        shutil.rmtree(data)
-        self._disk.rename(data)
-        self._start()
-
-    def _start(self) -> None:
-        shutil.chown(self._server.directory / "data", *_owner(self._server))
-        for path in (self._server.directory / "data").rglob("*"):
-            shutil.chown(path, *_owner(self._server))
-        self._server.start()
-
-
-def _owner(server: PrivateServer) -> tuple[str, str]:
-    found = server.directory / "my.cnf"
-    return found.owner(), found.group()
 
 
 def test_rows_that_the_old_server_lost_when_it_died_are_named(

@@ -16,6 +16,7 @@ from recell.errors import StalePlan, StepFailed, Unreachable
 from recell.model.hosts import CellEnd, Flipped, Following, HostsMove
 from recell.model.moving import Login
 from recell.model.relay import Side
+from recell.mover.feed import ForeignWriter
 from recell.mover.hosts import FENCE, CellHosts
 from recell.preflight import live
 from recell_bench.schemas import TODAY, ddl, load
@@ -297,6 +298,53 @@ def test_another_run_goes_on(cells: tuple[CellHosts, dict[Side, PrivateServer]])
     assert begin_task(servers["old"], "nova", "cmp2-0", "rebooting") == 1
     moment(port, "old", "new")
     assert instances(servers["new"], "nova_cell2")["cmp2-0"][:2] == ("rebooting", 0)
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["at-once", "while-recell-was-away"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE instances SET display_name = 'of another' WHERE uuid = 'cmp2-0'",
+        "DELETE FROM instance_extra WHERE instance_uuid = 'cmp2-1'",  # an archiver of that cell's
+        "INSERT INTO instances (uuid, host, deleted) VALUES ('born-there', 'cmp2', 0)",
+    ],
+)
+def test_another_writer_in_the_other_cell_is_noticed_before_nova_compute_leaves(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]], statement: str, away: bool
+) -> None:
+    port, servers = cells
+    new = servers["new"]
+    port.follow("new", lambda f: None)
+    # Rows of that cell's own are nobody's business.
+    new.row("nova_cell2", "instances", id=900_000_000, uuid="native", host="far", hidden=0, deleted=0)
+    port.catch_up("new", 300)
+    if away:
+        port.close()
+    new.sql(statement, database="nova_cell2")
+    there = new.sql("SELECT uuid, display_name FROM instances ORDER BY id", database="nova_cell2")
+    assert begin_task(servers["old"], "nova", "cmp2-2", "rebooting") == 1
+    with pytest.raises(ForeignWriter, match=r"another writer than recell changed instance\w+ id="):
+        port.catch_up("new", 300)
+    if away:
+        with pytest.raises(ForeignWriter):
+            port.bring_hosts("new")
+    assert new.sql("SELECT uuid, display_name FROM instances ORDER BY id", database="nova_cell2") == there
+
+
+def test_from_its_start_on_nova_compute_writes_there_also_while_recell_is_away(
+    cells: tuple[CellHosts, dict[Side, PrivateServer]],
+) -> None:
+    port, servers = cells
+    new = servers["new"]
+    port.follow("new", lambda f: None)
+    port.catch_up("new", 300)
+    port.bring_hosts("new")
+    new.sql("UPDATE instances SET power_state = 4", database="nova_cell2")
+    port.close()
+    new.sql("UPDATE instance_extra SET flavor = '{1}'", database="nova_cell2")
+    new.purge()
+    moment(port, "old", "new")
+    assert new.sql("SELECT DISTINCT flavor FROM instance_extra", database="nova_cell2") == [("{1}",)]
 
 
 def test_hosts_are_closed_and_what_is_under_way_is_seen(

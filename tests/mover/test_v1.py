@@ -372,8 +372,8 @@ def test_what_nova_cells_hears_too_early_is_put_right(
     assert port.catch_up(60) < 60
     # A newcomer that it hears of before its row was copied gets a number that another may get below.
     move = port._kept.move
-    assert move is not None and move._follower is not None
-    move._follower.stop()
+    assert move is not None and move._flow is not None
+    move._flow.follower.stop()
     instance(old, "nova", 60, "another")
     instance(old, "nova", 61, "newcomer")
     new.row(API, "instances", id=60, uuid="newcomer", deleted=0, vm_state="building", cell_name=PATH)
@@ -417,12 +417,12 @@ def test_killed_between_hearing_of_it_and_putting_it_right(
     port, servers = cells
     port.follow(quiet)
     move = port._kept.move
-    assert move is not None and move._follower is not None and move._sentry is not None
-    move._follower.stop()
+    assert move is not None and move._flow is not None and move._flow.sentry is not None
+    move._flow.follower.stop()
     hears(servers["new"])
     # What it has seen is noted down with the rows, and it is killed before it has written these.
-    assert move._sentry.reach(move._end_of(move.target), 30)
-    move._follower._note_down(move._follower._applying())
+    assert move._flow.sentry.reach(move._pair.end_of(move.target), 30)
+    move._flow.follower._note_down(move._flow.follower._applying())
     port._kept.leave()
     other = port_to(servers, release)
     try:

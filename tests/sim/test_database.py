@@ -312,6 +312,11 @@ def test_rows_are_watched_paced_and_compared(desks: Any, monkeypatch: pytest.Mon
     assert "all compared" in rows("--compare")[1]
     runs = Journal.open(desk.path, read_only=True).runs()
     assert (runs[-1].verb, runs[-1].direction) == ("rows", "forward")
+    # A server that was put back to before the moment remembers that rows flow to it.
+    assert world.databases.journal is not None
+    world.databases.journal.backward = False
+    code, text = rows("--compare")
+    assert code == 11 and "Nova writes to db2:3306, which remembers that rows flow to it from db1:" in text
     world, plan = both()
     (directory / "plan.json").write_bytes(dump_plan(plan_split(scan(world), layout(LAYOUT), 0.0)))
     assert rows()[0] == 3 and "moves no database" in rows()[1]

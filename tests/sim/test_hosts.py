@@ -127,6 +127,25 @@ def test_a_host_that_is_mapped_elsewhere_is_not_taken_for_moved(desks: Any) -> N
     assert world.compute_of("cmp2")[0].active
 
 
+def test_another_writer_in_the_new_cell_stops_it_while_nova_compute_runs_yet(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+
+    def noticed(self: SimCells, toward: str, limit_s: float) -> float:
+        raise Unknowable("another writer than recell changed instances id=7", "Find and stop that writer")
+
+    with monkeypatch.context() as written:
+        written.setattr(SimCells, "catch_up", noticed)
+        with pytest.raises(Unknowable, match="another writer"):
+            desk.go("forward")
+    compute, _ = world.compute_of("cmp2")
+    assert compute.active and set(world.homes.values()) == {CELL1}
+    desk.go("backward")
+    assert well(world)
+
+
 def test_who_is_ended_first_is_up_while_the_others_come_to_rest(
     desks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,8 +25,9 @@ from recell.discovery import health, health_v1
 from recell.discovery.alone import look_alone
 from recell.discovery.cells_v1 import CellDatabases, find_cells, is_v1
 from recell.discovery.looking import Notes
-from recell.discovery.scan import _raise, _v1
 from recell.discovery.services import find_services
+from recell.discovery.told import tell_v1
+from recell.discovery.trouble import stop_at
 from recell.doctor import examine
 from recell.errors import BadInput, RecellError, Unreachable, Unsupported
 from recell.model.cells_v1 import CellRecord, CellV1, Flavor, Room, path_of
@@ -198,14 +199,14 @@ def test_a_scan_for_a_plan_leaves_a_cell_out_that_it_can_not_read_and_says_so(
         exotic = "postgresql://n:pw@pg1/nova"
         return Secrets(s.transport_url, "", TOP if "nova_top" in s.database else exotic, "")
 
-    monkeypatch.setattr(sys.modules[_v1.__module__], "_configs", lambda seen: ({}, of))
+    monkeypatch.setattr(sys.modules[tell_v1.__module__], "_configs", lambda seen: ({}, of))
     hosts: Any = gates(server)
     services = healthy().deployment.services
-    told = _v1(hosts, [], services, _raise, leave=True)
+    told = tell_v1(hosts, [], services, stop_at, leave=True)
     assert told.remarks == ("cell-unread|cell1|recell can't read its database, db1:3306/nova",)
     assert [c.key for c in told.cells] == ["api", "cell1"] and told.instances == {"api": 2}
     with pytest.raises(Unsupported, match="begins with postgresql"):
-        _v1(hosts, [], services, _raise)
+        tell_v1(hosts, [], services, stop_at)
 
 
 def test_rows_of_every_release_are_read(tree: tuple[tuple[CellV1, ...], CellDatabases], root: Any) -> None:
@@ -467,14 +468,14 @@ def test_a_database_of_another_kind_is_told_and_no_more(server: Path, root: Any)
 
 def test_a_scan_tells_cells_records_and_instances(server: Path, root: Any) -> None:
     services = healthy().deployment.services
-    seen = []
+    seen: list[Any] = []
     for host in ("top1", "top2", "ctl1", "ctl2"):
         conf = f"[database]\nconnection = {TOP if host.startswith('top') else CHILD}\n".encode()
         configs = {s.unit: parse_config([("nova.conf", conf)]) for s in services if s.host == host}
         seen.append(SimpleNamespace(facts=SimpleNamespace(name=host), found=SimpleNamespace(configs=configs)))
+    hosts: Any = gates(server)
     told: list[str] = []
-    look = sys.modules["recell.discovery.scan"]._v1  # the package's own name for it is the function's
-    found = look(gates(server), seen, services, lambda area, e: told.append(area))
+    found = tell_v1(hosts, seen, services, lambda area, e: told.append(area))
     assert told == [] and found.mappings == () and found.instances == {"api": 2, "cell1": 1}
     assert [(r.cell, r.binary) for r in found.records] == [
         ("api", "nova-cells"), ("cell1", "nova-cells"), ("cell1", "nova-conductor"), ("cell1", "nova-compute")

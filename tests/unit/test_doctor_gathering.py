@@ -22,7 +22,8 @@ from recell.adapters.knock import AMQP, knock
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.placement import PlacementApi
 from recell.discovery import rows
-from recell.discovery.scan import _raise, _v2
+from recell.discovery.told import tell_v2
+from recell.discovery.trouble import stop_at
 from recell.errors import Denied, RecellError, Unreachable, Unsupported
 from recell.model.health import ComputeNode, Guest, MappingTimes, Provider
 from recell.preflight import consistency
@@ -168,20 +169,20 @@ def test_a_scan_for_a_plan_leaves_such_a_cell_out_and_says_so(
     seen: Any = SimpleNamespace(
         facts=SimpleNamespace(name="ctl1"), found=SimpleNamespace(configs={"nova-api": parse_config([])})
     )
-    monkeypatch.setattr(sys.modules[_v2.__module__], "NovaDatabases", lambda *_: nova)
+    monkeypatch.setattr(sys.modules[tell_v2.__module__], "NovaDatabases", lambda *_: nova)
     hosts: Any = {"ctl1": None}
-    told = _v2(hosts, [seen], [controller], _raise, leave=True)
+    told = tell_v2(hosts, [seen], [controller], stop_at, leave=True)
     assert told.remarks == (
         "cell-unread|cell1|recell can't read its database, postgresql://nova:***@pg1/nova",
     )
     assert told.instances == {"cell0": 0} and len(told.mappings) == 2
     assert list(cells_of(nova)) == ["cell0"]
     with pytest.raises(Unsupported, match="begins with postgresql"):
-        _v2(hosts, [seen], [controller], _raise)
+        tell_v2(hosts, [seen], [controller], stop_at)
     root.execute("UPDATE nova_api.cell_mappings SET database_connection = 'postgresql://nova:pw@pg1/nova'"
                  " WHERE id = 1")  # fmt: skip
     with pytest.raises(Unsupported, match="begins with postgresql"):
-        _v2(hosts, [seen], [controller], _raise, leave=True)
+        tell_v2(hosts, [seen], [controller], stop_at, leave=True)
 
 
 def test_guests_nodes_hosts_and_moves(nova: NovaDatabases, root: Any) -> None:

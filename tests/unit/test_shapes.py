@@ -10,7 +10,8 @@ import pytest
 
 from recell.adapters.conf import parse_config
 from recell.adapters.ports import Finished, ProxyServer
-from recell.discovery.scan import hostnames, led_to, with_aliases
+from recell.discovery.brokers import hostnames
+from recell.discovery.scan import led_to, with_aliases
 from recell.discovery.services import find_services
 from recell.errors import Unsupported
 from recell.model.deployment import Address, Deployment, NovaService

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ from click.testing import CliRunner
 
 from recell.cli.desk import hosts_of
 from recell.cli.main import main
+from recell.discovery import told
 from recell.errors import BadInput, Unsupported
 from recell.model.cells_v1 import CellRecord
 from recell.model.deployment import Container, Deployment, dump_deployment
@@ -199,7 +199,6 @@ def test_the_command_prints_an_example_and_makes_its_plan(tree: Deployment, tmp_
 def test_scan_reads_mappings_beside_cells_v1_as_a_child_fills_them(
     tree: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scanning = import_module("recell.discovery.scan")  # the package has a function of this name
     asked: list[str] = []
 
     class Config(SimpleNamespace):
@@ -213,15 +212,15 @@ def test_scan_reads_mappings_beside_cells_v1_as_a_child_fills_them(
         def close(self) -> None:
             asked.append("closed")
 
-    monkeypatch.setattr(scanning, "NovaDatabases", Databases)
-    monkeypatch.setattr(scanning, "_mappings", lambda nova, config, note: (config.name,))
+    monkeypatch.setattr(told, "NovaDatabases", Databases)
+    monkeypatch.setattr(told, "_mappings", lambda nova, config, note: (config.name,))
     configs: Any = {(s.host, s.unit): Config(name=f"{s.host} {s.unit}") for s in tree.services}
     hosts: Any = {h.name: h.name for h in tree.hosts}
 
     def note(area: str, error: Exception) -> None:
         raise AssertionError(area)
 
-    found: Any = scanning._beside_cells_v1(hosts, configs, tree.services, tree.cells, note)
+    found: Any = told._beside_cells_v1(hosts, configs, tree.services, tree.cells, note)
     (who,) = found
     host = who.split()[0]
     assert host.startswith("ctl"), "of the child: the API cell would fill templates with its own database"
@@ -230,4 +229,4 @@ def test_scan_reads_mappings_beside_cells_v1_as_a_child_fills_them(
         "closed",
     ]  # fmt: skip
     none = tuple(replace(s, api_database="") for s in tree.services)
-    assert scanning._beside_cells_v1(hosts, configs, none, tree.cells, note) == ()
+    assert told._beside_cells_v1(hosts, configs, none, tree.cells, note) == ()

@@ -85,7 +85,10 @@ class HostsPort(Protocol):
 
     def bring_hosts(self, toward: Side) -> None:
         """The hosts' own rows (service, node, devices) there are as at the other side. While nova-compute
-        runs in neither cell."""
+        runs in neither cell, and after :meth:`catch_up`: from here on it may write its instances' rows there.
+
+        :raises Unknowable: somebody has written some already.
+        """
         ...
 
     def alive(self, side: Side) -> None:
@@ -94,7 +97,10 @@ class HostsPort(Protocol):
         ...
 
     def catch_up(self, toward: Side, limit_s: float) -> float:
-        """Apply what has changed, and go on. How many seconds it is behind."""
+        """Apply what has changed, and go on. How many seconds it is behind.
+
+        :raises Unknowable: somebody else writes these rows there, before :meth:`bring_hosts`.
+        """
         ...
 
     def instances(self, side: Side) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ def command(directory: Path, as_json: bool, rate: int | None, paused: bool | Non
 
     \b
     --compare exits with 0   every row is the same on both sides
+                         11  it can't be known which side's rows are the newer ones; nothing is written
                          12  rows differ; they are named by table and key
     """
     desk = Desk(directory)
@@ -91,7 +92,7 @@ def _one(step: FollowDatabase, journal: Journal, rate: int | None, paused: bool 
         "progress": step.recall("progress") if standing.phase == "copying" else None,
     }
     if compare:
-        said["compared"] = mover.compare(_tell)
+        said["compared"] = step.compare(_tell)
     return said
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from recell.adapters.nova_db import Gateway
-from recell.discovery.cells_v1 import CellDatabases, Secrets, Trouble, believed
+from recell.discovery.cells_v1 import CellDatabases, Secrets, believed
+from recell.discovery.trouble import Trouble
 from recell.errors import RecellError, Unsupported
 from recell.model.deployment import NovaService, ServiceRecord
 

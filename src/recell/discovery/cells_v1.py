@@ -18,13 +18,13 @@ from recell.adapters.mysql.instances import live_rows, read_live
 from recell.adapters.mysql.sql import name
 from recell.adapters.nova_db import Database, Gateway
 from recell.adapters.ports import ServiceRow
+from recell.discovery.trouble import Trouble
 from recell.errors import BadInput, RecellError, Unsupported
 from recell.model.cells_v1 import CellRecord, CellV1, Flavor, InstanceRow, NullRow, Room
 from recell.model.deployment import NovaService
 from recell.model.urls import Url, parse_url
 
 T = TypeVar("T")
-Trouble = Callable[[str, RecellError], None]
 ORDER = ("cells", "conductor", "scheduler", "api", "consoleauth", "cert", "network", "metadata")
 """Whose configuration is believed first."""
 _TRUE = ("true", "1", "yes", "on")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from recell.adapters.world import RealWorld
-from recell.discovery.scan import nova_version
+from recell.discovery.seen import nova_version
 from recell.errors import RecellError
 from recell.model.deployment import Deployment
 from recell.model.health import QueueFacts, Running, Unknown

@@ -19,7 +19,8 @@ from recell.adapters.rabbit_settings import main_file, settings_of
 from recell.adapters.rpc import runs
 from recell.adapters.ssh import SshHost
 from recell.discovery.fronts import NOVA_UNREAD, FrontHost, proxied, told_of_nova, with_balancers, with_doors
-from recell.discovery.scan import host_facts, look_for_nova
+from recell.discovery.scan import look_for_nova
+from recell.discovery.seen import host_facts
 from recell.discovery.services import environment_of
 from recell.errors import BadInput, RecellError, Unreachable, Unsupported
 from recell.model.deployment import Address, Broker, ConfigFile, Deployment, HostFacts

@@ -6,15 +6,14 @@ raised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from recell.adapters.ports import NovaPort
+from recell.discovery.trouble import Trouble
 from recell.errors import RecellError
 from recell.model.health import ComputeNode, DatabaseFacts, Guest, Homes, MappingTimes
 
-Trouble = Callable[[str, RecellError], None]
-"""(area, error)"""
 
 class Asked(Protocol):
     """What answers read-only statements, by cell."""

@@ -59,29 +59,30 @@ class Start:
     position: Position
     gtid: str
     identity: dict[str, str]
+    begun: str = ""
 
 
 def known_at(endpoint: Endpoint, position: Position) -> Start:
     """A position between two transactions, and what proves the binlog to be the same later."""
     session = Session(endpoint)
     try:
-        return Start(position, _gtid_at(session, position), identity(session))
+        return _known(session, position, identity(session))
     finally:
         session.close()
 
 
-def _gtid_at(session: Session, position: Position) -> str:
+def _known(session: Session, position: Position, known: dict[str, str]) -> Start:
+    begun = file_begun(session.endpoint, position.file)
     if not session.mariadb:
-        return file_begun(session.endpoint, position.file)
+        return Start(position, begun, known, begun)
     found = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))
-    return str(found[0][0] or "").split(",")[0]
+    return Start(position, str(found[0][0] or "").split(",")[0], known, begun)
 
 
 def start_of(session: Session) -> Start:
     """Begins a snapshot in ``session``; what proves the binlog to be the same later."""
     known = identity(session)
-    position = session.snapshot()
-    return Start(position, _gtid_at(session, position), known)
+    return _known(session, session.snapshot(), known)
 
 
 class _BinlogThread(ABC):
@@ -103,6 +104,7 @@ class _BinlogThread(ABC):
         self._replica_id = replica_id
         self._patience_s = patience_s
         self._position, self._gtid = start.position, start.gtid
+        self._begun = {start.position.file: start.begun} if start.begun else {}
         self._moved = threading.Condition()
         self._stopping = False
         self._reader: BinlogReader | None = None
@@ -112,6 +114,10 @@ class _BinlogThread(ABC):
     def position(self) -> Position:
         """Everything before it has been taken in."""
         return self._position
+
+    def begun(self, position: Position) -> str:
+        """What tells the position's file from another one of this name; empty where that is not known."""
+        return self._begun.get(position.file, "")
 
     def start(self) -> None:
         self._thread.start()
@@ -183,11 +189,11 @@ class _BinlogThread(ABC):
     def _connect(self) -> BinlogReader:
         session = Session(self.endpoint)
         try:
-            continues(session, self._start.identity, self._position, self._gtid)
+            continues(session, self._start.identity, self._position, self._gtid, self.begun(self._position))
         finally:
             session.close()
         self._reader = BinlogReader(self.endpoint, self._position, self.members.wanted,
-                                    server_id=self._replica_id, mark=MARK)
+                                    server_id=self._replica_id, mark=MARK, begun=self._begun)
         return self._reader
 
     def _read(self, reader: BinlogReader) -> None:

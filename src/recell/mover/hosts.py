@@ -203,6 +203,11 @@ class CellHosts(CellMaking):
 
     def bring_hosts(self, toward: Side) -> None:
         self._permit()
+        state = self._state(toward)
+        if state is not None and state.guarded:
+            # nova-compute starts there next, and writes its instances' rows by itself.
+            with self._kept.going(lambda: self._begin(toward)) as move:
+                move.let_in()
         with self._entered(other(toward)) as source, self._entered(toward) as target:
             host_rows.bring(source, target, self._whole())
 

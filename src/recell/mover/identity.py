@@ -43,10 +43,14 @@ def none_prepared(session: Session) -> None:
             " not ended", "Wait for their end, or end them by hand: XA RECOVER shows them")
 
 
-def continues(session: Session, known: dict[str, str], position: Position, gtid: str) -> None:
+def continues(
+    session: Session, known: dict[str, str], position: Position, gtid: str, begun: str = ""
+) -> None:
     """Prove that the binlog at ``position`` is what it was.
 
     :param gtid: what the binlog was known by right before ``position``; empty when not known.
+    :param begun: what its file was known by (:func:`file_begun`). After a return to an older state the same
+        names, sizes and numbers may come again.
     :raises ServerReplaced: another server or history. :raises BinlogLost: it was purged.
     """
     if words := changed(known, identity(session)):
@@ -62,17 +66,16 @@ def continues(session: Session, known: dict[str, str], position: Position, gtid:
             f"{position.file} of {session.endpoint.where} ends at {files[position.file]}, before the move's"
             f" position {position.offset}: the binlog was reset or cut", _ANEW,
         )
-    if gtid and not session.mariadb:
-        found = file_begun(session.endpoint, position.file)
-        if found != gtid:
-            raise ServerReplaced(
-                f"the binary log of {session.endpoint.where} was {gtid} and is {found} (Unix time of its"
-                " beginning): it was reset or the server's data replaced", _ANEW)
-    elif gtid:
+    if gtid and session.mariadb:
         now = session.query("SELECT BINLOG_GTID_POS(%s, %s)", (position.file, position.offset))[0][0]
         if gtid not in str(now or "").split(","):
             raise ServerReplaced(
                 f"the transaction before {position} of {session.endpoint.where} was {gtid} and is now"
                 f" {now or 'none'}: the binlog was reset or the server's data replaced", _ANEW,
             )
+    known_by = begun or ("" if session.mariadb else gtid)
+    if known_by and (found := file_begun(session.endpoint, position.file)) != known_by:
+        raise ServerReplaced(
+            f"the binary log of {session.endpoint.where} was {known_by} and is {found} (Unix time of its"
+            " beginning): it was reset or the server's data replaced", _ANEW)
     session.commit()

@@ -59,7 +59,9 @@ class State:
     ``proven``: all before it was also found equal; ``gtid``: of the last transaction before ``proven``.
     ``watched``: the written database's own binlog, looked through for other writers up to here.
     ``source``: identity of the server that rows come from; ``verified``: a full comparison ended well
-    since the copy."""
+    since the copy. ``first``: the position at which this generation began; ``begun``, ``watched_begun``: what
+    tells the files of ``proven`` and ``watched`` from others of their names. ``guarded``: nobody else may
+    write these rows at the target yet."""
 
     move: str
     generation: int
@@ -73,6 +75,15 @@ class State:
     target: dict[str, str] | None = None
     watched: str = ""
     verified: bool = False
+    first: str = ""
+    begun: str = ""
+    watched_begun: str = ""
+    guarded: bool = False
+
+    @property
+    def backward(self) -> bool:
+        """Whether rows flow from the target to the source."""
+        return self.generation % 2 == 1
 
     @staticmethod
     def new_ids() -> tuple[str, int]:

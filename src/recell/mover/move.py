@@ -5,86 +5,32 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.adapters.mysql.position import Position
-from recell.adapters.mysql.session import Busy, Lost, Session, Sessions
-from recell.errors import RecellError, StepFailed, Unreachable, VerifyFailed
+from recell.adapters.mysql.session import Session
+from recell.errors import RecellError, StepFailed, VerifyFailed
 from recell.model.moving import Pace
 from recell.model.scope import Scope
+from recell.mover.begin import begin, resume
 from recell.mover.copy import Copier
-from recell.mover.feed import Echo, Feed, ForeignWriter, Sentry, Start, known_at, start_of
+from recell.mover.feed import ForeignWriter, Start, known_at
+from recell.mover.flow import Flow
 from recell.mover.follow import Follower
-from recell.mover.identity import check_server, continues, none_prepared
-from recell.mover.journal import (
-    Journal,
-    Phase,
-    State,
-    fingerprint,
-    make_tables,
-    positions,
-    same_scope,
-    set_pace,
-    state_of,
-)
-from recell.mover.members import Members, Work, select_members
-from recell.mover.throttle import Limits, Throttle
+from recell.mover.force import in_force
+from recell.mover.journal import Journal, Phase, State, positions, same_scope, set_pace, state_of
+from recell.mover.members import Members, Work
+from recell.mover.options import Drained, Options, Status
+from recell.mover.pair import Pair
+from recell.mover.throttle import Throttle
 from recell.mover.verify import Report, Verifier
 from recell.mover.watch import Watch
 
 __all__ = ["Drained", "Move", "Options", "Status"]
 
 T = TypeVar("T")
-_HERE = "Go on with the same move: what was done is kept"
-
-
-@dataclass(frozen=True)
-class Options:
-    """``workers``: chunks copied at once. ``patience_s``: how long a server may be away. ``limits``:
-    what the source must be spared. ``replicas``: of the source, whose lag counts. ``alone``: nobody else
-    writes to these rows at the target; otherwise they are not watched, and can't be turned back. ``echo``:
-    which of another's rows there are put right instead of stopping the move."""
-
-    workers: int = 2
-    patience_s: float = 60.0
-    limits: Limits = field(default_factory=Limits)
-    replicas: tuple[Endpoint, ...] = ()
-    alone: bool = True
-    echo: Echo = lambda table, key: False
-
-
-@dataclass(frozen=True)
-class Drained:
-    """``position``: of the source, at which both sides were proven equal; ``keys``: looked at for
-    that since the writers stopped; ``seconds``: it took."""
-
-    position: str
-    keys: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Status:
-    """``rows``: copied so far, of about ``rows_total``; ``rate``: rows per second, of the copy or the
-    verification; ``eta_s``: to the end of the copy; ``lag_s``: how long ago the source was as the target
-    is now (None before rows are applied); ``dirty``: keys to be applied; ``unproven``: applied and not
-    compared yet; ``applied``: keys in this run."""
-
-    phase: Phase
-    backward: bool
-    rows: int
-    rows_total: int
-    rate: float
-    eta_s: float | None
-    lag_s: float | None
-    dirty: int
-    unproven: int
-    applied: int
-    paused: bool
-    position: str
 
 
 class Move:
@@ -98,17 +44,14 @@ class Move:
                  ) -> None:
         self.scope = scope
         self.options = options or Options()
-        self._ends = source, target
+        self._pair = Pair(source, target, self.options.patience_s)
         self.members = Members(scope)
         self.throttle = Throttle(limits=self.options.limits)
         self._state: State | None = None
         self._changing = threading.Lock()
         self._journal: Journal | None = None
-        self._feed: Feed | None = None
-        self._sentry: Sentry | None = None
-        self._follower: Follower | None = None
+        self._flow: Flow | None = None
         self._watch: Watch | None = None
-        self._asking = Sessions()
         self._rows = 0
         self._clock: list[tuple[float, int]] = []
         self._compared = 0
@@ -122,16 +65,16 @@ class Move:
     @property
     def source(self) -> Endpoint:
         """Where rows came from at first."""
-        return self._pinned()[0]
+        return self._pair.pinned(self._state)[0]
 
     @property
     def target(self) -> Endpoint:
-        return self._pinned()[1]
+        return self._pair.pinned(self._state)[1]
 
     @property
     def backward(self) -> bool:
         """Whether rows flow from the target to the source now."""
-        return self._known.generation % 2 == 1
+        return self._known.backward
 
     @property
     def _known(self) -> State:
@@ -142,21 +85,19 @@ class Move:
     def prepare(self) -> Phase:
         """Begin, or find where an earlier run stood; from here on the source's changes are noted.
 
-        :raises BinlogLost, ServerReplaced: an earlier run can't be gone on with.
+        :raises BinlogLost, ServerReplaced, JournalLost: an earlier run can't be gone on with.
         """
         self.close()
         self.throttle, self._clock = Throttle(limits=self.options.limits), []
-        source, target = self._ends
-        found = (self._patiently(lambda: state_of(target), target),
-                 self._patiently(lambda: state_of(source), source))
-        live = [s for s in found if s is not None and s.phase != "reversed"]
-        if not live:
-            self._patiently(self._begin, target)
+        patiently = self._pair.patiently
+        source, target = self._pair.ends
+        theirs = patiently(lambda: state_of(target), target)
+        state = in_force(self._pair.ends, patiently(lambda: state_of(source), source), theirs)
+        if state is None:
+            patiently(self._begin, target)
         else:
-            # Killed in the middle of reverse(): the earlier direction is still drained, and in force.
-            state = min(live, key=lambda s: s.generation)
             same_scope(state, self.scope)
-            self._patiently(lambda: self._resume(state), target)
+            patiently(lambda: self._resume(state), target)
         self._start()
         return self.phase
 
@@ -173,7 +114,7 @@ class Move:
 
         def guard() -> None:
             while not ended.wait(0.5):
-                if any(t is not None and t.failed is not None for t in (self._feed, self._sentry)):
+                if self._flow is not None and self._flow.broken:
                     copier.stop()
                     self.throttle.stop()
 
@@ -191,13 +132,14 @@ class Move:
         if self.phase == "copying":
             raise StepFailed("the copy is not done", "Call copy first")
         self._check()
+        self._undisturbed()
         if self.phase == "drained":
             self._write(phase="following")
-        if self._follower is not None:
-            self._follower.start()
+        if self._flow is not None:
+            self._flow.follower.start()
         # So that drain, while writers wait, has no connection to make.
         for endpoint in self._direction():
-            self._end_of(endpoint)
+            self._pair.end_of(endpoint)
 
     def catch_up(self, limit_s: float, lag_s: float = 1.0) -> float:
         """Wait until the target is at most ``lag_s`` behind. The lag, in seconds.
@@ -255,14 +197,13 @@ class Move:
         :raises VerifyFailed: rows differ, or no full verification has ended well since the copy.
         """
         self._be_sure()
+        self._undisturbed()
         began = time.monotonic()
-        end = self._source_end()
-        if self._feed is None or not self._feed.reach(end, limit_s):
+        flow, end = self._flowing, self._source_end()
+        if not flow.feed.reach(end, limit_s):
             raise StepFailed(f"the source's binlog was not read up to {end} in {limit_s:.0f} s",
                              "Let the writers go on, and look at the source's load")
-        follower = self._follower
-        if follower is None:
-            raise StepFailed("this move has been closed", "Call prepare first")
+        follower = flow.follower
         follower.stop()
         self._check()
         keys = 0
@@ -276,12 +217,10 @@ class Move:
             time.sleep(0.005)
         self._watched(limit_s)
         now = self._source_end()
-        if not self._feed.reach(now, limit_s) or len(self.members.work):
+        if not flow.feed.reach(now, limit_s) or len(self.members.work):
             raise StepFailed("rows of the source still change", "Stop its writers before draining it")
         self._be_sure()
-        watched = self._known.watched if self._sentry is None else str(self._sentry.safe)
-        self._write(phase="drained", position=str(end), proven=str(end), gtid=follower.proven_gtid,
-                    watched=watched)
+        self._write(phase="drained", position=str(end), gtid=follower.proven_gtid, **self._marks(end))
         return Drained(str(end), keys, time.monotonic() - began)
 
     def late(self, bring: Callable[[Work], T]) -> T | None:
@@ -292,7 +231,7 @@ class Move:
         if self.phase != "drained":
             raise StepFailed(f"the move is {self.phase}, not drained", "Drain it first")
         end = self._source_end()
-        if self._feed is None or not self._feed.reach(end, self.options.patience_s):
+        if not self._flowing.feed.reach(end, self.options.patience_s):
             raise StepFailed(f"the source's binlog was not read up to {end}", "Look at the source's load")
         work = self.members.take()
         if work.position is None or not len(work):
@@ -303,8 +242,26 @@ class Move:
             self.members.put_back(work)
             raise
         self.members.settled()
-        self._write(position=str(work.position), proven=str(work.position), gtid=work.gtid)
+        self._write(position=str(work.position), proven=str(work.position), gtid=work.gtid,
+                    begun=self._flowing.feed.begun(work.position))
         return found
+
+    def let_in(self) -> None:
+        """From now on others may write these rows at the target; until now nobody has.
+
+        :raises ForeignWriter: somebody has. :raises VerifyFailed: not all rows were compared.
+        :raises StepFailed: the move can be turned back, so nobody may.
+        """
+        if self.options.alone:
+            raise StepFailed("nobody else may write what this move writes", "Turn it back, or finish it")
+        if not self._guarded:
+            return
+        self._undisturbed()
+        self._watched(self.options.patience_s)
+        self._check()
+        self._be_sure()  # from now on their writes are differences too
+        self._write(guarded=False)
+        self._flowing.let_in()
 
     def reverse(self) -> None:
         """After drain: what has changed at the target since flows back to the source from now on.
@@ -320,21 +277,22 @@ class Move:
             raise StepFailed(f"the move is {self.phase}, not drained", "Stop the writers and drain first")
         here, there = self._direction()
         end = self._source_end()
-        if self._feed is None or not self._feed.reach(end, self.options.patience_s) or len(self.members.work):
+        if not self._flowing.feed.reach(end, self.options.patience_s) or len(self.members.work):
             raise ForeignWriter(f"rows of {here.where} changed after they were proven equal",
                                 "Stop that writer, then drain again")
         before = replace(self._known, verified=self.sure)
-        self._stop_threads()
+        self._stop_flow()
         old, self._journal = self._kept, None
         back = Journal(here)
         back.create()
         back.take_over()
-        start = self._patiently(lambda: known_at(there, Position.parse(before.watched)), there)
-        watched = self._patiently(lambda: known_at(here, end), here)
+        start = self._pair.patiently(lambda: known_at(there, Position.parse(before.watched)), there)
+        watched = self._pair.patiently(lambda: known_at(here, end), here)
         after = replace(
             before, generation=before.generation + 1, phase="following", position=str(start.position),
             proven=str(start.position), gtid=start.gtid, source=start.identity, target=watched.identity,
-            watched=str(watched.position))
+            watched=str(watched.position), first=str(start.position), begun=start.begun,
+            watched_begun=watched.begun)
         with self.members.lock:
             # What left the scope meanwhile is the source's own again, not ours to delete there.
             self.members.ever = {link: set(values) for link, values in self.members.present.items()}
@@ -348,7 +306,7 @@ class Move:
     def finish(self) -> None:
         """Nothing flows any more; the bookkeeping of both sides is removed."""
         self.close()
-        for endpoint in self._ends:
+        for endpoint in self._pair.ends:
             journal = Journal(endpoint)
             try:
                 journal.drop()
@@ -361,8 +319,8 @@ class Move:
         if self._watch is not None:
             self._watch.close()
         self._watch = None
-        self._stop_threads()
-        self._asking.close()
+        self._stop_flow()
+        self._pair.close()
         if self._journal is not None:
             self._journal.close()
         self._journal = None
@@ -374,7 +332,7 @@ class Move:
 
         Kept beside the journal, so any process may call it while another one moves.
         """
-        set_pace(self._ends, Pace(rate, paused))
+        set_pace(self._pair.ends, Pace(rate, paused))
         self.throttle.set(rate, paused)
 
     def status(self) -> Status:
@@ -386,7 +344,7 @@ class Move:
         first = self._clock[0]
         rate = (self.throttle.rows - first[1]) / (now - first[0]) if now - first[0] > 0.5 else 0.0
         copying = state.phase == "copying"
-        follower = self._follower
+        follower = self._flow.follower if self._flow is not None else None
         return Status(
             state.phase, self.backward, copied if copying else total, total, rate,
             (total - copied) / rate if copying and rate > 0 else None,
@@ -400,19 +358,7 @@ class Move:
 
     def _direction(self) -> tuple[Endpoint, Endpoint]:
         """Where rows come from now, and where they go."""
-        source, target = self._pinned()
-        return (target, source) if self._state is not None and self.backward else (source, target)
-
-    def _pinned(self) -> tuple[Endpoint, Endpoint]:
-        """Both ends; once they are known, no session of theirs is with another server."""
-        source, target = self._ends
-        if self._state is None:
-            return source, target
-        mine, theirs = self._state.source, self._state.target or {}
-        if self.backward:
-            mine, theirs = theirs, mine
-        return (replace(source, server=tuple(sorted(mine.items()))),
-                replace(target, server=tuple(sorted(theirs.items()))))
+        return self._pair.direction(self._state)
 
     @property
     def _kept(self) -> Journal:
@@ -421,81 +367,24 @@ class Move:
         return self._journal
 
     def _begin(self) -> None:
-        source, target = self._ends
-        for endpoint in self._ends:
-            with closing(Session(endpoint)) as session:
-                check_server(session)
-        self._journal = journal = Journal(target)
-        journal.create()
-        watched = self._look(target)
-        journal.take_over()
-        with closing(Session(source)) as session:
-            if not session.tells_snapshots:
-                make_tables(source)
-            start = start_of(session)
-            none_prepared(session)
-            self.members.present = select_members(session, self.members)
-        self.members.ever = {link: set(values) for link, values in self.members.present.items()}
-        move, replica = State.new_ids()
-        self._state = State(move, 0, "copying", fingerprint(self.scope), replica, start.identity,
-                            str(start.position), str(start.position), start.gtid, watched.identity,
-                            str(watched.position))
-        journal.endpoint = self.target
-        journal.begin(self._state, self.members.present)
+        self._journal = Journal(self._pair.ends[1])
+        self._state = begin(self._pair, self.scope, self.members, self._journal)
 
     def _resume(self, state: State) -> None:
         self._state = state
         here, there = self._direction()
-        self._journal = journal = Journal(there)
-        journal.take_over()
-        session = Session(here)
-        try:
-            continues(session, state.source, positions(state)[1], state.gtid)
-            start_of(session)
-            present = select_members(session, self.members)
-        finally:
-            session.close()
-        session = Session(there)
-        try:
-            continues(session, state.target or {}, Position.parse(state.watched), "")
-        finally:
-            session.close()
-        was, ever = journal.members()
-        members = self.members
-        with members.lock:
-            members.present = present
-            members.ever = {link: ever.get(link, set()) | values for link, values in present.items()}
-            for link, values in present.items():
-                before = was.get(link, set())
-                members.work.joined[link] = values - before
-                members.work.left[link] = before - values
-                for value in values ^ before:
-                    members.touch(link, value, members.work)
-
-    def _look(self, endpoint: Endpoint) -> Start:
-        def ask() -> Start:
-            with closing(Session(endpoint)) as session:
-                return start_of(session)
-
-        return self._patiently(ask, endpoint)
+        self._journal = Journal(there)
+        resume(here, there, state, self.members, self._journal, watched=self._guarded)
 
     def _start(self, start: Start | None = None, watched: Start | None = None) -> None:
         here, there = self._direction()
         state = self._known
-        start = start or Start(positions(state)[1], state.gtid, state.source)
-        watched = watched or Start(Position.parse(state.watched), "", state.target or {})
-        with self.members.lock:
-            self.members.work.position, self.members.work.gtid = start.position, start.gtid
-        patience, self._compared = self.options.patience_s, 0
-        self._feed = Feed(here, start, self.members, state.replica_id, patience)
-        if self.options.alone:
-            self._sentry = Sentry(there, watched, self.members, state.replica_id + 1, patience,
-                                  self.options.echo)
-        self._feed.start()
-        if self._sentry is not None:
-            self._sentry.start()
-        self._follower = Follower(here, there, self.members, self._kept, self._note,
-                                  (start.position, start.gtid), patience)
+        start = start or Start(positions(state)[1], state.gtid, state.source, state.begun)
+        if watched is None and self._guarded:
+            watched = Start(Position.parse(state.watched), "", state.target or {}, state.watched_begun)
+        self._compared = 0
+        self._flow = Flow(here, there, start, watched, self.members, self._kept, state, self.options,
+                          self._note)
         if self._watch is None:
             self._watch = Watch(self.throttle, self._direction, self._applied_position,
                                 self.options.replicas)
@@ -503,10 +392,23 @@ class Move:
     # -- while it runs, inside --------------------------------------------------------------------
 
     def _note(self, session: Session, position: Position, proven: Position, gtid: str) -> None:
-        watched = str(self._sentry.safe) if self._sentry else self._known.watched
         unsure = {"verified": False} if self._doubt else {}
-        self._change(session, position=str(position), proven=str(proven), gtid=gtid, watched=watched,
-                     **unsure)
+        self._change(session, position=str(position), gtid=gtid, **self._marks(proven), **unsure)
+
+    def _marks(self, proven: Position) -> dict[str, str]:
+        """From where a run that comes after a kill reads both binlogs, and what their files are known by."""
+        flow = self._flowing
+        marks = {"proven": str(proven), "begun": flow.feed.begun(proven)}
+        if flow.sentry is not None:
+            safe = flow.sentry.safe
+            marks |= {"watched": str(safe), "watched_begun": flow.sentry.begun(safe)}
+        return marks
+
+    @property
+    def _flowing(self) -> Flow:
+        if self._flow is None:
+            raise StepFailed("this move has been closed", "Call prepare first")
+        return self._flow
 
     @property
     def sure(self) -> bool:
@@ -515,8 +417,7 @@ class Move:
 
     @property
     def _deaths(self) -> int:
-        # Of the server whose log may lack rows, and of the one that may lack what it was given.
-        return sum(thread.deaths for thread in (self._feed, self._sentry) if thread is not None)
+        return self._flow.deaths if self._flow is not None else 0
 
     @property
     def _doubt(self) -> bool:
@@ -527,49 +428,52 @@ class Move:
             raise VerifyFailed("no full verification has ended well since the copy, or since one of the"
                                " servers died, or ran unseen between two restarts", "Verify first")
 
-    def _stop_threads(self) -> None:
-        if self._follower is not None:
-            self._follower.close()
-        for thread in (self._feed, self._sentry):
-            if thread is not None:
-                thread.stop()
-        self._feed = self._sentry = self._follower = None
+    def _stop_flow(self) -> None:
+        if self._flow is not None:
+            self._flow.stop()
+        self._flow = None
 
     def _check(self) -> None:
         """:raises RecellError: what stopped a thread."""
-        for thread in (self._feed, self._sentry):
-            if thread is not None:
-                thread.check()
-        if self._follower is not None and self._follower.failed is not None:
-            raise self._follower.failed
+        if self._flow is not None:
+            self._flow.check()
 
     def _applied(self, end: Position, limit_s: float) -> bool:
-        until = time.monotonic() + limit_s
-        while True:
-            self._check()
-            if self._follower is not None and self._follower.position >= end:
-                return True
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.005)
+        return self._flowing.applied(end, limit_s)
 
     def _applied_position(self) -> Position | None:
-        follower = self._follower
-        return follower.position if follower is not None and follower.running else None
+        flow = self._flow
+        return flow.follower.position if flow is not None and flow.follower.running else None
 
     def _source_end(self) -> Position:
-        return self._end_of(self._direction()[0])
+        return self._pair.end_of(self._direction()[0])
 
-    def _end_of(self, endpoint: Endpoint) -> Position:
-        return self._patiently(lambda: self._asking.ask(endpoint, Session.binlog_end), endpoint)
+    @property
+    def _guarded(self) -> bool:
+        """Whether nobody else may write these rows at the target."""
+        return self.options.alone or self._known.guarded
+
+    def _undisturbed(self) -> None:
+        """Before anything is applied after a beginning: nobody has written these rows at the target since it
+        was looked there last. Else writers are there by now, and what the source has is older."""
+        flow, there = self._flowing, self._direction()[1]
+        if flow.sentry is None or flow.undisturbed:
+            return
+        end, before = self._pair.end_of(there), None
+        while not flow.sentry.reach(end, self.options.patience_s):
+            if flow.sentry.position == before:  # there may be much of it
+                raise StepFailed(f"the binlog of {there.where} was not read up to {end}",
+                                 "Look at that server's load, then go on with the same move")
+            before = flow.sentry.position
+        flow.undisturbed = True
 
     def _watched(self, limit_s: float) -> None:
         """The target's binlog up to now holds nobody's writes to our rows but ours."""
-        if not self.options.alone:
+        there, sentry = self._direction()[1], self._flowing.sentry
+        if sentry is None:
             return
-        there = self._direction()[1]
-        end = self._end_of(there)
-        if self._sentry is None or not self._sentry.reach(end, limit_s):
+        end = self._pair.end_of(there)
+        if not sentry.reach(end, limit_s):
             raise StepFailed(f"the binlog of {there.where} was not read up to {end} in {limit_s:.0f} s",
                              "Look at that server's load, then drain again")
 
@@ -579,16 +483,6 @@ class Move:
         named = [f"{table} {key}" for table, key in follower.unproven]
         return VerifyFailed(f"{len(named)} rows differ at {end}: {'; '.join(named[:10])}",
                             "Let the writers go on, and verify in full")
-
-    def _patiently(self, act: Callable[[], T], endpoint: Endpoint) -> T:
-        until = time.monotonic() + self.options.patience_s
-        while True:
-            try:
-                return act()
-            except (Lost, Busy) as error:
-                if time.monotonic() > until:
-                    raise Unreachable(f"{endpoint.where} does not answer ({error})", _HERE) from None
-                time.sleep(0.3)
 
     def _write(self, **changes: object) -> None:
         self._change(None, **changes)

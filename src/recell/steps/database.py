@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import ClassVar
 
 from recell.adapters.mover_port import MoverPort
@@ -11,7 +12,8 @@ from recell.errors import StepFailed, Unknowable, Unreachable, VerifyFailed
 from recell.model.moving import Ends, Login, Thing
 from recell.model.relay import Side
 from recell.model.step import Direction, Finding
-from recell.model.urls import parse_url
+from recell.model.urls import Endpoint, parse_url
+from recell.planning.database import MYSQL_PORT
 from recell.steps.base import Anew, BaseStep, Context
 
 POLL_S = 1.0
@@ -41,10 +43,13 @@ class DatabaseStep(BaseStep):
 
     def nova(self) -> Login:
         """The account that Nova's processes use: the one in the cell's mapping, now."""
+        account = self._mapped()
+        return Login(account.user, account.password)
+
+    def _mapped(self) -> Endpoint:
         for mapping in self.world.nova().mappings():
             if mapping.uuid == self.param("cell"):
-                account = parse_url(mapping.database_connection).endpoints[0]
-                return Login(account.user, account.password)
+                return parse_url(mapping.database_connection).endpoints[0]
         raise Unknowable(
             f"cell {self.param('cell')} has no mapping any more", "See nova-manage cell_v2 list_cells"
         )
@@ -62,6 +67,25 @@ class DatabaseStep(BaseStep):
         """Where the relay leads; None: there is none."""
         state = self.relay().state()
         return state.side if state else None
+
+    def written(self) -> Side:
+        """The server that Nova writes to: where the relay leads, or without one the cell's mapping.
+
+        :raises Unknowable: the mapping names neither server.
+        """
+        if (side := self.relay_side()) is not None:
+            return side
+        named = self._mapped()
+        where = f"{named.host}:{named.port or MYSQL_PORT}"
+        sides: tuple[Side, Side] = ("old", "new")
+        for side in sides:
+            if where == self.ends.at(side).where:
+                return side
+        raise Unknowable(
+            f"cell {self.param('cell')} is mapped to {where}, which is neither {self.ends.old.where} nor"
+            f" {self.ends.new.where}",
+            "See nova-manage cell_v2 list_cells",
+        )
 
 
 class DatabaseThings(DatabaseStep):
@@ -137,6 +161,26 @@ class FollowDatabase(DatabaseStep):
     def prove(self, toward: Direction) -> str:
         said = super().prove(toward)
         return str(self.recall("said", said)) if toward == "forward" else said
+
+    def compare(self, tell: Callable[[dict[str, float]], None]) -> str:
+        """By hand, and while changes are applied. A server that has lost its last writes may remember a
+        direction in which rows flow no more.
+
+        :raises Unknowable: rows would flow to the server that Nova writes to.
+        :raises StepFailed: nothing is followed. :raises VerifyFailed: rows differ; they are named.
+        """
+        mover, written = self.mover(), self.written()
+        standing = mover.standing()
+        if standing.phase == "following" and (written == "new") != standing.backward:
+            old, new = self.ends.old.where, self.ends.new.where
+            here, there = (new, old) if standing.backward else (old, new)
+            raise Unknowable(
+                f"Nova writes to {there}, which remembers that rows flow to it from {here}: it was put back"
+                " to an older state, or has lost its last writes when it died",
+                "Nothing was written. Leave Nova where it is, and compare the two by hand: recell can't know"
+                " whose rows are the newer ones",
+            )
+        return mover.compare(tell)
 
     def finish(self) -> None:
         self.mover().forget()

@@ -318,6 +318,7 @@ class HostsComputes(HostsStep):
 
     def act(self, toward: Direction) -> None:
         if self._leaves(toward):
+            self._undisturbed()
             # Side by side: the guests of the first would else wait for the last. Those that are ended already
             # are kept up meanwhile.
             beat = Beat(partial(self.port().alive, self._side()), self.world.clock)
@@ -326,6 +327,13 @@ class HostsComputes(HostsStep):
             beat()
         elif self._computes():
             self._enter()
+
+    def _undisturbed(self) -> None:
+        """While they run yet: nobody else has written their rows where these are followed to."""
+        move, side, port = self.move(), self._side(), self.port()
+        now = port.following()
+        if move.hosts and now.toward == other(side) and now.verified and self.belong(move) == side:
+            port.catch_up(other(side), CATCH_UP_S)
 
     def _end(self, compute: dict[str, Any], beat: Beat) -> float:
         """For how many seconds what is sent to it was held off."""
@@ -357,6 +365,7 @@ class HostsComputes(HostsStep):
             now = port.following()
             if now.toward != side or not now.verified:
                 port.follow(side, lambda figures: self.remember("progress", figures))
+            port.catch_up(side, CATCH_UP_S)
             port.bring_hosts(side)
         elif not away and not any(self._unit(c).running for c in computes):
             # Here users write tasks, and messages wait: what Nova does at its start would lose them.

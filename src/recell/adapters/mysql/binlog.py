@@ -147,11 +147,12 @@ class BinlogReader:
     :param wanted: by table; other tables' rows are not told.
     :param mark: a table; a transaction that writes it before any other is not told, only its commit.
     :param server_id: of this replica; must differ from every server's and other replica's.
+    :param begun: by file, what tells it from another one of this name; files that are met are put there.
     """
 
     def __init__(
         self, endpoint: Endpoint, position: Position, wanted: Mapping[str, Wanted], *, server_id: int,
-        mark: str = "", heartbeat_s: float = 0.5,
+        mark: str = "", heartbeat_s: float = 0.5, begun: dict[str, str] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._database = endpoint.database.encode()
@@ -159,6 +160,7 @@ class BinlogReader:
         self._mark = mark
         self._file, self._offset = position.file, position.offset
         self._gtid = ""
+        self._files = {} if begun is None else begun
         self._decoders: dict[int, tuple[str, RowDecoder] | None] = {}
         self._signatures: dict[str, tuple[bytes, bytes]] = {}
         self._starts = 0  # of the server, seen in the binlog
@@ -320,8 +322,9 @@ class BinlogReader:
                     self._starts += 1
                     if self._starts > 1:
                         yield Unseen()
+                self._files[self._file] = _begun(self._file, at)
                 if not self._session.mariadb:
-                    self._gtid = _begun(self._file, at)
+                    self._gtid = self._files[self._file]
             if not self._open:
                 # The head of a new file, or what other replicas' events took: nothing of it matters.
                 self._offset = max(self._offset, following)
@@ -448,7 +451,7 @@ def leaves_out(session: Session, database: str) -> bool:
 
 
 def file_begun(endpoint: Endpoint, file: str) -> str:
-    """What tells a binlog's file of MySQL's from another one of this name: when it was begun.
+    """What tells a binlog's file from another one of this name: when it was begun.
 
     :raises BinlogLost: there is no such file any more. :raises Lost, Busy: as a session does.
     """
