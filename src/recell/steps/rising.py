@@ -10,6 +10,7 @@ from recell.adapters.ports import WaitingRoom
 from recell.errors import RecellError
 from recell.model.step import Direction
 from recell.planning.bridge import Side
+from recell.planning.queues import own_queues
 from recell.steps.aside import Aside
 from recell.steps.compute import ComputeMoments
 
@@ -45,8 +46,8 @@ class Rises(ComputeMoments):
 
     def _own_queues(self) -> list[Queue]:
         """By whose names it alone is reached."""
-        vhost, mine = str(self.param("vhost")), f".{self._nova_host()}"
-        return sorted({(vhost, f"compute{mine}"), *(q for q in self._queues() if q[1].endswith(mine))})
+        names = own_queues(self._nova_host(), (str(q) for q in self.param("queues")))
+        return [(str(self.param("vhost")), name) for name in names]
 
     def _has_aside(self) -> bool:
         return self.is_compute() and self._nova_host() in Aside(self.context).known()
