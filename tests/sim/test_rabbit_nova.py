@@ -152,6 +152,22 @@ def test_a_compute_that_is_asked_while_a_split_restarts_it_does_it_afterwards(de
         assert world.nova_.served == served and not world.rooms
 
 
+@pytest.mark.parametrize("text", [TEXT, SPLIT], ids=["fresh", "split"])
+@pytest.mark.parametrize("kill", [None, 10, 20])
+def test_a_compute_whose_unit_is_active_when_it_serves_forgets_nothing(
+    desks: Any, text: str, kill: int | None
+) -> None:
+    """systemctl would wait for that, and nobody set aside what is asked meanwhile."""
+    world = build_nova(own_cookie=text != SPLIT)
+    world.notify, world.rebooting, world.slow = True, "start", {"cmp1": 10.0, "cmp2": 10.0}
+    desk = nova_desk(desks, world, text)
+    if kill is not None:
+        desk.die_in("cmp1/nova-compute", kill)
+    for direction in ("forward", "backward"):
+        desk.go(direction)
+        assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
+
+
 def test_before_the_cut_undo_holds_what_a_compute_is_asked_as_well(desks: Any) -> None:
     world = build_nova(own_cookie=False)
     desk = nova_desk(desks, world, SPLIT)

@@ -174,7 +174,7 @@ class DryHost:
         if not unit:
             return
         state = self.unit(unit)
-        if verb in ("start", "restart"):
+        if verb in ("start", "start-later", "restart"):
             state = replace(state, exists=True, active="active", started_at=time.time(),
                             main_pid=state.main_pid or 1)
         elif verb in ("stop", "stop-later", "kill"):

@@ -116,7 +116,7 @@ class Proxied(BaseStep):
 
     def _answers_again(self, unit: str, url: str) -> None:
         if not self.host.unit(unit).running:
-            self.host.systemctl("start", unit)
+            self.start_unit(unit)
         began = self.world.clock()
         while url and not 0 < self.host.http_status(url, timeout=10) < 500:
             if self.world.clock() - began > self.limit("start_s"):

@@ -108,7 +108,7 @@ class Rises(ComputeMoments):
         running = self.unit().running
         if serves or not self.keeps_away(toward):
             if not running:
-                self.host.systemctl("start", str(self.param("unit")))
+                self.start_unit(str(self.param("unit")))
             aside.end(host)
             self.let_come(toward)
             return
@@ -119,9 +119,17 @@ class Rises(ComputeMoments):
         self.keep_away(toward, running)
         if not running:
             aside.take(host)
-            self.host.systemctl("start", str(self.param("unit")))
+            self._begin_to_start()
             note()  # the last word of the one that was ended may have come late
         self.until_risen(toward)
+
+    def _begin_to_start(self) -> None:
+        """Its instances' tasks are looked after from the first moment: systemctl would wait until a unit of
+        type notify is up."""
+        unit = str(self.param("unit"))
+        if self.unit().active == "failed":
+            self.host.systemctl("reset-failed", unit)  # or it would look as if this start had failed
+        self.host.systemctl("start-later", unit)
 
     def until_risen(self, toward: Direction) -> None:
         """Until a nova-compute reports that it serves: no task that waits for it meets its start."""
