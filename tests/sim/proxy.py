@@ -29,7 +29,8 @@ class SimProxy:
 
     def servers(self) -> tuple[ProxyServer, ...]:
         return tuple(
-            replace(s, state="DOWN") if s.state == "UP" and not self._answers(s) else s for s in self.table
+            replace(s, state="DOWN") if s.state in ("UP", "DRAIN") and not self._answers(s) else s
+            for s in self.table
         )
 
     def errors(self) -> dict[str, int]:
@@ -40,7 +41,10 @@ class SimProxy:
         self.world.changes.append(f"{self.host} {state} {server}")
         shown = {"ready": "UP", "drain": "DRAIN", "maint": "MAINT"}[state]
         self.table = [
-            replace(s, state=shown) if (s.backend, s.server) == (backend, server) else s for s in self.table
+            replace(s, state=shown, draining=state == "drain")
+            if (s.backend, s.server) == (backend, server)
+            else s
+            for s in self.table
         ]
         self.world.observe()
         self.world.point(f"{state} {server}")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from recell.adapters.ports import RawMapping, WaitingRoom
+from recell.adapters.ports import RawMapping, UnitState, WaitingRoom
+from recell.errors import StepFailed
 from recell.model.deployment import Broker, Deployment, NovaService, ProxyBackendServer, Role, ServiceRecord
 from recell.model.deployment import CellMapping as Mapping
 from recell.model.urls import parse_url
@@ -107,6 +108,7 @@ class NovaRabbitWorld(RabbitWorld):
         self.asked: dict[str, str] = {}  # host -> first host of the cluster at which the message waits
         self.looked: set[int] = set()
         self.slow: dict[str, float] = {}  # host -> so much longer its nova-compute takes to start
+        self.notify = False  # whether nova-compute's units are active only when they serve, as RDO's are
         self.down_s = 60.0  # service_down_time
         self.hung: set[int] = set()  # processes that report no more
         self.rooms: set[str] = set()  # hosts to whose nova-compute nothing comes from its own queue
@@ -244,6 +246,22 @@ class SimRoom:
 
 class NovaHost(ClientHost):
     world: NovaRabbitWorld
+
+    def _activates(self, name: str) -> bool:
+        rising = self.world.notify and name == "nova-compute" and self.units_[name].active
+        return rising and not self.world.serves(self.name)
+
+    def unit(self, name: str) -> UnitState:
+        found = super().unit(name)
+        return replace(found, active="activating") if self._activates(name) else found
+
+    def systemctl(self, verb: str, unit: str = "", *, timeout: float = 180) -> None:
+        super().systemctl(verb, unit, timeout=timeout)
+        until = self.world.time + timeout
+        while verb in ("start", "restart") and self._activates(unit):
+            if self.world.time >= until:
+                raise StepFailed(f"systemctl did not end within {timeout:g} s on {self.name}", "Look there")
+            self.world.wait(0.2)
 
     def begin(self, unit: SimUnit) -> None:
         super().begin(unit)

@@ -11,7 +11,7 @@ import pytest
 
 from recell.errors import Paused, StepFailed, Unsupported
 from recell.journal import Journal
-from recell.model.deployment import NOVA_UNREAD, PROXY_UNREAD, Deployment
+from recell.model.deployment import IN_WEB_SERVER, NOVA_UNREAD, PROXY_UNREAD, Deployment
 from recell.model.plan import Plan, dump_plan
 from recell.model.rabbit import RabbitClient
 from recell.planning import runbook
@@ -150,6 +150,22 @@ def test_a_compute_that_is_asked_while_a_split_restarts_it_does_it_afterwards(de
         desk.go(direction)
         assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
         assert world.nova_.served == served and not world.rooms
+
+
+@pytest.mark.parametrize("text", [TEXT, SPLIT], ids=["fresh", "split"])
+@pytest.mark.parametrize("kill", [None, 10, 20])
+def test_a_compute_whose_unit_is_active_when_it_serves_forgets_nothing(
+    desks: Any, text: str, kill: int | None
+) -> None:
+    """systemctl would wait for that, and nobody set aside what is asked meanwhile."""
+    world = build_nova(own_cookie=text != SPLIT)
+    world.notify, world.rebooting, world.slow = True, "start", {"cmp1": 10.0, "cmp2": 10.0}
+    desk = nova_desk(desks, world, text)
+    if kill is not None:
+        desk.die_in("cmp1/nova-compute", kill)
+    for direction in ("forward", "backward"):
+        desk.go(direction)
+        assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
 
 
 def test_before_the_cut_undo_holds_what_a_compute_is_asked_as_well(desks: Any) -> None:
@@ -426,7 +442,46 @@ def test_what_nova_could_not_bear_is_refused() -> None:
     assert "comes here by a cell's mapping" in _refused(replace(found, rabbit_clients=far))
     down = tuple(replace(s, active=s.host != "cmp2") for s in found.services)
     assert "nova-compute does not run" in _refused(replace(found, services=down))
-    blind = tuple(replace(c, role="") for c in found.rabbit_clients)
-    unread = (f"{NOVA_UNREAD}||no running Nova service has [api_database]",)
-    told = _refused(replace(found, rabbit_clients=blind, services=(), mappings=(), remarks=unread))
-    assert "no running Nova service has [api_database]" in told
+    inside = replace(found, remarks=(f"{IN_WEB_SERVER}|web1|apache2|apachectl",))
+    assert "nova-api or metadata on web1 runs inside apachectl" in _refused(inside)
+
+
+UNREAD = f"{NOVA_UNREAD}||a database URL that Nova uses on ctl1 begins with postgresql|Only MySQL is read"
+
+
+def _blind(named: Callable[[RabbitClient], RabbitClient], remark: str = UNREAD) -> Deployment:
+    """A scan that could not look at Nova."""
+    found = scan_nova(build_nova())
+    clients = tuple(replace(named(c), role="") for c in found.rabbit_clients)
+    return replace(found, rabbit_clients=clients, services=(), mappings=(), records=(), remarks=(remark,))
+
+
+@pytest.mark.parametrize(
+    ("named", "pattern"),
+    [
+        (lambda c: c, "nova-*@*"),
+        (lambda c: replace(c, unit=f"openstack-{c.unit}"), "openstack-nova-*@*"),
+        (lambda c: replace(c, unit=f"n@{c.unit[5:]}", program=c.unit), "n@*"),
+        (lambda c: replace(c, unit="compute", program="uwsgi", files=("/etc/nova/nova.conf",)), "compute@*"),
+    ],
+    ids=["Debian's names", "RDO's names", "devstack's names", "by its files"],
+)
+def test_a_nova_that_could_not_be_looked_at_is_not_moved(
+    named: Callable[[RabbitClient], RabbitClient], pattern: str
+) -> None:
+    text = TEXT.replace("nova-*@*", pattern)
+    told = _refused(_blind(named), text)
+    assert "begins with postgresql" in told and "Only MySQL is read. Or let all of Nova stay" in told
+    stops = [v for v in check(_blind(named), layout(text)) if v.severity == "stop"]
+    assert any("begins with postgresql" in v.what for v in stops)
+    older = _blind(named, f"{NOVA_UNREAD}||no running Nova service has [api_database]")
+    assert "Name a controller with nova-api" in _refused(older, text)
+
+
+def test_others_move_beside_a_nova_that_could_not_be_looked_at_and_the_plan_says_so() -> None:
+    def named(client: RabbitClient) -> RabbitClient:
+        name = "neutron-server" if client.unit == "nova-api" else client.unit
+        return replace(client, unit=name, program=name, files=(f"/etc/{name}.conf",))
+
+    plan = plan_rabbit(_blind(named), layout(TEXT.replace("nova-*@*", "neutron-*@*")), 0.0)
+    assert any("begins with postgresql" in r and "has to stay with the old nodes" in r for r in plan.remarks)

@@ -104,6 +104,24 @@ def test_killed_anywhere(desks: Any, first: Sequence[str], then: str) -> None:
     _killed(desks, first, then)
 
 
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_anywhere_an_operators_drain_is_kept(desks: Any, first: Sequence[str], then: str) -> None:
+    def drained() -> SimWorld:
+        world = build(3)
+        world.proxies["lb1"].set_state("nova-api", "ctl2", "drain")
+        return world
+
+    def sit(world: SimWorld) -> Desk:
+        desk: Desk = desks(world)
+        return desk
+
+    def wrong(world: SimWorld) -> Sequence[object]:
+        states = {s.server: s.state for s in world.proxies["lb1"].servers()}
+        return [*world.complaints, *([] if states["ctl2"] == "DRAIN" else [states])]
+
+    killed_everywhere(drained, sit, whole, first, then, every=3, wrong=wrong)
+
+
 @pytest.mark.parametrize("then", ["forward", "backward"])
 def test_killed_while_the_api_database_goes(desks: Any, then: str) -> None:
     _killed(desks, ["forward"], then, text=REMOVE, every=3)

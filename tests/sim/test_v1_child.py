@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recell.errors import StepFailed, VerifyFailed
+from recell.model.cells_v1 import CellRecord
 from recell.model.plan import dump_plan
 from recell.planning.ini import get
+from recell.planning.v1_child import plan_child
 from recell.preflight.check import check
 from tests.sim.database import CELL1
 from tests.sim.desk import desks as desks
@@ -202,6 +205,33 @@ def test_check_finds_nothing_in_the_way_and_names_what_is(monkeypatch: pytest.Mo
     mapped["cmp3"] = CELL1
     stops = {v.id for v in check(found, layout, world, made) if v.severity == "stop"}
     assert stops == {"host-mappings", "in-the-way:ctl3:/etc/nova/nova-cell2.conf", "v1-child:instances:guest"}
+
+
+def test_a_child_whose_api_database_maps_others_is_stopped() -> None:
+    """Its scheduler would choose their hosts, whether their controllers were seen or not."""
+    world = fresh()
+    found, layout, made = scan(world), layout_v1(layout_text()), plan(world)
+    other = replace(world.database.rows[-1], uuid="22222222-2222-2222-2222-222222222222", name="far")
+    world.database.rows = (*world.database.rows, other)
+    (stop,) = (v for v in check(found, layout, world, made) if v.severity == "stop")
+    assert stop.id == "v1-child:mapped" and "maps cell1, far" in stop.what
+
+
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_a_cell_that_was_not_seen_keeps_its_record(desks: Any, way: str) -> None:
+    world = fresh()
+    world.api.neighbours["far"] = replace(world.api.neighbours["cell1"], name="far", url="rabbit://a:b@mq9/")
+    found = scan(world)
+    top = next(c for c in found.cells if c.cell_type == "api")
+    records = (*top.records, CellRecord("far", False, "rabbit://a:***@mq9:5672/"))
+    tree = tuple(replace(c, records=records) if c == top else c for c in found.cells)
+    before = world.picture()
+    desk = desks(world, plan_child(replace(found, cells=tree), layout_v1(layout_text()), 0.0))
+    desk.go("forward")
+    assert well(world) and world.reached() and world.api.neighbours["far"].url == "rabbit://a:b@mq9/"
+    if way == "backward":
+        desk.go(way)
+        assert well(world) and world.picture() == before
 
 
 def _killed(desks: Any, first: list[str], then: str, every: int, start: int, *, files: bool) -> None:

@@ -476,7 +476,7 @@ class SimHost:
             target = self.units_[unit]
             if verb in ("enable", "disable"):
                 target.enabled = verb == "enable"
-            elif verb in ("start", "restart") and not (verb == "start" and target.active):
+            elif verb in ("start", "start-later", "restart") and (verb == "restart" or not target.active):
                 self.begin(target)
             elif verb in ("pause", "continue"):
                 target.paused = verb == "pause" and target.active

@@ -293,6 +293,8 @@ def test_a_claim_waits_for_a_change_under_way(
     # The operator's machine loses the host in the midst of it.
     os.kill(host._connected()._process.pid, signal.SIGKILL)
     other = SshHost("ctl1", sshd.address)
+    with pytest.raises(Locked):
+        other.claim(Fence("journal-a", 2, patience_s=0))
     other.claim(Fence("journal-a", 2))
     assert done.exists()
     other.close()
@@ -391,12 +393,13 @@ def test_units(host: SshHost, sshd: Sshd) -> None:
     assert host.units() == ("a.service", "b.service")
     host.systemctl("kill", "x.service")
     host.systemctl("stop-later", "x.service")
+    host.systemctl("start-later", "x.service")
     host.systemctl("daemon-reload")
     with pytest.raises(StepFailed, match=r"Job for broken.service failed\). Look at: journalctl"):
         host.systemctl("start", "broken.service")
     log = (sshd.directory / "systemctl.log").read_text().splitlines()
-    assert log[-4:-1] == ["kill --signal=SIGKILL -- x.service", "stop --no-block -- x.service",
-                          "daemon-reload"]
+    assert log[-5:-1] == ["kill --signal=SIGKILL -- x.service", "stop --no-block -- x.service",
+                          "start --no-block -- x.service", "daemon-reload"]
 
 
 def test_parse_unit() -> None:

@@ -16,8 +16,15 @@ import pytest
 from recell.adapters.ports import Finished, ProcessInfo
 from recell.adapters.rabbit_settings import main_file, settings_of
 from recell.discovery.rabbit import look_at_rabbit
-from recell.errors import RecellError
-from recell.model.deployment import Address, Deployment, HostFacts, dump_deployment, load_deployment
+from recell.errors import RecellError, Unsupported
+from recell.model.deployment import (
+    NOVA_UNREAD,
+    Address,
+    Deployment,
+    HostFacts,
+    dump_deployment,
+    load_deployment,
+)
 from recell.model.plan import Plan
 from recell.model.rabbit import NodeSettings, QueueHome, RabbitClient, RabbitNode
 from recell.planning import bridge, rabbit_conf
@@ -396,17 +403,33 @@ def test_settings_out_of_what_a_node_tells() -> None:
     assert main_file({"main": "/opt/r.conf"}) == "/opt/r.conf"
 
 
-def _scanned(files: Mapping[str, bytes], **view: Any) -> RabbitNode:
+def _broker(files: Mapping[str, bytes], **view: Any) -> Host:
     broker = Host()
     broker.view |= {"queues": 0, "users": 1, **view}
     argv = ("/usr/bin/beam.smp", "-boot", "x", "rabbit")
     broker.found = (ProcessInfo(1, 0, argv, "rabbitmq", 1.0, 1, "/"),)
     broker.files |= {"/var/lib/rabbitmq/.erlang.cookie": b"C", **files}
     broker.said["list_vhosts"] = "name\n/\n"
-    hosts: Any = {"mq1": broker}
+    return broker
+
+
+def _scanned(files: Mapping[str, bytes], **view: Any) -> RabbitNode:
+    hosts: Any = {"mq1": _broker(files, **view)}
     found = look_at_rabbit(hosts, {"mq1": Address("mq1")}, 0.0)
     assert load_deployment(dump_deployment(found), "x") == found
     return found.rabbit[0]
+
+
+def test_a_scan_that_can_not_look_at_nova_says_why_and_what_to_do() -> None:
+    def nova() -> Deployment:
+        raise Unsupported("Nova's database is of another kind", "recell handles MySQL and MariaDB")
+
+    broker = _broker({})
+    broker.found += (ProcessInfo(9, 1, ("/usr/bin/nova-compute",), "nova", 1.0, 1, "/"),)
+    hosts: Any = {"mq1": broker}
+    found = look_at_rabbit(hosts, {"mq1": Address("mq1")}, 0.0, nova)
+    why = "Nova's database is of another kind|recell handles MySQL and MariaDB"
+    assert found.remarks == (f"{NOVA_UNREAD}||{why}",)
 
 
 def test_a_scan_reads_files_in_the_order_in_which_rabbitmq_does() -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from recell.adapters.agent import TAKEN
 from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import RawMapping
-from recell.adapters.ssh import Fence, SshHost
+from recell.adapters.ssh import CLAIM_PATIENCE_S, SshHost
 from recell.adapters.world import RealWorld
 from recell.cli import takeover
 from recell.cli.desk import Desk
@@ -52,7 +52,7 @@ class Machine:
         journal = self.desk.journal()
         try:
             with journal.writing("apply", "forward") as epoch:
-                self.world.claim(Fence(journal.id, epoch, "recell apply"), "ctl1")
+                self.world.claim(self.desk.fence(journal, epoch, "recell apply"), "ctl1")
                 yield journal, self.world.host("ctl1")
         finally:
             journal.close()
@@ -114,6 +114,16 @@ def first(
     machine = Machine(directory, RealWorld(deployment))
     yield machine
     machine.world.close()
+
+
+def test_a_claim_outwaits_the_longest_start_of_a_run_that_was_killed(first: Machine) -> None:
+    path = first.desk.layout_path
+    for limits in ("{start_s: 1800}", "{start_s: 5, stop_s: 5}"):
+        path.write_text(f"{LAYOUT}limits: {limits}\n")
+        known, journal = first.desk.limits(), first.desk.journal()
+        fence = first.desk.fence(journal, 1, "recell apply")
+        journal.close()
+        assert fence.patience_s >= max(CLAIM_PATIENCE_S, known["start_s"] + known["stop_s"])
 
 
 def test_the_second_machine_goes_on_and_the_first_is_fenced(

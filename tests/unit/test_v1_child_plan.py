@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from recell.cli.main import main
 from recell.errors import BadInput, Unsupported
 from recell.model.cells_v1 import CellRecord
-from recell.model.deployment import Deployment, dump_deployment
+from recell.model.deployment import Client, Deployment, dump_deployment
 from recell.model.layout import load_any_layout
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE, Boots
 from recell.model.plan import PlanStep, load_plan
@@ -92,9 +92,19 @@ def on_the_trees_broker(d: Deployment) -> Deployment:
     return replace(d, services=moved)
 
 
-def stranger(d: Deployment) -> Deployment:
-    top = replace(d.cells[0], records=(*d.cells[0].records, CellRecord("far", False, "")))
-    return replace(d, cells=(top, *d.cells[1:]))
+def unseen(name: str = "far", url: str = "rabbit://nova:***@mq9:5672/") -> Change:
+    """The API cell has a record of a cell whose controllers are not in the inventory."""
+
+    def changed(d: Deployment) -> Deployment:
+        top = replace(d.cells[0], records=(*d.cells[0].records, CellRecord(name, False, url)))
+        return replace(d, cells=(top, *d.cells[1:]))
+
+    return changed
+
+
+def another_taker(d: Deployment) -> Deployment:
+    theirs = Client("mq7", "/", "nova", "10.9.9.9", "nova-cells", 1, ("cells", "cells.far"))
+    return replace(d, clients=(*d.clients, theirs))
 
 
 def unread(key: str) -> Change:
@@ -115,6 +125,13 @@ def test_a_child_that_can_not_be_read_is_left_alone_and_told_of(tree: Deployment
     assert [s.id for s in plan.steps] == [s.id for s in steps(tree)]
 
 
+def test_a_cell_whose_controllers_are_not_in_the_inventory_takes_no_part(tree: Deployment) -> None:
+    plan = plan_child(unseen()(tree), layout_v1(layout_text()), 0.0)
+    assert any(r.startswith("far takes no part: none of its controllers") for r in plan.remarks)
+    assert [s.id for s in plan.steps] == [s.id for s in steps(tree)]
+    assert plan.steps[-1].params["siblings"] == ["cell1", "far"]
+
+
 def same(d: Deployment) -> Deployment:
     return d
 
@@ -127,7 +144,10 @@ def same(d: Deployment) -> Deployment:
         (mapping(disabled=False), "", "", Unsupported, "and not disabled, so schedulers of the other"),
         (unmapped, "", "", Unsupported, "no mapping of cell2: what is built there could be neither deleted"),
         (on_the_trees_broker, "", "", Unsupported, "is on the broker of api"),
-        (stranger, "", "", Unsupported, "records of far, of which no controller"),
+        (unseen("cell2"), "", "", Unsupported, "api has a record of cell2 already, of which no controller"),
+        (unseen(url="rabbit://x:***@mq7:5672/"), "", "", Unsupported, "cell2 is on the broker of far"),
+        (unseen(url=""), "", "", Unsupported, "record of far names no broker, and no controller"),
+        (another_taker, "", "", Unsupported, "a nova-cells on 10.9.9.9 takes from cell2's broker already"),
         (without("conductor", "ctl3", "ctl4"), "", "", Unsupported, "no running nova-conductor that is"),
         (without("compute", "cmp3"), "", "", Unsupported, "no running nova-compute is on"),
         (without("cells", "ctl4"), "", "", BadInput, "ctl4 has no unit nova-cells"),

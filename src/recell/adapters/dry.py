@@ -174,7 +174,7 @@ class DryHost:
         if not unit:
             return
         state = self.unit(unit)
-        if verb in ("start", "restart"):
+        if verb in ("start", "start-later", "restart"):
             state = replace(state, exists=True, active="active", started_at=time.time(),
                             main_pid=state.main_pid or 1)
         elif verb in ("stop", "stop-later", "kill"):
@@ -195,8 +195,9 @@ class DryProxy:
 
     def servers(self) -> tuple[ProxyServer, ...]:
         return tuple(
-            replace(s, state=self._states.get((s.backend, s.server), s.state),
-                    sessions=0 if (s.backend, s.server) in self._states else s.sessions)
+            replace(s, state=told, sessions=0, draining=told == "DRAIN")
+            if (told := self._states.get((s.backend, s.server)))
+            else s
             for s in self._real.servers()
         )
 

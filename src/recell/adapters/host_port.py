@@ -227,6 +227,7 @@ class HostPort(Protocol):
 
 UnitVerb = Literal[
     "start",
+    "start-later",
     "stop",
     "stop-later",
     "restart",
@@ -241,5 +242,5 @@ UnitVerb = Literal[
     "mask",
     "unmask",
 ]
-"""``stop-later`` asks for a stop and does not wait; ``kill`` sends SIGKILL to the whole unit; ``pause`` and
-``continue`` let its processes stand still and go on, as they are."""
+"""``start-later`` and ``stop-later`` ask for it and don't wait; ``kill`` sends SIGKILL to the whole unit;
+``pause`` and ``continue`` let its processes stand still and go on, as they are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import shlex
 import threading
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from recell.adapters.ports import Contained, ProxyServer, UnitState
@@ -17,6 +18,7 @@ _CONFIG = "/etc/haproxy/haproxy.cfg"
 _UNIT = "haproxy.service"
 _KOLLA_UNIT = "kolla-haproxy-container"
 _CONFIGURED = 0x04  # "disabled" in its configuration
+_DRAINING = 0x08  # told so by the socket or the statistics page
 
 
 class UnixHost(Protocol):
@@ -51,7 +53,9 @@ class HaproxySocket:
         :raises Unreachable: HAProxy does not answer.
         :raises Unsupported: it has no admin socket.
         """
-        addresses = self._addresses()
+        states = self._states()
+        addresses = _addresses(states)
+        told = {(row["be_name"], row["srv_name"]): int(row.get("srv_admin_state") or 0) for row in states}
         found = []
         for row in self.stat():
             if row["type"] != "2":  # 0 frontend, 1 backend, 2 server
@@ -64,6 +68,7 @@ class HaproxySocket:
                 state=_state(row["status"]),
                 sessions=int(row["scur"] or 0),
                 queued=int(row["qcur"] or 0),
+                draining=bool(told.get(name, 0) & _DRAINING),
             ))
         return tuple(found)
 
@@ -93,7 +98,7 @@ class HaproxySocket:
                              f" ({answer.rstrip('.')})", "Look at its configuration")
         for one in self.servers():
             if (one.backend, one.server) == (backend, server):
-                reached = {"drain": one.state == "DRAIN", "maint": one.state == "MAINT",
+                reached = {"drain": one.draining, "maint": one.state == "MAINT",
                            "ready": one.state not in ("DRAIN", "MAINT")}
                 if not reached[state]:
                     raise StepFailed(f"HAProxy on {self.host} shows {backend}/{server} as"
@@ -134,17 +139,6 @@ class HaproxySocket:
                 columns = line[2:].split()
             elif columns and line:
                 found.append(dict(zip(columns, line.split(" "), strict=False)))
-        return found
-
-    def _addresses(self) -> dict[tuple[str, str], str]:
-        """From ``show servers state``: there since HAProxy 1.6, while ``show stat`` names
-        addresses to admins only, and since 1.7."""
-        found: dict[tuple[str, str], str] = {}
-        for row in self._states():
-            address, port = row.get("srv_addr", ""), row.get("srv_port", "")
-            if address and address != "-" and port.isdigit():
-                host = f"[{address}]" if ":" in address else address
-                found[row["be_name"], row["srv_name"]] = f"{host}:{port}"
         return found
 
     def ask(self, command: str) -> str:
@@ -227,6 +221,18 @@ def admin_socket(config: str) -> str:
         if level == ["admin"] and path.startswith("/"):
             return path
     return ""
+
+
+def _addresses(states: Sequence[dict[str, str]]) -> dict[tuple[str, str], str]:
+    """From ``show servers state``: there since HAProxy 1.6, while ``show stat`` names
+    addresses to admins only, and since 1.7."""
+    found: dict[tuple[str, str], str] = {}
+    for row in states:
+        address, port = row.get("srv_addr", ""), row.get("srv_port", "")
+        if address and address != "-" and port.isdigit():
+            host = f"[{address}]" if ":" in address else address
+            found[row["be_name"], row["srv_name"]] = f"{host}:{port}"
+    return found
 
 
 def _state(status: str) -> str:

@@ -8,7 +8,10 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True)
 class ProxyServer:
-    """A server line of HAProxy's. ``sessions``: requests in it now. ``state``: as ``show stat`` says."""
+    """A server line of HAProxy's. ``sessions``: requests in it now. ``state``: as ``show stat`` says.
+    ``draining``: it was told to drain, by the socket or its own page; while its check fails the state doesn't
+    say so.
+    """
 
     backend: str
     server: str
@@ -16,6 +19,7 @@ class ProxyServer:
     state: str  # UP, DOWN, DRAIN, MAINT, "no check"
     sessions: int
     queued: int = 0
+    draining: bool = False
 
 
 class ProxyPort(Protocol):

@@ -36,10 +36,11 @@ from recell.errors import (
 )
 from recell.model.deployment import Address
 
-_CLAIM_PATIENCE = 200.0
-"""A claim waits this long for changes of an earlier run that are still going on at the host."""
+CLAIM_PATIENCE_S = 200.0
+"""A claim waits this long, or longer, for changes of an earlier run that are still going on at the host."""
 
 _SYSTEMCTL: dict[str, tuple[str, ...]] = {
+    "start-later": ("start", "--no-block"),
     "stop-later": ("stop", "--no-block"),
     "kill": ("kill", "--signal=SIGKILL"),
     "pause": ("kill", "--signal=SIGSTOP"),
@@ -49,11 +50,15 @@ _SYSTEMCTL: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Fence:
-    """The right to change hosts: a journal's id and the run's epoch, which grows with every run."""
+    """The right to change hosts: a journal's id and the run's epoch, which grows with every run.
+
+    ``patience_s``: how long a claim waits; longer than any change takes.
+    """
 
     journal: str
     epoch: int
     who: str = ""
+    patience_s: float = CLAIM_PATIENCE_S
 
 
 class SshHost:
@@ -191,15 +196,15 @@ class SshHost:
 
         :raises Locked: it belongs to another journal, or a newer run of this one.
         """
-        self._ask("claim", "claiming it", limit=_CLAIM_PATIENCE, journal=fence.journal,
-                  epoch=fence.epoch, who=fence.who, patience=_CLAIM_PATIENCE)
+        self._ask("claim", "claiming it", limit=fence.patience_s, journal=fence.journal,
+                  epoch=fence.epoch, who=fence.who, patience=fence.patience_s)
         self.fence = fence
 
     def release(self) -> None:
         """Give the host back; idempotent."""
         if self.fence is not None:
-            self._ask("release", "giving it back", limit=_CLAIM_PATIENCE,
-                      journal=self.fence.journal, patience=_CLAIM_PATIENCE)
+            self._ask("release", "giving it back", limit=self.fence.patience_s,
+                      journal=self.fence.journal, patience=self.fence.patience_s)
             self.fence = None
 
     # The connection

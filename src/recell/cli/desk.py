@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from recell.adapters.ssh import Fence
+from recell.adapters.ssh import CLAIM_PATIENCE_S, Fence
 from recell.adapters.world import RealWorld
 from recell.discovery import scan, scan_rabbit
 from recell.engine import Engine
@@ -104,6 +104,12 @@ class Desk:
     def limits(self) -> dict[str, float]:
         return {**LIMITS, **self.any_layout().limits.model_dump()} if self.layout_path.exists() else LIMITS
 
+    def fence(self, journal: Journal, epoch: int, who: str) -> Fence:
+        """Its claims outwait what a run that was killed still does at a host: at the longest a restart."""
+        limits = self.limits()
+        restart_s = limits["stop_s"] + limits["start_s"]
+        return Fence(journal.id, epoch, who, max(CLAIM_PATIENCE_S, restart_s + 20))
+
     def save(self, path: Path, data: bytes) -> None:
         """Whole or not at all."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -161,7 +167,7 @@ def drive(
     with journal.writing(verb, direction) as epoch, world_of(desk.deployment()) as world:
         for key, value in (said or {}).items():
             journal.remember(OPERATOR, key, value)
-        world.claim(Fence(journal.id, epoch, f"recell {verb}"), *hosts)
+        world.claim(desk.fence(journal, epoch, f"recell {verb}"), *hosts)
         engine = engine_for(
             desk, plan, journal, world, lost, observer=observer, pause_before=pause_before
         )

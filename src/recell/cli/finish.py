@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from recell.adapters.ssh import Fence
 from recell.cli.desk import Desk, hosts_of, options, world_of
 from recell.errors import Locked
 from recell.journal import position
@@ -37,7 +36,7 @@ def command(directory: Path, as_json: bool) -> None:
                 "Bring it to an end first with: recell resume, or recell undo",
             )
         with journal.writing("finish", "forward") as epoch, world_of(desk.deployment()) as world:
-            world.claim(Fence(journal.id, epoch, "recell finish"), *hosts_of(plan))
+            world.claim(desk.fence(journal, epoch, "recell finish"), *hosts_of(plan))
             if where == "applied":
                 context = Context(world, journal, plan.id, plan.fingerprints, desk.limits())
                 for step in reversed(bind(plan, context)):

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from recell.adapters.mover_port import MoverPort
-from recell.adapters.ssh import Fence
 from recell.cli.desk import Desk, hosts_of, options, refuse_if, world_of
 from recell.errors import BadInput, Locked
 from recell.journal import Journal, position
@@ -67,7 +66,7 @@ def command(directory: Path, as_json: bool, rate: int | None, paused: bool | Non
             if compare:
                 direction = journal.runs()[-1].direction
                 epoch = stack.enter_context(journal.writing("rows", direction))
-                world.claim(Fence(journal.id, epoch, "recell rows"), *hosts_of(plan))
+                world.claim(desk.fence(journal, epoch, "recell rows"), *hosts_of(plan))
             found = [s for s in bind(plan, Context(world, journal, plan.id, plan.fingerprints, desk.limits()))
                      if isinstance(s, FollowDatabase)]
             said = [_one(step, journal, rate, paused, compare) for step in found]

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from recell.adapters.agent import STATE, TAKEN
-from recell.adapters.ssh import Fence
 from recell.adapters.world import RealWorld
 from recell.cli.desk import Desk, hosts_of, options, refuse_if, world_of
 from recell.errors import StalePlan
@@ -69,7 +68,7 @@ def take(world: RealWorld, desk: Desk, plan: Plan, journal: Journal) -> int:
     highest = max([int(o["epoch"]) for o in owners.values()] + [journal.epoch])
     epoch = (highest // TAKEN + 1) * TAKEN
     who = f"recell takeover on {os.uname().nodename} after epoch {max(before, 0)}"
-    world.claim(Fence(journal.id, epoch, who), *hosts)
+    world.claim(desk.fence(journal, epoch, who), *hosts)
     if before > journal.epoch:
         raise StalePlan(
             f"{journal.path} ends {before - journal.epoch} runs before what the hosts have seen", _AGAIN

@@ -118,7 +118,7 @@ def look_at_rabbit(
             found = told_of_nova(found, nova) if nova is not None else found
         except Unsupported as error:
             # Others than Nova may move all the same.
-            found = replace(found, remarks=(*remarks, f"{NOVA_UNREAD}||{error.sentence}"))
+            found = replace(found, remarks=(*remarks, f"{NOVA_UNREAD}||{error.sentence}|{error.remedy}"))
     return with_doors(found, hosts)
 
 

@@ -37,7 +37,8 @@ INIT_SCRIPTS = "/etc/init.d/"
 ENVIRONMENT = "its environment"
 """Where a service's option comes from when no file sets it: OS_<GROUP>__<OPTION>."""
 PROXY_UNREAD, NOVA_UNREAD = "proxy-unread", "nova-unread"
-"""Remarks of a deployment that begin so say what could not be looked at: ``word|host|why``."""
+"""Remarks of a deployment that begin so say what could not be looked at: ``word|host|why``; of Nova also what
+to do: ``word||why|remedy``."""
 
 
 def named_values(argv: Sequence[str], option: str) -> list[str]:

@@ -224,15 +224,18 @@ def unread_cells(deployment: Deployment) -> dict[str, str]:
 
 def refuse_web_servers(deployment: Deployment) -> None:
     """:raises Unsupported: nova-api or metadata is a module of a web server."""
-    for remark in deployment.remarks:
-        word, _, rest = remark.partition("|")
-        if word == IN_WEB_SERVER:
-            host, unit, program = rest.split("|")
-            raise Unsupported(
-                f"nova-api or metadata on {host} runs inside {program} ({unit}), whose restart would stop"
-                " whatever else is in there",
-                "Run it as a unit of its own (nova-api, or uwsgi with nova.wsgi.osapi_compute), scan again",
-            )
+    for host, unit, program in in_web_servers(deployment):
+        raise Unsupported(
+            f"nova-api or metadata on {host} runs inside {program} ({unit}), whose restart would stop"
+            " whatever else is in there",
+            "Run it as a unit of its own (nova-api, or uwsgi with nova.wsgi.osapi_compute), scan again",
+        )
+
+
+def in_web_servers(deployment: Deployment) -> list[tuple[str, str, str]]:
+    """(host, unit, program) of each web server that has nova-api or metadata inside."""
+    told = (r.split("|") for r in deployment.remarks if r.startswith(f"{IN_WEB_SERVER}|"))
+    return [(host, unit, program) for _, host, unit, program in told]
 
 
 def edited_file(service: NovaService, may_lack: str = "") -> str:

@@ -9,7 +9,7 @@ import fnmatch
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,13 @@ PREFIX = "recell-split"
 """Policies of recell's own begin so."""
 _A_POLICY = 50
 """Names in one policy's pattern at most."""
+
+
+def own_queues(nova_host: str, queues: Iterable[str]) -> tuple[str, ...]:
+    """By whose names a nova-compute alone is reached. ``nova_host``: what Nova calls its host. ``queues``:
+    all that it takes from."""
+    mine = f".{nova_host}"
+    return tuple(sorted({f"compute{mine}", *(q for q in queues if q.endswith(mine))}))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ other one begins anew after that, also on the way back. No I/O.
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 from typing import Any
 
 from recell.errors import Unsupported
@@ -22,7 +23,7 @@ from recell.model.deployment import (
 from recell.model.plan import ExpectedChange
 from recell.model.rabbit import WEB_SERVERS, RabbitClient
 from recell.model.urls import is_template, parse_url
-from recell.planning.draft import Draft
+from recell.planning.draft import Draft, in_web_servers
 from recell.planning.rabbit_facts import RabbitFacts, Reason
 from recell.planning.templates import resolve_template
 
@@ -36,13 +37,18 @@ def moving_nova(facts: RabbitFacts) -> tuple[RabbitClient, ...]:
 def reasons(facts: RabbitFacts) -> list[Reason]:
     """What forbids to move Nova's services so; nothing where none of them moves."""
     deployment, moving = facts.deployment, moving_nova(facts)
-    unread = [r.split("|", 2)[2] for r in deployment.remarks if r.startswith(f"{NOVA_UNREAD}|")]
-    if unread and (named := [c for c in facts.moving if c.unit.startswith("nova-")]):
-        remedy = "Name a controller with nova-api in the inventory, then scan again"
-        return [(named[0].host, f"{named[0].label} is to move, and of Nova is known: {unread[0]}", remedy)]
+    unread = _unread(deployment)
+    if unread and (named := [c for c in facts.moving if _by_name(c)]):
+        why, remedy = unread
+        what = f"{named[0].label} is to move, and recell can't tell what Nova needs for that: {why}"
+        return [(named[0].host, what, f"{remedy}. Or let all of Nova stay with the old nodes")]
     if not moving:
         return []
     out: list[Reason] = []
+    for host, unit, program in in_web_servers(deployment):
+        what = f"Nova moves, and nova-api or metadata on {host} runs inside {program} ({unit})"
+        remedy = "Run it as a unit of its own, which recell can restart in its turn, then scan again"
+        out.append((host, what, remedy))
     if deployment.generation == "v1":
         what = "Nova's cells v1 keep their brokers' addresses in their own databases"
         out.append((moving[0].host, what, "Let Nova's services stay with the old nodes"))
@@ -68,6 +74,21 @@ def reasons(facts: RabbitFacts) -> list[Reason]:
             what = f"{s.unit} does not run, and would come back to another broker than it left"
             out.append((s.host, what, "Start it, or disable it, then scan again"))
     return out
+
+
+def _unread(deployment: Deployment) -> tuple[str, str] | None:
+    """Why the scan could not look at Nova, and what to do."""
+    for remark in deployment.remarks:
+        if remark.startswith(f"{NOVA_UNREAD}|"):
+            why, _, remedy = remark.split("|", 2)[2].partition("|")
+            return why, remedy or "Name a controller with nova-api in the inventory, then scan again"
+    return None
+
+
+def _by_name(client: RabbitClient) -> bool:
+    """Whether it is one of Nova's, as far as names tell: a unit's is each packager's own."""
+    files = [posixpath.basename(f) for f in client.files]
+    return any("nova" in word for word in (client.unit, client.program, *files))
 
 
 def cell_of(deployment: Deployment, client: RabbitClient) -> str | None:
@@ -256,6 +277,11 @@ def remarks(facts: RabbitFacts) -> tuple[str, ...]:
         if word == PROXY_UNREAD:
             host, _, why = rest.partition("|")
             out.append(f"The load balancer on {host} could not be looked at ({why.rstrip('.')}).")
+    if unread := _unread(deployment):
+        out.append(
+            f"Of Nova is known who is connected, and no more ({unread[0]}): all of it has to stay with the"
+            " old nodes. Its cells' mappings and service records were not read."
+        )
     computes = any(c.role == "compute" for c in facts.moving)
     others = {s.options.get("DEFAULT/servicegroup_driver", "db") for s in deployment.role("api")} - {"db"}
     if computes and others:

@@ -281,8 +281,8 @@ def _proxied(book: _Book, step: PlanStep, undo: bool) -> list[Hand]:
                     if state == "ready"
                     else "Send no new requests; wait for those inside."
                 )
-                + " One that `show stat` has in MAINT stays there. The socket is the one that `stats socket`"
-                " names in haproxy.cfg.",
+                + " One that `show stat` has in MAINT stays there, and one that was in DRAIN before. The"
+                " socket is the one that `stats socket` names in haproxy.cfg.",
                 f"echo {shlex.quote(line)} | socat stdio unix-connect:/run/haproxy/admin.sock",
                 where=str(target["proxy"]),
             )

@@ -216,7 +216,7 @@ def _known(facts: ChildFacts, draft: Draft) -> None:
         acts="forward",
         estimate=90,
         records=facts.own.records,
-        siblings=[c.name for c in facts.siblings],
+        siblings=[*(c.name for c in facts.siblings), *(r.name for r in facts.unseen)],
         **_shared(facts),
     )
 
@@ -246,6 +246,11 @@ def _remarks(facts: ChildFacts) -> tuple[str, ...]:
             f"What else reads nova-cells' nova.conf on hosts of {facts.api.name} is not restarted: it has no"
             " use for these options, but recell check says later that it began before the file was written."
         )
+    remarks += [
+        f"{r.name} takes no part: none of its controllers is in the inventory, so nothing there was looked"
+        " at."
+        for r in facts.unseen
+    ]
     remarks += [f"{key} takes no part: {why}." for key, why in unread_cells(facts.deployment).items()]
     if facts.own.neutron == "wait":
         remarks.insert(1, f"Point Neutron's agents of {facts.child}'s hosts where the others' point.")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from recell.errors import BadInput, RecellError, Unsupported
-from recell.model.cells_v1 import SEPARATOR, CellV1, path_of
+from recell.model.cells_v1 import SEPARATOR, CellRecord, CellV1, path_of
 from recell.model.deployment import CONSOLES, Broker, CellMapping, Deployment, NovaService, Role
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.urls import parse_url
@@ -37,11 +37,24 @@ Rocky on a cell that is mapped can be disabled, and schedulers then look past it
 @dataclass(frozen=True)
 class ChildFacts(V1Facts):
     """``api``: the API cell; ``api_cells``: its nova-cells that run; ``siblings``: the children that are
-    there. What is said of the child is the new one's."""
+    there and were seen. What is said of the child is the new one's."""
 
     api: CellV1
     api_cells: tuple[NovaService, ...]
     siblings: tuple[CellV1, ...]
+
+    @property
+    def unseen(self) -> tuple[CellRecord, ...]:
+        """The API cell's records of cells of which no controller is in the inventory: they take no part."""
+        seen = {c.name for c in self.deployment.cells}
+        return tuple(r for r in self.api.live if r.name not in seen)
+
+    @property
+    def own_api_database(self) -> bool:
+        """Whether its schedulers look for hosts in all cells that an API database of its maps."""
+        version = re.match(r"\d+", self.release.version)
+        new = SEES_ALL_CELLS_SINCE <= (int(version[0]) if version else 0) < 1000
+        return new and any(s.api_database for s in self.schedulers)
 
     @property
     def path(self) -> str:
@@ -193,12 +206,11 @@ def _unfit(facts: ChildFacts, here: tuple[NovaService, ...]) -> Iterator[RecellE
         )
     if facts.child == facts.api.name:
         yield BadInput(f"both cells are called {facts.child}", "Give them different names")
-    strangers = sorted({r.name for r in facts.api.live} - {c.name for c in deployment.cells})
-    if strangers:
+    if any(r.name == facts.child for r in facts.api.live):
         yield Unsupported(
-            f"{facts.api.name} has records of {', '.join(strangers)}, of which no controller was found",
-            "Name its controllers in the inventory, or remove the record (nova-manage cell delete), and scan"
-            " again",
+            f"{facts.api.name} has a record of {facts.child} already, of which no controller was found",
+            "Give the new child another name; or, if nobody is behind that record, remove it (nova-manage"
+            " cell delete), and scan again",
         )
     if not facts.api_cells:
         yield Unsupported(
@@ -238,6 +250,32 @@ def _unfit(facts: ChildFacts, here: tuple[NovaService, ...]) -> Iterator[RecellE
         yield error
 
 
+def _apart_from_unseen(facts: ChildFacts) -> Iterator[RecellError]:
+    """By the API cell's records of them, and by who takes from the child's broker: its nova-cells is off."""
+    deployment = facts.deployment
+    for r in facts.unseen:
+        if not r.transport_url or not parse_url(r.transport_url).hosts:
+            yield Unsupported(
+                f"{facts.api.name}'s record of {r.name} names no broker, and no controller of it was found",
+                "Name its controllers in the inventory, or correct the record, and scan again",
+            )
+            continue
+        place = (deployment.broker_of(r.transport_url), parse_url(r.transport_url).path or "/")
+        if place == (facts.old, facts.old_vhost):
+            yield Unsupported(
+                f"{facts.child} is on the broker of {r.name}, where both would take each other's messages",
+                "Give it a RabbitMQ of its own, or a vhost",
+            )
+    for c in deployment.clients:
+        if (c.broker, c.vhost) == (facts.old.name, facts.old_vhost) and any(
+            q.startswith("cells") for q in c.queues
+        ):
+            yield Unsupported(
+                f"a nova-cells on {c.host} takes from {facts.child}'s broker already",
+                "If it is another cell's, give the new child a RabbitMQ of its own, or a vhost; else stop it",
+            )
+
+
 def _apart(facts: ChildFacts, here: tuple[NovaService, ...]) -> Iterator[RecellError]:
     """It shares with nobody what a cell has of its own."""
     deployment, first = facts.deployment, facts.conductors[0]
@@ -259,6 +297,7 @@ def _apart(facts: ChildFacts, here: tuple[NovaService, ...]) -> Iterator[RecellE
                 f"{facts.child} is on the broker of {c.name}, where both would take each other's messages",
                 "Give it a RabbitMQ of its own, or a vhost",
             )
+    yield from _apart_from_unseen(facts)
     yield from _api_databases(facts)
 
 

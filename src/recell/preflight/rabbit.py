@@ -19,7 +19,7 @@ from recell.planning.rabbit_facts import RabbitFacts
 from recell.planning.rabbit_moves import bridge_of
 from recell.planning.rabbit_nova import nodes_for
 from recell.planning.rabbit_reasons import reasons, taken_apart
-from recell.preflight import live
+from recell.preflight import live, rooms
 
 
 def check(
@@ -49,7 +49,7 @@ def check(
         if not any(v.severity == "stop" for v in found):
             plan = plan or plan_rabbit(deployment, layout, 0.0)
             if world is not None:
-                found += list(_reach(world, facts))
+                found += [*_reach(world, facts), *rooms.check(world, plan)]
     except RecellError as error:
         found.append(Violation(f"plan:{error.word}", "stop", "layout", error.sentence, error.remedy))
     if world is not None and plan is not None:

@@ -79,6 +79,14 @@ class BaseStep(ABC):
     def limit(self, name: str) -> float:
         return self.context.limits[name]
 
+    def start_unit(self, unit: str, host: HostPort | None = None) -> None:
+        """systemctl waits until a unit says that it is up: no shorter than this step would, ``start_s``."""
+        (host or self.host).systemctl("start", unit, timeout=self.limit("start_s"))
+
+    def restart_unit(self, unit: str, host: HostPort | None = None) -> None:
+        within = self.limit("stop_s") + self.limit("start_s")
+        (host or self.host).systemctl("restart", unit, timeout=within)
+
     def is_lost(self, broker: str) -> bool:
         return broker in self.context.lost
 

@@ -160,7 +160,7 @@ class StartConsole(UnitStep):
         if not unit.enabled:
             self.host.systemctl("enable", name)
         if not self.fresh():
-            self.host.systemctl("restart" if unit.running else "start", name)
+            (self.restart_unit if unit.running else self.start_unit)(name)
         began = self.world.clock()
         while not self.unit().running:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):

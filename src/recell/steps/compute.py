@@ -147,5 +147,5 @@ class RecycleCompute(ComputeMoments):
                 idle=self.at_work(),
             )
             self.deliveries_held(toward, held)
-        self.host.systemctl("start", name)
+        self.start_unit(name)
         self.await_consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])

@@ -114,7 +114,7 @@ class BridgedRepoint(Repoint):
         if self.is_compute() or not self._crossing.is_open:
             super().begin(toward)
             return
-        self.host.systemctl("start", str(self.param("unit")))
+        self.start_unit(str(self.param("unit")))
         self.between(toward)  # which takes seconds, in which it starts
 
     def keeping(self, toward: Direction) -> AbstractContextManager[None]:

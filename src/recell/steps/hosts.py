@@ -395,7 +395,7 @@ class HostsComputes(HostsStep):
     def _start(self, compute: dict[str, Any]) -> None:
         if not self._fresh(compute):
             host, unit = self.world.host(compute["host"]), compute["unit"]
-            host.systemctl("restart" if self._unit(compute).running else "start", unit)
+            (self.restart_unit if self._unit(compute).running else self.start_unit)(unit, host)
 
 
 class FlipHosts(HostsStep):

@@ -179,7 +179,7 @@ class Repoint(Renewed, Rises):
             self.rise(toward, serves=self.unit().running and not self._missing(toward, mine))
             return
         self.between(toward)
-        self.host.systemctl("start", str(self.param("unit")))
+        self.start_unit(str(self.param("unit")))
 
     def keeping(self, toward: Direction) -> AbstractContextManager[None]:
         brokers = [str(nodes[0][0]) for nodes in self.param("sides").values()]

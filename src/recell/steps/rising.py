@@ -10,6 +10,7 @@ from recell.adapters.ports import WaitingRoom
 from recell.errors import RecellError
 from recell.model.step import Direction
 from recell.planning.bridge import Side
+from recell.planning.queues import own_queues
 from recell.steps.aside import Aside
 from recell.steps.compute import ComputeMoments
 
@@ -45,8 +46,8 @@ class Rises(ComputeMoments):
 
     def _own_queues(self) -> list[Queue]:
         """By whose names it alone is reached."""
-        vhost, mine = str(self.param("vhost")), f".{self._nova_host()}"
-        return sorted({(vhost, f"compute{mine}"), *(q for q in self._queues() if q[1].endswith(mine))})
+        names = own_queues(self._nova_host(), (str(q) for q in self.param("queues")))
+        return [(str(self.param("vhost")), name) for name in names]
 
     def _has_aside(self) -> bool:
         return self.is_compute() and self._nova_host() in Aside(self.context).known()
@@ -107,7 +108,7 @@ class Rises(ComputeMoments):
         running = self.unit().running
         if serves or not self.keeps_away(toward):
             if not running:
-                self.host.systemctl("start", str(self.param("unit")))
+                self.start_unit(str(self.param("unit")))
             aside.end(host)
             self.let_come(toward)
             return
@@ -118,9 +119,17 @@ class Rises(ComputeMoments):
         self.keep_away(toward, running)
         if not running:
             aside.take(host)
-            self.host.systemctl("start", str(self.param("unit")))
+            self._begin_to_start()
             note()  # the last word of the one that was ended may have come late
         self.until_risen(toward)
+
+    def _begin_to_start(self) -> None:
+        """Its instances' tasks are looked after from the first moment: systemctl would wait until a unit of
+        type notify is up."""
+        unit = str(self.param("unit"))
+        if self.unit().active == "failed":
+            self.host.systemctl("reset-failed", unit)  # or it would look as if this start had failed
+        self.host.systemctl("start-later", unit)
 
     def until_risen(self, toward: Direction) -> None:
         """Until a nova-compute reports that it serves: no task that waits for it meets its start."""

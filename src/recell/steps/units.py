@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from recell.adapters.ports import UnitState, UnitVerb, processes_of
+from recell.adapters.ports import UnitState, processes_of
 from recell.errors import StepFailed
 from recell.model.deployment import INIT_SCRIPTS
 from recell.model.step import Direction, Finding
@@ -162,7 +162,7 @@ class StartUnit(UnitStep):
             if not unit.enabled:
                 self.host.systemctl("enable", name)
             if not self.fresh():
-                self.host.systemctl("restart" if unit.running else "start", name)
+                (self.restart_unit if unit.running else self.start_unit)(name)
             self.await_consuming(str(self.param("broker")), str(self.param("vhost")), self.param("topics"))
             return
         if unit.active not in ("inactive", "failed"):
@@ -207,7 +207,7 @@ class RestartRpc(UnitStep):
         unit = self.unit()
         if unit.active not in ("inactive", "failed") and not self._just_begun():
             self.end(toward, source["broker"], source["vhost"])
-        self.host.systemctl("start", name)
+        self.start_unit(name)
         self.await_consuming(target["broker"], target["vhost"], self.param("topics"))
 
     def _just_begun(self) -> bool:
@@ -243,7 +243,7 @@ class RestartApi(UnitStep):
     def act(self, toward: Direction) -> None:
         self.nobody_is_served()
         if not self.fresh():
-            self.host.systemctl("restart", str(self.param("unit")))
+            self.restart_unit(str(self.param("unit")))
         self.await_answer()
 
     def await_answer(self) -> None:
@@ -307,12 +307,12 @@ class RenewApi(Renewed, RestartApi):
 
     def act(self, toward: Direction) -> None:
         if self.only_runs(toward):
-            self.host.systemctl("start", str(self.param("unit")))
+            self.start_unit(str(self.param("unit")))
         else:
             self.note_old()
             self.nobody_is_served()
             if not self.renewed(toward):
-                self.host.systemctl("restart", str(self.param("unit")))
+                self.restart_unit(str(self.param("unit")))
         self.await_answer()
 
 
@@ -335,7 +335,7 @@ class RenewRpc(Renewed, RestartRpc):
             self.note_old()
             if not self.renewed(toward) and self.unit().active not in ("inactive", "failed"):
                 self.end(toward, end["broker"], end["vhost"])
-        self.host.systemctl("start", str(self.param("unit")))
+        self.start_unit(str(self.param("unit")))
         self.await_consuming(end["broker"], end["vhost"], self.param("topics"))
 
 
@@ -353,8 +353,7 @@ class RenewConsole(Renewed):
     def act(self, toward: Direction) -> None:
         self.note_old()
         if not self.renewed(toward):
-            verb: UnitVerb = "start" if self.only_runs(toward) else "restart"
-            self.host.systemctl(verb, str(self.param("unit")))
+            (self.start_unit if self.only_runs(toward) else self.restart_unit)(str(self.param("unit")))
         began = self.world.clock()
         while not self.unit().running:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):

@@ -112,7 +112,7 @@ class V1Retire(BaseStep):
         if before["enabled"] and not self.unit().enabled:
             self.host.systemctl("enable", name)
         if before["active"] and not self.unit().running:
-            self.host.systemctl("start", name)
+            self.start_unit(name)
         began = self.world.clock()
         while before["active"] and not self.unit().running:
             if self.unit().active == "failed" or self.world.clock() - began > self.limit("start_s"):
@@ -136,6 +136,6 @@ class V1ChildApi(RestartApi):
 
     def act(self, toward: Direction) -> None:
         if not self.fresh():
-            self.host.systemctl("restart", str(self.param("unit")))
+            self.restart_unit(str(self.param("unit")))
         self.world.fence(self.spec.where).take_down()
         self.await_answer()

@@ -65,7 +65,7 @@ class V1Link(V1Step):
             # The child's, too: an undo that went no further than here has ended them.
             for host, unit, _ in (*self._units("api"), *self._units("child")):
                 if not self._unit(host, unit).running:
-                    self.world.host(host).systemctl("start", unit)
+                    self.start_unit(unit, self.world.host(host))
             self._await_queues()
             self.remember("proven", self._answered())
         sides = ("api", "child") if toward == "backward" else ("api",)

@@ -276,7 +276,7 @@ class V1Switch(V1Step):
                 if not unit.enabled:
                     host.systemctl("enable", one.unit)
                 if not unit.running:
-                    host.systemctl("start", one.unit)
+                    self.start_unit(one.unit, host)
 
         self.world.together([partial(start, mine) for mine in _by_host(servers)])
         began = self.world.clock()
