@@ -207,16 +207,6 @@ def test_check_finds_nothing_in_the_way_and_names_what_is(monkeypatch: pytest.Mo
     assert stops == {"host-mappings", "in-the-way:ctl3:/etc/nova/nova-cell2.conf", "v1-child:instances:guest"}
 
 
-def test_a_child_whose_api_database_maps_others_is_stopped() -> None:
-    """Its scheduler would choose their hosts, whether their controllers were seen or not."""
-    world = fresh()
-    found, layout, made = scan(world), layout_v1(layout_text()), plan(world)
-    other = replace(world.database.rows[-1], uuid="22222222-2222-2222-2222-222222222222", name="far")
-    world.database.rows = (*world.database.rows, other)
-    (stop,) = (v for v in check(found, layout, world, made) if v.severity == "stop")
-    assert stop.id == "v1-child:mapped" and "maps cell1, far" in stop.what
-
-
 @pytest.mark.parametrize("way", ["forward", "backward"])
 def test_a_cell_that_was_not_seen_keeps_its_record(desks: Any, way: str) -> None:
     world = fresh()

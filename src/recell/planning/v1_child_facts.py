@@ -50,13 +50,6 @@ class ChildFacts(V1Facts):
         return tuple(r for r in self.api.live if r.name not in seen)
 
     @property
-    def own_api_database(self) -> bool:
-        """Whether its schedulers look for hosts in all cells that an API database of its maps."""
-        version = re.match(r"\d+", self.release.version)
-        new = SEES_ALL_CELLS_SINCE <= (int(version[0]) if version else 0) < 1000
-        return new and any(s.api_database for s in self.schedulers)
-
-    @property
     def path(self) -> str:
         return f"{path_of(self.deployment.cells, self.api.key)}{SEPARATOR}{self.child}"
 

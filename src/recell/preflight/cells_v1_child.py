@@ -13,7 +13,6 @@ from recell.model.moving import Login
 from recell.model.plan import Plan
 from recell.model.v1 import Conversion
 from recell.model.violation import Violation
-from recell.planning.draft import CELL0
 from recell.planning.v1_child import plan_child
 from recell.planning.v1_child_facts import decide
 from recell.preflight import cells_v1, live
@@ -34,7 +33,6 @@ def check(
         found.append(Violation(f"plan:{error.word}", "stop", "layout", error.sentence, error.remedy))
     if world is not None and plan is not None:
         found += live.check_files(world, plan)
-        found += _maps_itself_alone(world, deployment, layout)
         found += _databases(world, plan)
         found += _hosts(world, deployment, layout)
     return cells_v1.sorted_out(found, layout.acknowledge)
@@ -47,28 +45,6 @@ def _without_its_cells(deployment: Deployment, layout: CellsV1Layout) -> Deploym
         s for s in deployment.services if s.host not in hosts or s.role != "cells" or s.active
     )
     return replace(deployment, services=services)
-
-
-def _maps_itself_alone(world: World, deployment: Deployment, layout: CellsV1Layout) -> Iterator[Violation]:
-    """Its scheduler looks for hosts in every cell that is mapped there, also in one that was not seen."""
-    try:
-        facts = decide(deployment, layout)
-    except RecellError:
-        return  # its plan is begun already
-    try:
-        mapped = [m for m in world.nova().mappings() if m.uuid != CELL0] if facts.own_api_database else []
-    except RecellError as error:
-        yield Violation(f"{error.word}:mappings", "stop", "live", error.sentence, error.remedy)
-        return
-    if len(mapped) > 1:
-        yield Violation(
-            "v1-child:mapped",
-            "stop",
-            facts.schedulers[0].host,
-            f"the API database of {facts.child} maps {', '.join(sorted(m.name or m.uuid for m in mapped))},"
-            " and its nova-scheduler would choose hosts of all of them",
-            f"Leave the mapping of {facts.child} alone there (nova-manage cell_v2 delete_cell)",
-        )
 
 
 def _databases(world: World, plan: Plan) -> Iterator[Violation]:
