@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from recell.errors import Unreachable
 from recell.model.rabbit import NO_HOME_OF_ITS_OWN
-from recell.planning.bridge import PREFIX, Taken
+from recell.planning.bridge import FERRY, PREFIX, Lane, Side, Taken
 
 if TYPE_CHECKING:
     from tests.sim.rabbit import Node, RabbitWorld
@@ -87,6 +87,8 @@ class SimEnd:
             node.queues.setdefault(name, Queue(name, "classic", node.name, (node.name,)))
         for parameter in definitions.get("parameters", []):
             value = parameter["value"]
+            if any(n.queue == value["src-queue"] and n.name != parameter["name"] for n in self._ferried()):
+                self.world._complain(f"recell carries {value['src-queue']} against its shovel")
             if not self.plugged():
                 self.world._complain("a shovel without its plugin")
             for end in ("src", "dest"):
@@ -112,8 +114,13 @@ class SimEnd:
     def shovels(self) -> dict[tuple[str, str], bool]:
         return {("/", name): True for name in self.node.shovels}
 
+    def _ferried(self) -> frozenset[Lane]:
+        return self.world.ferry_.lanes
+
     def clear_shovels(self, names: Iterable[tuple[str, str]]) -> None:
         for _, name in list(names):
+            if any(lane.name == name for lane in self._ferried()):
+                self.world._complain(f"recell goes on where the shovel of {name} has gone")
             self.node.shovels.pop(name, None)
         self._point("clear shovels")
 
@@ -131,13 +138,49 @@ class SimEnd:
         self.world.nodes[host].plugged = on
         self._point(f"plugin {on}")
 
-    def set_account(self, name: str, password: str, vhosts: Sequence[str]) -> None:
+    def set_account(self, name: str, password: str, vhosts: Sequence[str], declares: str = "^$") -> None:
         self.node.accounts[name] = "hash"
         self._point(f"account {name}")
 
     def drop_account(self, name: str) -> None:
+        if self._ferried():
+            self.world._complain(f"recell carries on without {name}")
         self.node.accounts.pop(name, None)
         self._point(f"drop {name}")
+
+
+class SimFerry:
+    """Ferry of one run of recell's; it dies with it."""
+
+    def __init__(self, world: RabbitWorld) -> None:
+        self.world = world
+        self.lanes: frozenset[Lane] = frozenset()
+        self._made: set[tuple[Side, str, str]] = set()
+
+    def follow(self, lanes: Iterable[Lane]) -> None:
+        if not all(FERRY in self.world.nodes[h].accounts for h in ("mq1", "mq4")):
+            self.world._complain("recell carries requests without an account")
+        self.lanes = frozenset(lane for lane in lanes if lane.asks)
+
+    def carries(self, queues: Iterable[str], toward: Side) -> bool:
+        return not self.world.killed and any(
+            lane.queue in queues and lane.toward == toward for lane in self.lanes
+        )
+
+    def make(self, queue: str, side: Side, node: Node) -> None:
+        from tests.sim.rabbit import Queue
+
+        node.queues[queue] = Queue(queue, "classic", node.name, (node.name,))
+        self._made.add((side, "/", queue))
+
+    def made(self) -> tuple[tuple[Side, str, str], ...]:
+        return tuple(self._made)
+
+    def news(self) -> str:
+        return f"made {len(self._made)} queues" if self._made else ""
+
+    def close(self) -> None:
+        self.lanes = frozenset()
 
 
 def cluster(world: RabbitWorld, node: Node) -> str:
@@ -205,6 +248,8 @@ def tick(world: RabbitWorld) -> None:
                     traffic.waiting.setdefault((cluster(world, home), queue), []).append(now)
         for other, there in homes:
             reply, *fanout = own_queues(world, other)
+            if world.unheeding and reply not in home.queues:
+                _first_question(world, other, topics, there, home, lanes)
             if other in old and reply not in home.queues:
                 world._complain(f"{caller}'s reply to {other} finds no queue on {home.name}")
             for queue in fanout[1:]:
@@ -231,6 +276,27 @@ def tick(world: RabbitWorld) -> None:
                 traffic.waiting.setdefault((cluster(world, there), target), []).extend(sent)
                 del traffic.waiting[first, queue]
                 break
+
+
+def _first_question(
+    world: RabbitWorld,
+    asker: str,
+    topics: Iterable[str],
+    there: Node,
+    home: Node,
+    lanes: Sequence[tuple[str, str, bool]],
+) -> None:
+    """What it asks of the other cluster is answered at once."""
+    from tests.sim.rabbit import HOSTS
+
+    asked = {t for t in topics if (t, t, HOSTS[there.host] == "keep") in lanes}
+    side: Side = "keep" if HOSTS[home.host] == "keep" else "new"
+    if not asked or there.queues is home.queues:
+        return
+    if world.ferry_.carries(asked, side):
+        world.ferry_.make(own_queues(world, asker)[0], side, home)
+    else:
+        world._complain(f"the answer to {asker} is lost on {home.name}")
 
 
 def _crosses(lanes: Sequence[tuple[str, str, bool]], queue: str, home: Node) -> bool:

@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.bridge_port import BridgeEnd, Ferry
 from recell.adapters.ports import ConnectionInfo, Consumer, CutNode, QueueInfo, RabbitNodePort
 from recell.errors import StepFailed, Unreachable
 from recell.model.rabbit import NodeView, Policy, QueueHome
 from recell.model.urls import parse_url
 from recell.planning.apart import unit_name
+from recell.planning.bridge import Shores
 from recell.planning.ini import get
 from tests.sim.abreast import Abreast, T
-from tests.sim.bridge import SimEnd, Traffic, cluster, lasting, own_queues, tick
+from tests.sim.bridge import SimEnd, SimFerry, Traffic, cluster, lasting, own_queues, tick
 from tests.sim.world import SimHost, SimUnit, SimWorld
 
 HOSTS = {"mq1": "keep", "mq2": "keep", "mq3": "keep", "mq4": "new", "mq5": "new", "mq6": "new"}
@@ -82,6 +83,8 @@ class RabbitWorld(SimWorld):
         self.waiting: dict[str, int] = {}  # messages that nobody has taken
         self.restless: set[str] = set()  # queues of which something is unacknowledged at any moment
         self.traffic = Traffic()
+        self.ferry_ = SimFerry(self)
+        self.unheeding = False  # an answer that finds no queue is lost, and nobody notices
         self.abreast = Abreast(self)
 
     def at(self, name: str) -> Node:
@@ -94,6 +97,13 @@ class RabbitWorld(SimWorld):
 
     def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
         return SimEnd(self, hosts)
+
+    def ferry(self, shores: Shores, password: str) -> Ferry:
+        return self.ferry_
+
+    def reborn(self) -> None:
+        super().reborn()
+        self.ferry_ = SimFerry(self)
 
     def broker(self, name: str) -> Any:
         return SimClients(self, self.nodes[name])

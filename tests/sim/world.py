@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.bridge_port import BridgeEnd, Ferry
 from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
 from recell.adapters.ports import (
@@ -37,6 +37,7 @@ from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.urls import parse_url
 from recell.model.v1 import Conversion
+from recell.planning.bridge import Shores
 from recell.planning.ini import get
 from recell.planning.templates import resolve_template
 from tests.sim.database import CELL0 as CELL0
@@ -134,6 +135,9 @@ class SimWorld:
         raise AssertionError("no RabbitMQ is split here")
 
     def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
+        raise AssertionError("no RabbitMQ is split here")
+
+    def ferry(self, shores: Shores, password: str) -> Ferry:
         raise AssertionError("no RabbitMQ is split here")
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:

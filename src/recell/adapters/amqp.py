@@ -49,6 +49,9 @@ class Amqp:
     :raises Denied: account or vhost is refused. :raises Unreachable: it doesn't answer (from every method).
     """
 
+    _able = b""
+    """What it tells the broker of itself: a table."""
+
     def __init__(
         self,
         door: Path | tuple[str, int],
@@ -89,7 +92,7 @@ class Amqp:
         self._expect(0, (10, 10))
         answer = f"\0{user}\0{password}".encode()
         try:
-            self._send(0, (10, 11), struct.pack(">I", 0) + _short("PLAIN") + _long(answer) + _short("en_US"))
+            self._send(0, (10, 11), _long(self._able) + _short("PLAIN") + _long(answer) + _short("en_US"))
             tune = self._expect(0, (10, 30))
             channels, frame_max, _ = struct.unpack(">HIH", tune)
             self._frame_max = min(frame_max or self._frame_max, self._frame_max)
@@ -99,7 +102,7 @@ class Amqp:
         except Unreachable as error:
             # It closes the connection without a word when it doesn't know the account.
             raise Denied(
-                f"the broker {self.where} refuses Nova's account {user} or its vhost {vhost}",
+                f"the broker {self.where} refuses the account {user} or its vhost {vhost}",
                 f"See its log ({error.sentence})",
             ) from None
         self._open_channel()
@@ -197,7 +200,10 @@ class Amqp:
         return Message(tag, exchange, key, properties, body, bool(again))
 
     def publish(self, exchange: str, routing_key: str, properties: bytes, body: bytes) -> bool:
-        """Whether the broker has it now; False: no queue wanted it."""
+        """Whether the broker has it now; False: no queue wanted it.
+
+        :raises StepFailed: it refuses the message.
+        """
         head = b"\0\0" + _short(exchange) + _short(routing_key) + b"\1"
         frames = [
             _frame(_METHOD, 1, struct.pack(">HH", 60, 40) + head),
@@ -207,6 +213,15 @@ class Amqp:
         frames += [_frame(_BODY, 1, body[at : at + size]) for at in range(0, len(body), size)]
         self._write(b"".join(frames))
         self._published += 1
+        try:
+            return self._confirmed()
+        except _Closed as closed:
+            self._open_channel()
+            raise StepFailed(
+                f"the broker {self.where} refuses a message for {routing_key} ({closed.text})", "See its log"
+            ) from None
+
+    def _confirmed(self) -> bool:
         wanted = True
         while True:
             method, arguments = self._method(1)
@@ -230,8 +245,7 @@ class Amqp:
 
         :raises StepFailed: there is no such queue, or somebody else alone may take from it.
         """
-        table = _short("x-priority") + b"I" + struct.pack(">i", priority)
-        self._send(1, (60, 20), b"\0\0" + _short(queue) + _short("") + b"\0" + _long(table))
+        self._consume(queue, "", priority)
         try:
             while (method := self._method(1)[0]) == (60, 60):
                 self._content()  # of a queue that is withheld already
@@ -242,11 +256,24 @@ class Amqp:
         if method != (60, 21):
             raise self._odd(method)
 
+    def _consume(self, queue: str, tag: str, priority: int) -> None:
+        """Ask for what comes there; the answer is not awaited."""
+        table = _short("x-priority") + b"I" + struct.pack(">i", priority)
+        self._send(1, (60, 20), b"\0\0" + _short(queue) + _short(tag) + b"\0" + _long(table))
+
     def attend(self, seconds: float) -> None:
         """Be there for so long, at most: what is sent here is read and let go, and the broker hears from us.
 
         :raises Unreachable: the connection has ended.
         """
+        self._hear(seconds)
+        while (frame := self._arrived()) is not None:
+            kind, _, payload = frame
+            if kind == _METHOD and struct.unpack(">HH", payload[:4]) in ((10, 50), (20, 40)):
+                raise self._lost("it ended the connection")
+
+    def _hear(self, seconds: float) -> None:
+        """Read what comes within so long, if anything does; the broker hears from us."""
         if self._heartbeat_s and time.monotonic() - self._beaten > self._heartbeat_s / 3:
             self._beaten = time.monotonic()
             self._write(_frame(_HEARTBEAT, 0, b""))
@@ -257,10 +284,6 @@ class Amqp:
             return
         finally:
             self._socket.settimeout(self._timeout)
-        while (frame := self._arrived()) is not None:
-            kind, _, payload = frame
-            if kind == _METHOD and struct.unpack(">HH", payload[:4]) in ((10, 50), (20, 40)):
-                raise self._lost("it ended the connection")
 
     def close(self) -> None:
         """What was not acknowledged goes back to its queue. Never raises."""
@@ -296,6 +319,9 @@ class Amqp:
 
     def _method(self, channel: int) -> tuple[tuple[int, int], bytes]:
         kind, _, payload = self._next()
+        return self._said(channel, kind, payload)
+
+    def _said(self, channel: int, kind: int, payload: bytes) -> tuple[tuple[int, int], bytes]:
         if kind != _METHOD:
             raise self._odd((kind, 0))
         one, other = struct.unpack(">HH", payload[:4])

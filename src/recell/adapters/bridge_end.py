@@ -95,7 +95,7 @@ class RabbitEnd(RabbitCluster):
         for vhost, listed, taking in zip(vhosts, queues, consumers, strict=True):
             takers: dict[str, int] = {}
             for row in taking.result():
-                if len(row) > 1 and users.get(row[1], account) != account:
+                if len(row) > 1 and not users.get(row[1], account).startswith(account):
                     takers[row[0]] = takers.get(row[0], 0) + 1
             for row in listed.result():
                 if len(row) >= 4 and not (len(row) > 4 and row[4]):
@@ -143,7 +143,7 @@ class RabbitEnd(RabbitCluster):
             reason = " ".join((done.stderr + done.stdout).decode("utf-8", "replace").split())[:200]
             raise StepFailed(f"{' '.join(words)} failed on {host} ({reason})", "Look at it there by hand")
 
-    def set_account(self, name: str, password: str, vhosts: Sequence[str]) -> None:
+    def set_account(self, name: str, password: str, vhosts: Sequence[str], declares: str = "^$") -> None:
         if name in self.users() and not self.password_works(name, password):
             self.delete_user(name)
         if name not in self.users():
@@ -151,7 +151,7 @@ class RabbitEnd(RabbitCluster):
         for vhost in vhosts:
             # A shovel declares a queue that it doesn't find: durable, without arguments, bound to nothing.
             # Its client would be refused it from then on. So it may not, and fails until the queue is there.
-            self._do("set_permissions", "-p", vhost, name, "^$", ".*", ".*")
+            self._do("set_permissions", "-p", vhost, name, declares, ".*", ".*")
 
     def drop_account(self, name: str) -> None:
         if name in self.users():

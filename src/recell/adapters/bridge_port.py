@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from recell.planning.bridge import Taken
+from recell.planning.bridge import Lane, Side, Taken
 
 
 class BridgeEnd(Protocol):
@@ -26,7 +26,7 @@ class BridgeEnd(Protocol):
         ...
 
     def taken(self, vhosts: Sequence[str], account: str) -> tuple[Taken, ...]:
-        """All queues but exclusive ones. ``account``: whose consumers don't count."""
+        """All queues but exclusive ones. ``account``: whose names begin so, their consumers don't count."""
         ...
 
     def shovels(self) -> dict[tuple[str, str], bool]:
@@ -43,8 +43,31 @@ class BridgeEnd(Protocol):
         ...
 
     def plug(self, host: str, on: bool) -> None: ...
-    def set_account(self, name: str, password: str, vhosts: Sequence[str]) -> None:
-        """The account is there with this password; in these vhosts it may read and write, not declare."""
+    def set_account(self, name: str, password: str, vhosts: Sequence[str], declares: str = "^$") -> None:
+        """The account is there with this password; in these vhosts it may read and write, and declare what
+        has a name of this pattern: nothing, unless said."""
         ...
 
     def drop_account(self, name: str) -> None: ...
+
+
+class Ferry(Protocol):
+    """recell carries requests over a bridge itself, before its shovels, and makes a way back for each answer
+    first. It has threads of its own. What it can't carry it leaves to the shovels. Nothing here raises."""
+
+    def follow(self, lanes: Iterable[Lane]) -> None:
+        """Along these from now on, where they carry requests and it can, and along no others: when this
+        returns, what was in hand of another is in its queue again, or has gone over."""
+        ...
+
+    def made(self) -> tuple[tuple[Side, str, str], ...]:
+        """(side, vhost, queue) of all queues for answers that it has made; they expire when unused."""
+        ...
+
+    def news(self) -> str:
+        """What it did, or why it can't, since this was asked last; "": nothing."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is taken or held any more; :meth:`follow` begins anew."""
+        ...

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from recell.adapters.bridge_port import BridgeEnd
-from recell.adapters.dry_bridge import DryBridgeEnd
+from recell.adapters.dry_bridge import DryBridgeEnd, DryFerry
 from recell.adapters.dry_broker import DryBroker
 from recell.adapters.dry_guests import DryGuests
 from recell.adapters.dry_hosts import DryHosts
@@ -52,6 +52,7 @@ from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.relay import Held, RelayState, Side, Switched, Upstream
 from recell.model.v1 import Conversion
+from recell.planning.bridge import Shores
 
 T = TypeVar("T")
 
@@ -385,6 +386,9 @@ class DryWorld:
 
     def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
         return DryBridgeEnd(self._real.bridge_end(hosts), self.record)
+
+    def ferry(self, shores: Shores, password: str) -> DryFerry:
+        return DryFerry()
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
         for one in nodes:

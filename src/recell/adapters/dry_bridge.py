@@ -7,7 +7,7 @@ from typing import Any
 
 from recell.adapters.bridge_port import BridgeEnd
 from recell.adapters.dry_record import Record
-from recell.planning.bridge import Taken
+from recell.planning.bridge import Lane, Side, Taken
 
 
 class DryBridgeEnd:
@@ -46,8 +46,24 @@ class DryBridgeEnd:
     def plug(self, host: str, on: bool) -> None:
         self._record.add(host, f"{'enable' if on else 'disable'} the shovel plugin")
 
-    def set_account(self, name: str, password: str, vhosts: Sequence[str]) -> None:
+    def set_account(self, name: str, password: str, vhosts: Sequence[str], declares: str = "^$") -> None:
         self._record.add(self.name, f"set the account {name}")
 
     def drop_account(self, name: str) -> None:
         self._record.add(self.name, f"drop the account {name}")
+
+
+class DryFerry:
+    """:class:`~recell.adapters.bridge_port.Ferry` that takes nothing."""
+
+    def follow(self, lanes: Iterable[Lane]) -> None:
+        return
+
+    def made(self) -> tuple[tuple[Side, str, str], ...]:
+        return ()
+
+    def news(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        return

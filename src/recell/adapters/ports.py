@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.bridge_port import BridgeEnd, Ferry
 from recell.adapters.broker_port import BrokerPort, ConnectionInfo, Consumer, QueueInfo
 from recell.adapters.guests_port import GuestsPort
 from recell.adapters.host_port import (
@@ -37,6 +37,7 @@ from recell.adapters.waiting_room_port import WaitingRoom
 from recell.model.hosts import HostsMove
 from recell.model.moving import Ends, Login
 from recell.model.v1 import Conversion
+from recell.planning.bridge import Shores
 
 __all__ = [
     "BrokerPort", "ConnectionInfo", "Consumer", "Contained", "ContainerState", "CutNode", "FileStat",
@@ -125,6 +126,10 @@ class World(Protocol):
 
     def bridge_end(self, hosts: Sequence[str]) -> BridgeEnd:
         """The RabbitMQ cluster on these hosts."""
+        ...
+
+    def ferry(self, shores: Shores, password: str) -> Ferry:
+        """Between these two; the same one at each call. ``password``: of recell's account for it on both."""
         ...
 
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:

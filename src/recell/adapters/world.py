@@ -16,6 +16,7 @@ from recell.adapters.bridge_end import RabbitEnd
 from recell.adapters.broker import RABBIT_UNIT, RabbitCluster
 from recell.adapters.conf import Config, database_url_of, parse_config, transport_url_of
 from recell.adapters.containers import Inside
+from recell.adapters.ferry import RabbitFerry, ashore
 from recell.adapters.gate import Gate
 from recell.adapters.guests_port import GuestsPort
 from recell.adapters.hosts_port import HostsPort
@@ -42,6 +43,7 @@ from recell.model.moving import Ends, Login
 from recell.model.relay import Side
 from recell.model.urls import Url, parse_url
 from recell.model.v1 import Conversion
+from recell.planning.bridge import Shores
 from recell.planning.draft import CELL0
 
 T = TypeVar("T")
@@ -147,6 +149,7 @@ class RealWorld:
         self._fences: dict[str, DoorFence] = {}
         self._ears: dict[Conversion, Ear] = {}
         self._under_way: dict[tuple[str, str, str, str], UnderWay] = {}
+        self._ferries: dict[Shores, RabbitFerry] = {}
         self._read: list[Database] = []
         self._nova: NovaDatabases | None = None
         self._nova_of: NovaService | None = None
@@ -398,6 +401,13 @@ class RealWorld:
     def bridge_end(self, hosts: Sequence[str]) -> RabbitEnd:
         return RabbitEnd([self.host(name) for name in hosts])
 
+    def ferry(self, shores: Shores, password: str) -> RabbitFerry:
+        with self._lock:
+            if shores not in self._ferries:
+                connect = ashore(self.host, shores, password)
+                self._ferries[shores] = RabbitFerry(connect, shores.vhosts, self._permit)
+            return self._ferries[shores]
+
     def cut_rabbit(self, nodes: Sequence[CutNode], ports: Sequence[int], within: float) -> float:
         pairs = [(self.rabbit(one.host), one) for one in nodes]
         return cutting.cut(pairs, ports, within, wait=self.wait, clock=self.clock)
@@ -460,6 +470,11 @@ class RealWorld:
                 done.result()
 
     def close(self) -> None:
+        with self._lock:
+            ferries = list(self._ferries.values())
+            self._ferries.clear()
+        for ferry in ferries:
+            ferry.close()
         with self._lock:
             movers: list[MoverPort | HostsPort | V1Port] = [
                 *self._movers.values(), *self._between.values(), *self._v1.values()]

@@ -17,9 +17,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from recell.model.rabbit import NO_HOME_OF_ITS_OWN
+
 Side = Literal["keep", "new"]
 PREFIX = "recell-bridge"
-"""Shovels, helper queues and the account of recell's own begin so."""
+"""Shovels, helper queues and the accounts of recell's own begin so."""
+FERRY = f"{PREFIX}-ferry"
+"""recell's account for requests that it carries over itself: it may declare queues of this pattern."""
+ANSWERS = "^reply_"
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,25 @@ class Lane:
         """Of the shovel."""
         text = json.dumps([self.vhost, self.queue, self.toward])
         return f"{PREFIX}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+    @property
+    def asks(self) -> bool:
+        """Whether requests come this way: no answers, fanouts, streams or notifications."""
+        apart = NO_HOME_OF_ITS_OWN.match(self.queue) or "notifications" in self.queue
+        return self.source == self.queue and not apart
+
+
+@dataclass(frozen=True)
+class Shores:
+    """Both clusters as recell reaches them: nodes as (host, end); an end as shovels have it."""
+
+    keep: tuple[tuple[str, str], ...]
+    new: tuple[tuple[str, str], ...]
+    vhosts: tuple[str, ...]
+
+    def at(self, side: Side) -> tuple[tuple[str, str], ...]:
+        return self.keep if side == "keep" else self.new
 
 
 def other(side: Side) -> Side:

@@ -243,12 +243,13 @@ def bridge_of(facts: RabbitFacts) -> dict[str, Any]:
         side: [_end(facts, node) for node in nodes]
         for side, nodes in (("keep", facts.keep), ("new", facts.new))
     }
-    return {
+    told: dict[str, Any] = {
         "keep": ends(facts.keep),
         "new": ends(facts.new),
         "ends": reached,
         "vhosts": sorted({c.vhost for c in (*facts.moving, *facts.staying)}),
     }
+    return told | ({"ferry": True} if rabbit_nova.loses_answers(facts) else {})
 
 
 def _end(facts: RabbitFacts, node: RabbitNode) -> str:

@@ -254,6 +254,11 @@ def notice(facts: RabbitFacts, client: RabbitClient) -> str:
     return "what this service is at is cut short while it restarts"
 
 
+def loses_answers(facts: RabbitFacts) -> bool:
+    """Whether its oslo.messaging does not notice that an answer finds no queue."""
+    return facts.deployment.nova_version.partition(".")[0] == "19"
+
+
 def remarks(facts: RabbitFacts) -> tuple[str, ...]:
     deployment, out = facts.deployment, []
     for client in dict.fromkeys(facts.moving):
@@ -290,12 +295,13 @@ def remarks(facts: RabbitFacts) -> tuple[str, ...]:
             f" {', '.join(sorted(others))}): a nova-compute that takes long to start counts as down"
             " meanwhile."
         )
-    if computes and deployment.nova_version.partition(".")[0] == "19":
+    if loses_answers(facts):
         way = "Over the bridge" if facts.fresh else "On the way back, over the bridge,"
         out.append(
             "Stein's oslo.messaging (9.5 to 10.1) does not notice that an answer finds no queue, and a"
-            f" service that has moved makes its queue with its first question. {way} one such question of"
-            " each may wait a minute and end in an error: a boot, or a nova-compute's start."
+            f" service that has moved makes its queue with its first question. {way} recell carries questions"
+            " itself, and makes that queue first. While recell is killed, paused, or kept from a broker, one"
+            " such question of each may wait a minute and end in an error: a boot, or a nova-compute's start."
         )
     if computes and not facts.fresh:
         out.append(

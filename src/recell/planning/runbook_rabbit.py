@@ -188,7 +188,7 @@ def _span(step: PlanStep, undo: bool, path: str) -> list[tuple[str, str, Sequenc
         return out
     words = (
         "When no shovel's queue holds a message: clear the shovels recell-bridge-*, drop the namesakes that"
-        " nobody takes from, and the account recell-bridge on both clusters."
+        " nobody takes from, and the accounts recell-bridge* on both clusters."
     )
     listed = ("rabbitmqctl list_queues name messages consumers", "rabbitmqctl list_parameters")
     return [*out, (new[0], words, listed)]

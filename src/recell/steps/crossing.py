@@ -73,6 +73,9 @@ class Crossing:
     def await_away(self, side: Side, queues: Collection[Queue]) -> None:
         self._bridge.await_away(queues, AWAY_S, self._there[side])
 
+    def with_news(self, proof: str) -> str:
+        return self._bridge.with_news(proof)
+
     def settle(self, limit: float) -> None:
         self._bridge.settle(limit, self.reconcile, self._stopped)
 
@@ -152,6 +155,9 @@ class BridgedRepoint(Repoint):
         if self._crossing.is_open:
             self._crossing.settle(self.limit("start_s"))
 
+    def prove(self, toward: Direction) -> str:
+        return self._crossing.with_news(super().prove(toward))
+
 
 class RepointWave(BaseStep):
     """Several clients move side by side, each as if it moved alone: its own quiet moment, its own start.
@@ -166,7 +172,7 @@ class RepointWave(BaseStep):
         super().__init__(spec, context)
         looks, self._away = Looks(context.world), Away(context.world)
         bridge = self.param("bridge")
-        crossing = Crossing(Bridge(context, bridge)) if bridge is not None else None
+        self._crossing = crossing = Crossing(Bridge(context, bridge)) if bridge is not None else None
         self._members: list[Repoint] = []
         for own in self.param("moves"):
             end = "-back" if spec.acts == "backward" else ""
@@ -195,6 +201,10 @@ class RepointWave(BaseStep):
         why = f"{len(left)} of {len(found)} have not moved: {_by_host(left)}"
         untouched = all(f.truth is Truth.NOT_DONE for _, f in found)
         return Finding.not_done(why) if untouched else Finding.partial(why)
+
+    def prove(self, toward: Direction) -> str:
+        proof = super().prove(toward)
+        return self._crossing.with_news(proof) if self._crossing else proof
 
     def act(self, toward: Direction) -> None:
         left = [one for one, f in self._found(toward) if f.truth is not Truth.DONE]

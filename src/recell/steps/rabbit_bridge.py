@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from recell.adapters.bridge_port import BridgeEnd
+from recell.adapters.bridge_port import BridgeEnd, Ferry
 from recell.errors import StepFailed, VerifyFailed
 from recell.model.rabbit import NO_HOME_OF_ITS_OWN
 from recell.model.step import Direction, Finding
 from recell.planning import bridge
-from recell.planning.bridge import PREFIX, Lane, Side, Taken, other
+from recell.planning.bridge import ANSWERS, FERRY, PREFIX, Lane, Shores, Side, Taken, other
 from recell.steps.aside import Aside
 from recell.steps.base import Context
 from recell.steps.rabbit import POLL_S, REMEDY, RabbitStep, at_once
@@ -29,7 +29,7 @@ _SETTLED = 2
 
 class Bridge:
     """``told``: ``keep`` and ``new`` as steps have them, ``ends``: ``{"keep": ["address:port", ...], ...}``,
-    ``vhosts``. An end may begin with ``amqps://``."""
+    ``vhosts``. An end may begin with ``amqps://``. ``ferry``: recell carries requests over itself, too."""
 
     def __init__(self, context: Context, told: Mapping[str, Any]) -> None:
         self.context = context
@@ -45,6 +45,20 @@ class Bridge:
     @property
     def vhosts(self) -> list[str]:
         return [str(v) for v in self.told["vhosts"]]
+
+    @cached_property
+    def ferry(self) -> Ferry | None:
+        if not self.told.get("ferry"):
+            return None
+        keep, new = (
+            tuple(zip(self.hosts(side), map(str, self.told["ends"][side]), strict=True)) for side in SIDES
+        )
+        return self.world.ferry(Shores(keep, new, tuple(self.vhosts)), self._password())
+
+    def with_news(self, proof: str) -> str:
+        """Of the ferry, each once."""
+        news = self.ferry.news() if self.is_open and self.ferry else ""
+        return f"{proof}; {news}" if news else proof
 
     def _recall(self, key: str) -> Any:
         return self.context.journal.recall(_MEMORY, key)
@@ -91,6 +105,8 @@ class Bridge:
         for host in mine:
             new.plug(host, True)
         for side in SIDES:
+            if self.told.get("ferry"):
+                self.end(side).set_account(FERRY, self._password(), self.vhosts, ANSWERS)
             self.end(side).set_account(PREFIX, self._password(), self.vhosts)
 
     def behind(self) -> tuple[frozenset[Lane], set[tuple[str, str]]]:
@@ -116,9 +132,21 @@ class Bridge:
         have = self.end("new").shovels()
         names = {(lane.vhost, lane.name): lane for lane in want}
         gone = [key for key in have if key not in names]
+        there = {side: {(t.vhost, t.name) for t in taken[side]} for side in SIDES}
+        run = [
+            lane
+            for key, lane in names.items()
+            if key in have
+            and (lane.vhost, lane.queue) in there[lane.toward]
+            and (lane.vhost, lane.source) in there[other(lane.toward)]
+        ]
+        if self.ferry:
+            # It leaves a way before its shovel does: what came by it later would meet one that is to get
+            # nothing yet, or go back by the way that is made next.
+            self.ferry.follow(run)
+            self._note_made()
         if gone:
             self.end("new").clear_shovels(gone)
-        there = {side: {(t.vhost, t.name) for t in taken[side]} for side in SIDES}
         made = {side: self._namesakes(side, there[side], want) for side in SIDES}
         # A shovel declares what it doesn't find, otherwise than clients do: one whose ends are not both
         # there by now waits for the next look.
@@ -129,6 +157,8 @@ class Bridge:
             and (lane.vhost, lane.queue) in there[lane.toward]
             and (lane.vhost, lane.source) in there[other(lane.toward)] | made[other(lane.toward)]
         ]
+        if fresh and self.ferry:
+            self.ferry.follow([*run, *fresh])
         if fresh:
             self.end("new").load({"parameters": bridge.shovels(fresh, self._uris(), self._version)})
         return bool(gone or fresh or any(made.values()))
@@ -142,11 +172,21 @@ class Bridge:
         made = bridge.namesakes(missing, there, self.end(other(side)).definitions())
         if not made["queues"]:
             return set()  # they went meanwhile
-        known = [tuple(q) for q in self._recall(f"made-{side}") or []]
-        names = [(str(q["vhost"]), str(q["name"])) for q in made["queues"]]
-        self._remember(f"made-{side}", [list(q) for q in sorted({*known, *names})])
+        names = {(str(q["vhost"]), str(q["name"])) for q in made["queues"]}
+        self._note(side, names)
         self.end(side).load(made)
-        return set(names)
+        return names
+
+    def _note(self, side: Side, names: set[tuple[str, str]]) -> None:
+        known = {tuple(q) for q in self._recall(f"made-{side}") or []}
+        if names - known:
+            self._remember(f"made-{side}", [list(q) for q in sorted({*known, *names})])
+
+    def _note_made(self) -> None:
+        """What the ferry has made goes with the rest; where recell is killed before, it expires."""
+        made = self.ferry.made() if self.ferry else ()
+        for at in SIDES:
+            self._note(at, {(vhost, name) for side, vhost, name in made if side == at})
 
     def settle(
         self,
@@ -220,6 +260,9 @@ class Bridge:
                 self._in_time(began, limit, f"messages wait to be brought over: {', '.join(left[:5])}")
                 self.reconcile()
                 self.world.wait(POLL_S)
+            if self.ferry:
+                self.ferry.close()
+                self._note_made()
             new = self.end("new")
             new.clear_shovels(list(new.shovels()))
             self._await_counts()
@@ -238,6 +281,8 @@ class Bridge:
                 self._in_time(began, limit, f"recell's queues stay: {', '.join(q for _, _, q in idle[:5])}")
                 self.world.wait(POLL_S)
         for side in SIDES:
+            if self.told.get("ferry"):
+                self.end(side).drop_account(FERRY)
             self.end(side).drop_account(PREFIX)
         for host in self._recall("plugged") or []:
             if host in new.plugged():
@@ -307,7 +352,7 @@ class Span(RabbitStep):
         stopped = [name for (_, name), runs in found.items() if not runs]
         if stopped:
             raise VerifyFailed(f"{self.id}: {len(stopped)} of {len(found)} shovels don't run", REMEDY)
-        return f"{len(found)} shovels run"
+        return self.bridge.with_news(f"{len(found)} shovels run")
 
 
 class Definitions(RabbitStep):
