@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.mover import schema
+from tests.mover.moves import Moves
 from tests.private_server import Pair, PrivateServer
 
 OPTIONS = (
@@ -49,3 +50,10 @@ def own() -> Iterator[Callable[..., PrivateServer]]:
     yield make
     for server in made:
         server.stop()
+
+
+@pytest.fixture
+def moves() -> Iterator[Moves]:
+    made = Moves()
+    yield made
+    made.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pymysql
@@ -13,7 +12,7 @@ import pytest
 from recell.model.relay import Side
 from recell.steps.switch import SwitchDatabase
 from tests.mover.relays import Rig, run
-from tests.mover.test_switch import rows
+from tests.mover.stages import rows
 from tests.private_server import PrivateServer
 
 
@@ -34,13 +33,6 @@ def server_of(rig: Rig, side: Side) -> PrivateServer:
     server = rig.server(side)
     assert isinstance(server, PrivateServer)
     return server
-
-
-def begun(stage: Callable[[], Any]) -> Any:
-    run_ = stage()
-    for step in (run_.old, run_.new, run_.follow):
-        step.do()
-    return run_
 
 
 def die_before_the_turn(run_: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,14 @@ import pytest
 from recell.errors import VerifyFailed
 from recell.model.relay import Side
 from recell.model.step import Truth
-from recell.mover import Move
 from recell.mover.identity import ServerReplaced
-from tests.mover import schema
-from tests.mover.deaths import PowerCut, begun, die_before_the_turn, numbers, server_of, write
+from tests.mover.deaths import PowerCut, die_before_the_turn, numbers, server_of, write
+from tests.mover.moves import Moves
 from tests.mover.relays import Rig
+from tests.mover.stages import begun
+from tests.mover.stages import stage as stage
 from tests.mover.test_relay import rig as rig
 from tests.mover.test_relay import sides as sides
-from tests.mover.test_switch import stage as stage
 from tests.mover.writers import fill
 from tests.private_server import Pair, PrivateServer
 
@@ -89,26 +89,21 @@ def test_an_old_server_that_lost_the_proof_with_its_binlog_stops_it(
 
 
 def test_a_target_that_died_is_compared_again_before_the_proof(
-    clouds: Pair, own: Callable[..., PrivateServer]
+    clouds: Pair, own: Callable[..., PrivateServer], moves: Moves
 ) -> None:
     source, target = clouds[0], own(38)
     fill(source, 5, 5)
-    move = Move(source.endpoint(), target.endpoint(), schema.scope(schema.read(source), schema.WHOLE))
-    try:
-        move.prepare()
-        move.copy()
-        cut = PowerCut(target)
-        move.follow()
-        move.catch_up(120, lag_s=10)
-        assert move.verify().equal
-        source.sql("UPDATE instances SET progress = 55")
-        move.catch_up(120, lag_s=10)
-        cut()
-        with pytest.raises(VerifyFailed, match="since one of the servers died"):
-            move.drain(120)
-        assert "instances" in {d.table for d in move.verify().differences}
-    finally:
-        move.close()
+    move = moves.copied(source, target)
+    cut = PowerCut(target)
+    move.follow()
+    move.catch_up(120, lag_s=10)
+    assert move.verify().equal
+    source.sql("UPDATE instances SET progress = 55")
+    move.catch_up(120, lag_s=10)
+    cut()
+    with pytest.raises(VerifyFailed, match="since one of the servers died"):
+        move.drain(120)
+    assert "instances" in {d.table for d in move.verify().differences}
 
 
 def test_a_new_server_that_does_not_know_any_more_that_it_was_drained_stops_it(

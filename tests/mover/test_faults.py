@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from recell.adapters.mysql.session import Busy, Session, changed
 from recell.errors import (
     Denied,
     Locked,
-    RecellError,
     StalePlan,
     StepFailed,
     Unreachable,
@@ -29,62 +28,25 @@ from recell.errors import (
     VerifyFailed,
 )
 from recell.model.scope import Scope
-from recell.mover import Move, Options
+from recell.mover import Move
 from recell.mover.feed import Feed, ForeignWriter, Start
 from recell.mover.identity import ServerReplaced
 from recell.mover.members import Members
 from tests.mover import schema
+from tests.mover.moves import Moves, fails, proven
 from tests.mover.writers import HOSTS, Load, fill
 from tests.private_server import Pair, PrivateServer
 
 _SEED = 11
 
 
-def _move(source: PrivateServer, target: PrivateServer, patience_s: float = 60) -> Move:
-    scope = schema.scope(schema.read(source), schema.WHOLE)
-    return Move(source.endpoint(), target.endpoint(), scope, Options(patience_s=patience_s))
-
-
 @pytest.fixture
-def moves() -> Iterator[Callable[..., Move]]:
-    """Makes moves that are closed at the end."""
-    made: list[Move] = []
-
-    def make(source: PrivateServer, target: PrivateServer, patience_s: float = 60) -> Move:
-        made.append(_move(source, target, patience_s))
-        return made[-1]
-
-    yield make
-    for move in made:
-        move.close()
-
-
-@pytest.fixture
-def copied(clouds: Pair, moves: Callable[..., Move]) -> Move:
+def copied(clouds: Pair, moves: Moves) -> Move:
     """A move whose copy is done, and which follows."""
     fill(clouds[0], _SEED, 10)
-    move = moves(*clouds)
-    move.prepare()
-    move.copy()
-    move.follow()
+    move = moves.following(*clouds)
     move.catch_up(60, lag_s=10)
     return move
-
-
-def _proven(move: Move, source: PrivateServer, target: PrivateServer) -> None:
-    move.catch_up(120, lag_s=10)
-    assert move.verify().differences == ()
-    move.drain(120)
-    assert schema.differing(source, target, move.scope) == []
-
-
-def _fails(move: Move, kind: type[RecellError], match: str, limit_s: float = 60) -> None:
-    """It stops by itself, with this reason."""
-    with pytest.raises(kind, match=match):
-        until = time.monotonic() + limit_s
-        while time.monotonic() < until:
-            move.catch_up(limit_s, lag_s=60)
-            time.sleep(0.1)
 
 
 # -- servers that go away and come back ---------------------------------------------------------
@@ -92,7 +54,7 @@ def _fails(move: Move, kind: type[RecellError], match: str, limit_s: float = 60)
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("which", ["source", "target"])
-def test_a_server_restarts(own: Callable[..., PrivateServer], moves: Callable[..., Move], which: str,
+def test_a_server_restarts(own: Callable[..., PrivateServer], moves: Moves, which: str,
                            how: signal.Signals) -> None:
     # A killed server keeps what it has acknowledged, as Nova's do.
     options = ("sync-binlog=1", "innodb-flush-log-at-trx-commit=1")
@@ -111,7 +73,7 @@ def test_a_server_restarts(own: Callable[..., PrivateServer], moves: Callable[..
         time.sleep(0.3)
         broken.restart(how)
         move.catch_up(120, lag_s=10)
-    _proven(move, source, target)
+    proven(move, source, target)
 
 
 def _tear(server: PrivateServer, table: str = "s3_images") -> None:
@@ -128,36 +90,30 @@ def _tear(server: PrivateServer, table: str = "s3_images") -> None:
 
 
 def test_a_transaction_that_a_dying_server_left_half_written(
-        own: Callable[..., PrivateServer], moves: Callable[..., Move]) -> None:
+        own: Callable[..., PrivateServer], moves: Moves) -> None:
     durable = ("sync-binlog=1", "innodb-flush-log-at-trx-commit=1")
     source, target = own(33, *durable), own(34, *durable)
     fill(source, _SEED, 5)
-    move = moves(source, target)
-    move.prepare()
-    move.copy()
-    move.follow()
+    move = moves.following(source, target)
     target.sql("CREATE DATABASE other", "CREATE TABLE other.t (id INT AUTO_INCREMENT PRIMARY KEY, uuid TEXT)",
                database="")
     for server, table in ((target, "other.t"), (source, "s3_images")):
         _tear(server, table)
         source.sql("UPDATE instances SET progress = progress + 1")
         move.catch_up(60, lag_s=10)
-    _proven(move, source, target)
+    proven(move, source, target)
 
 
 def test_a_dying_server_that_may_have_kept_what_its_binlog_has_not(
-        own: Callable[..., PrivateServer], moves: Callable[..., Move], clouds: Pair) -> None:
+        own: Callable[..., PrivateServer], moves: Moves, clouds: Pair) -> None:
     source, target = own(35, "sync-binlog=0"), clouds[1]
     fill(source, _SEED, 5)
-    move = moves(source, target)
-    move.prepare()
-    move.copy()
-    move.follow()
+    move = moves.following(source, target)
     _tear(source)
-    _fails(move, BinlogLost, "truncated in the middle of event")
+    fails(move, BinlogLost, "truncated in the middle of event")
 
 
-def test_connections_are_cut(clouds: Pair, moves: Callable[..., Move]) -> None:
+def test_connections_are_cut(clouds: Pair, moves: Moves) -> None:
     source, target = clouds
     fill(source, _SEED)
     move = moves(source, target)
@@ -171,19 +127,16 @@ def test_connections_are_cut(clouds: Pair, moves: Callable[..., Move]) -> None:
         move.follow()
         _cut(clouds, 5)
         move.catch_up(120, lag_s=10)
-    _proven(move, source, target)
+    proven(move, source, target)
 
 
-def test_a_server_that_ends_what_takes_long(clouds: Pair, moves: Callable[..., Move]) -> None:
+def test_a_server_that_ends_what_takes_long(clouds: Pair, moves: Moves) -> None:
     source, target = clouds
     source.sql("INSERT INTO s3_images (uuid) SELECT UUID() FROM seq_1_to_30000")
     for server in clouds:
         server.sql("SET GLOBAL max_statement_time = 0.005")
     try:
-        move = moves(source, target)
-        move.prepare()
-        move.copy()
-        move.follow()
+        move = moves.following(source, target)
         assert move.verify().equal
     finally:
         for server in clouds:
@@ -192,13 +145,10 @@ def test_a_server_that_ends_what_takes_long(clouds: Pair, moves: Callable[..., M
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_server_that_died_may_have_kept_what_its_binlog_has_lost(
-        own: Callable[..., PrivateServer], moves: Callable[..., Move], clouds: Pair, lost: bool) -> None:
+        own: Callable[..., PrivateServer], moves: Moves, clouds: Pair, lost: bool) -> None:
     source, target = own(37, "sync-binlog=0"), clouds[1]
     fill(source, _SEED, 5)
-    move = moves(source, target)
-    move.prepare()
-    move.copy()
-    move.follow()
+    move = moves.following(source, target)
     assert move.verify().equal and move.sure
     move.close()
     end = source.sql("SHOW MASTER STATUS")[0]
@@ -210,17 +160,14 @@ def test_a_server_that_died_may_have_kept_what_its_binlog_has_lost(
         with (source.directory / "data" / end[0]).open("r+b") as file:
             file.truncate(end[1])
     source.start()
-    again = moves(source, target)
-    again.prepare()
-    again.follow()
-    again.catch_up(60, lag_s=10)
+    again = moves.again(source, target)
     with pytest.raises(VerifyFailed, match="since one of the servers died"):
         again.drain(60)
     if lost:
         assert "instances" in {d.table for d in again.verify().differences}
         assert not again.sure
     else:
-        _proven(again, source, target)
+        proven(again, source, target)
 
 
 def test_a_statement_that_was_killed_is_tried_again(clouds: Pair) -> None:
@@ -247,27 +194,24 @@ def test_a_statement_that_was_killed_is_tried_again(clouds: Pair) -> None:
         busy.close()
 
 
-def test_a_server_stays_away(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+def test_a_server_stays_away(own: Callable[..., PrivateServer], moves: Moves,
                              clouds: Pair) -> None:
     source, target = clouds[0], own(23)
     fill(source, _SEED, 10)
-    move = moves(source, target, 1)
-    move.prepare()
-    move.copy()
-    move.follow()
+    move = moves.following(source, target, 1)
     target.halt()
     source.sql("UPDATE instances SET progress = 99")
-    _fails(move, Unreachable, "does not answer")
+    fails(move, Unreachable, "does not answer")
     target.start()
     move.prepare()
     move.follow()
-    _proven(move, source, target)
+    proven(move, source, target)
 
 
 # -- a target that has no room ------------------------------------------------------------------
 
 
-def test_a_full_disk_at_the_target(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+def test_a_full_disk_at_the_target(own: Callable[..., PrivateServer], moves: Moves,
                                    clouds: Pair) -> None:
     source, target = clouds[0], own(24)
     target.halt()
@@ -291,7 +235,7 @@ def test_a_full_disk_at_the_target(own: Callable[..., PrivateServer], moves: Cal
         again.prepare()
         again.copy()
         again.follow()
-        _proven(again, source, target)
+        proven(again, source, target)
         again.close()
         move.close()
     finally:
@@ -299,7 +243,7 @@ def test_a_full_disk_at_the_target(own: Callable[..., PrivateServer], moves: Cal
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_row_that_fits_no_packet(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+def test_a_row_that_fits_no_packet(own: Callable[..., PrivateServer], moves: Moves,
                                    clouds: Pair) -> None:
     source, target = own(26, "max-allowed-packet=1M"), clouds[1]
     source.sql("INSERT INTO every_type (id, lb) VALUES (1, REPEAT('''', 700000))")
@@ -312,13 +256,11 @@ def test_a_row_that_fits_no_packet(own: Callable[..., PrivateServer], moves: Cal
 # -- what it can't go on from -------------------------------------------------------------------
 
 
-def test_the_binlog_was_purged(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+def test_the_binlog_was_purged(own: Callable[..., PrivateServer], moves: Moves,
                                clouds: Pair) -> None:
     source, target = own(27), clouds[1]
     fill(source, _SEED, 5)
-    move = moves(source, target)
-    move.prepare()
-    move.copy()
+    move = moves.copied(source, target)
     move.close()
     source.purge()
     with pytest.raises(BinlogLost, match=r"has purged bin.*, from which the move goes on"):
@@ -326,20 +268,18 @@ def test_the_binlog_was_purged(own: Callable[..., PrivateServer], moves: Callabl
 
 
 @pytest.mark.parametrize("before", [0, 500])
-def test_the_binlog_was_reset(own: Callable[..., PrivateServer], moves: Callable[..., Move], before: int,
+def test_the_binlog_was_reset(own: Callable[..., PrivateServer], moves: Moves, before: int,
                               clouds: Pair) -> None:
     source, target = own(28), clouds[1]
     fill(source, _SEED, 5)
-    move = moves(source, target)
-    move.prepare()
-    move.copy()
+    move = moves.copied(source, target)
     move.close()
     source.sql("RESET MASTER", *["INSERT INTO s3_images (uuid) VALUES (REPEAT('x', 36))"] * before)
     with pytest.raises(ServerReplaced, match="the binlog was reset"):
         moves(source, target).prepare()
 
 
-def test_another_server_answers(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+def test_another_server_answers(own: Callable[..., PrivateServer], moves: Moves,
                                 clouds: Pair) -> None:
     source, target = own(29), clouds[1]
     move = moves(source, target)
@@ -352,7 +292,7 @@ def test_another_server_answers(own: Callable[..., PrivateServer], moves: Callab
 
 
 def test_another_server_answers_new_sessions_while_the_binlog_comes_from_the_first(
-        clouds: Pair, own: Callable[..., PrivateServer], moves: Callable[..., Move], tmp_path: Path) -> None:
+        clouds: Pair, own: Callable[..., PrivateServer], moves: Moves, tmp_path: Path) -> None:
     # As behind a proxy that has gone over to a replica: connections that are there stay where they were.
     source, target = clouds
     standby = own(36)
@@ -377,13 +317,13 @@ def test_another_server_answers_new_sessions_while_the_binlog_comes_from_the_fir
             if command != "Binlog Dump":
                 source.sql(f"KILL {number}")
         source.sql("UPDATE instances SET progress = 77")
-        _fails(move, ServerReplaced, "server_id was 1, is 36")
+        fails(move, ServerReplaced, "server_id was 1, is 36")
         assert target.sql("SELECT COUNT(*) FROM instances") == rows
         address.unlink()
         address.symlink_to(source.socket)
         move.prepare()
         move.follow()
-        _proven(move, source, target)
+        proven(move, source, target)
     finally:
         move.close()
 
@@ -401,7 +341,7 @@ def _sequence(server: PrivateServer) -> int:
 
 def test_the_schema_changes(copied: Move, clouds: Pair) -> None:
     clouds[0].sql("ALTER TABLE instances ADD COLUMN more INT")
-    _fails(copied, SchemaChanged, "ALTER TABLE instances ADD COLUMN more INT")
+    fails(copied, SchemaChanged, "ALTER TABLE instances ADD COLUMN more INT")
 
 
 @pytest.mark.parametrize(("database", "text", "stops"), [
@@ -431,10 +371,10 @@ def test_which_statements_stop_a_move(database: str, text: str, stops: bool) -> 
 
 def test_a_write_that_was_logged_as_text(copied: Move, clouds: Pair) -> None:
     clouds[0].sql("SET SESSION binlog_format = STATEMENT", "UPDATE instances SET progress = 7")
-    _fails(copied, SchemaChanged, "UPDATE instances SET progress = 7")
+    fails(copied, SchemaChanged, "UPDATE instances SET progress = 7")
 
 
-def test_what_was_prepared_before_the_move_begins(clouds: Pair, moves: Callable[..., Move]) -> None:
+def test_what_was_prepared_before_the_move_begins(clouds: Pair, moves: Moves) -> None:
     source, target = clouds
     source.sql("XA START 'a'", "INSERT INTO s3_images (uuid) VALUES ('x')", "XA END 'a'", "XA PREPARE 'a'")
     try:
@@ -456,25 +396,25 @@ def test_statements_that_change_no_row(copied: Move, clouds: Pair) -> None:
                "DROP TRIGGER fence", "FLUSH BINARY LOGS")
     with Load(source, 12, writers=1):
         time.sleep(0.3)
-    _proven(copied, source, target)
+    proven(copied, source, target)
 
 
 def test_another_writer_at_the_target(copied: Move, clouds: Pair) -> None:
     clouds[1].sql("UPDATE services SET report_count = 99 WHERE host = 'cmp-1'")
-    _fails(copied, ForeignWriter, "another writer than recell changed services id=")
+    fails(copied, ForeignWriter, "another writer than recell changed services id=")
 
 
 def test_a_straggler_at_the_source_after_the_switch(copied: Move, clouds: Pair) -> None:
     source, target = clouds
-    _proven(copied, source, target)
+    proven(copied, source, target)
     copied.reverse()
     target.sql("UPDATE services SET report_count = 5 WHERE host = 'cmp-1'")
     copied.catch_up(60, lag_s=10)
     source.sql("UPDATE services SET report_count = 99 WHERE host = 'cmp-2'")
-    _fails(copied, ForeignWriter, "another writer than recell changed services id=.* on db1")
+    fails(copied, ForeignWriter, "another writer than recell changed services id=.* on db1")
 
 
-def test_the_targets_own_rows_are_its_own(clouds: Pair, moves: Callable[..., Move]) -> None:
+def test_the_targets_own_rows_are_its_own(clouds: Pair, moves: Moves) -> None:
     """A cell that has hosts already: they write on, and lose nothing."""
     source, target = clouds
     fill(source, _SEED)
@@ -499,15 +439,15 @@ def test_the_targets_own_rows_are_its_own(clouds: Pair, moves: Callable[..., Mov
     move.finish()
 
 
-def test_a_second_run_takes_over(copied: Move, clouds: Pair, moves: Callable[..., Move]
+def test_a_second_run_takes_over(copied: Move, clouds: Pair, moves: Moves
                                  ) -> None:
     source, target = clouds
     second = moves(source, target)
     second.prepare()
     source.sql("UPDATE instances SET progress = 3")
-    _fails(copied, Locked, "another run of recell (has taken over|reads the binlog)")
+    fails(copied, Locked, "another run of recell (has taken over|reads the binlog)")
     second.follow()
-    _proven(second, source, target)
+    proven(second, source, target)
 
 
 # -- what is proven, and what is refused --------------------------------------------------------
@@ -555,23 +495,23 @@ def test_drained_while_somebody_writes(copied: Move, clouds: Pair, monkeypatch: 
         copied.drain(30)
     monkeypatch.undo()
     copied.follow()
-    _proven(copied, *clouds)
+    proven(copied, *clouds)
 
 
 def test_written_between_drain_and_reverse(copied: Move, clouds: Pair) -> None:
     source, target = clouds
-    _proven(copied, source, target)
+    proven(copied, source, target)
     source.sql("UPDATE instances SET progress = 44")
     with pytest.raises(ForeignWriter, match="changed after they were proven equal"):
         copied.reverse()
     copied.follow()
-    _proven(copied, source, target)
+    proven(copied, source, target)
     copied.reverse()
 
 
 @pytest.mark.parametrize(("variable", "usual", "value"), [
     ("binlog_format", "ROW", "MIXED"), ("binlog_row_image", "FULL", "MINIMAL")])
-def test_binlogs_that_do_not_serve(clouds: Pair, moves: Callable[..., Move],
+def test_binlogs_that_do_not_serve(clouds: Pair, moves: Moves,
                                    variable: str, usual: str, value: str) -> None:
     clouds[0].sql(f"SET GLOBAL {variable} = {value}")
     try:
@@ -584,27 +524,21 @@ def test_binlogs_that_do_not_serve(clouds: Pair, moves: Callable[..., Move],
 @pytest.mark.parametrize("setting", ["--binlog-ignore-db=nova", "--binlog-do-db=other"])
 @pytest.mark.parametrize("which", ["source", "target"])
 def test_a_binlog_that_leaves_the_database_out_since_a_restart(
-        own: Callable[..., PrivateServer], moves: Callable[..., Move], clouds: Pair, which: str, setting: str
+        own: Callable[..., PrivateServer], moves: Moves, clouds: Pair, which: str, setting: str
 ) -> None:
     broken, whole = own(39), clouds[0]
     source, target = (broken, whole) if which == "source" else (whole, broken)
     fill(source, _SEED, 5)
-    move = moves(source, target)
-    move.prepare()
-    move.copy()
-    move.follow()
+    move = moves.following(source, target)
     assert move.verify().equal
     broken.halt()
     broken.start(setting)
     broken.sql("INSERT INTO s3_images VALUES (7700, 'unseen')")
-    _fails(move, BinlogFiltered, "leaves this database out since that server was restarted")
+    fails(move, BinlogFiltered, "leaves this database out since that server was restarted")
     with pytest.raises(BinlogFiltered):
         move.drain(60)
     broken.restart()
-    again = moves(source, target)
-    again.prepare()
-    again.follow()
-    again.catch_up(60, lag_s=10)
+    again = moves.again(source, target)
     with pytest.raises(VerifyFailed, match="ran unseen between two restarts"):
         again.drain(60)
     assert {(d.table, d.key) for d in again.verify().differences} == {("s3_images", "id=7700")}
@@ -612,10 +546,10 @@ def test_a_binlog_that_leaves_the_database_out_since_a_restart(
     broken.sql("SET SESSION sql_log_bin = 0", "DELETE FROM s3_images WHERE id = 7700")
     again.prepare()
     again.follow()
-    _proven(again, source, target)
+    proven(again, source, target)
 
 
-def test_a_database_that_the_binlog_leaves_out(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+def test_a_database_that_the_binlog_leaves_out(own: Callable[..., PrivateServer], moves: Moves,
                                                clouds: Pair) -> None:
     filtered = own(40, "binlog-ignore-db=nova")
     for pair in ((filtered, clouds[1]), (clouds[0], filtered)):
@@ -624,31 +558,25 @@ def test_a_database_that_the_binlog_leaves_out(own: Callable[..., PrivateServer]
 
 
 def test_one_restart_is_no_reason_to_compare_again(own: Callable[..., PrivateServer],
-                                                   moves: Callable[..., Move], clouds: Pair) -> None:
+                                                   moves: Moves, clouds: Pair) -> None:
     source, target = own(43), clouds[1]
     fill(source, _SEED, 5)
-    move = moves(source, target)
-    move.prepare()
-    move.copy()
-    move.follow()
+    move = moves.following(source, target)
     assert move.verify().equal
     move.close()
     source.sql("FLUSH BINARY LOGS", "FLUSH BINARY LOGS")
     source.restart()
-    again = moves(source, target)
-    again.prepare()
-    again.follow()
-    again.catch_up(60, lag_s=10)
+    again = moves.again(source, target)
     again.drain(60)
 
 
-def test_no_binlog(own: Callable[..., PrivateServer], moves: Callable[..., Move],
+def test_no_binlog(own: Callable[..., PrivateServer], moves: Moves,
                    clouds: Pair) -> None:
     with pytest.raises(Unsupported, match=r"log_bin of .* is OFF"):
         moves(own(31, "skip-log-bin"), clouds[1]).prepare()
 
 
-def test_scopes_that_are_refused(clouds: Pair, moves: Callable[..., Move], copied: Move
+def test_scopes_that_are_refused(clouds: Pair, moves: Moves, copied: Move
                                  ) -> None:
     source, target = clouds
     source.sql("CREATE TABLE loose (a INT)")
@@ -668,7 +596,7 @@ def test_scopes_that_are_refused(clouds: Pair, moves: Callable[..., Move], copie
     assert "s3cret-word" not in f"{caught.value} {wrong!r}"
 
 
-def test_paused_by_another_process(clouds: Pair, moves: Callable[..., Move],
+def test_paused_by_another_process(clouds: Pair, moves: Moves,
                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recell.mover.watch._EVERY_S", 0.05)
     source, target = clouds

@@ -14,18 +14,18 @@ from recell.adapters.nova_db import NovaDatabases
 from recell.adapters.ports import RawMapping
 from recell.errors import StalePlan, StepFailed, Unreachable
 from recell.model.hosts import CellEnd, Flipped, Following, HostsMove
-from recell.model.moving import Login
 from recell.model.relay import Side
 from recell.mover.feed import ForeignWriter
 from recell.mover.hosts import FENCE, CellHosts
 from recell.preflight import live
 from recell_bench.schemas import TODAY, ddl, load
-from tests.private_server import DatabaseHost, PrivateServer
+from tests.mover.cells import NOVA, OURS, before_recell, hosts_of, no_broker
+from tests.mover.cells import servers as servers
+from tests.private_server import PrivateServer
 
 OLD = CellEnd("c1", "cell1", "db1", "db1", 3306, "nova", "mq1", "mq1", "/", ("10.0.0.1",))
 NEW = CellEnd("c2", "cell2", "db2", "db2", 3306, "nova_cell2", "mq5", "mq5", "/", ("10.0.0.2",))
 MOVE = HostsMove(OLD, NEW, ("cmp2",))
-OURS, NOVA = Login("recell_0123abcd", "of its own"), Login("nova", "n'pw")
 INDEX = {"instances": {"host_idx": ["host"]}}
 API = """
 CREATE TABLE cell_mappings (created_at DATETIME, updated_at DATETIME, id INT AUTO_INCREMENT PRIMARY KEY,
@@ -36,25 +36,6 @@ CREATE TABLE host_mappings (updated_at DATETIME, id INT AUTO_INCREMENT PRIMARY K
 CREATE TABLE instance_mappings (updated_at DATETIME, id INT AUTO_INCREMENT PRIMARY KEY,
  instance_uuid VARCHAR(36) NOT NULL UNIQUE, cell_id INT, FOREIGN KEY (cell_id) REFERENCES cell_mappings (id));
 """
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[dict[Side, PrivateServer]]:
-    made: dict[Side, PrivateServer] = {}
-    try:
-        sides: tuple[Side, Side] = ("old", "new")
-        for number, side in enumerate(sides, 1):
-            made[side] = PrivateServer(
-                "log-bin=binlog",
-                "binlog-format=ROW",
-                f"server-id={number}",
-                "expire-logs-days=3",
-                "performance-schema=OFF",
-            )
-        yield made
-    finally:
-        for server in made.values():
-            server.stop()
 
 
 def fill(old: PrivateServer) -> None:
@@ -129,22 +110,8 @@ def fill(old: PrivateServer) -> None:
 @pytest.fixture
 def cells(servers: dict[Side, PrivateServer]) -> Iterator[tuple[CellHosts, dict[Side, PrivateServer]]]:
     """A cell with rows, and one that was just made."""
-    old, new = servers["old"], servers["new"]
-    for server in servers.values():
-        for user in (NOVA.user, OURS.user):
-            for (host,) in server.sql(f"SELECT Host FROM mysql.user WHERE User = '{user}'"):
-                server.sql(f"DROP USER '{user}'@'{host}'")
-    new.sql("DROP DATABASE IF EXISTS nova_cell2")
-    fill(old)
-    with old.connect() as root, root.cursor() as cursor:
-        cursor.execute("CREATE USER nova@'%%' IDENTIFIED BY %s", (NOVA.password,))
-        cursor.execute("GRANT ALL ON nova.* TO nova@'%'")
-    hosts = {side: DatabaseHost(f"db-{side}", server) for side, server in servers.items()}
-
-    def no_broker(side: Side) -> Any:
-        raise AssertionError("no broker is needed")
-
-    port = CellHosts(hosts, MOVE, OURS, NOVA, no_broker)
+    before_recell(servers, "nova_cell2", fill)
+    new, port = servers["new"], CellHosts(hosts_of(servers), MOVE, OURS, NOVA, no_broker)
     port.make("old", "recell")
     for thing in ("recell", "database", "nova"):
         port.make("new", thing)

@@ -7,10 +7,11 @@ from typing import Any
 from recell.model.hosts import Late
 from recell.model.relay import Side
 from recell.mover.hosts import FENCE, CellHosts
-from tests.mover.test_hosts import MOVE, NOVA, OURS, begin_task, instances, moment
+from tests.mover.cells import NOVA, OURS, hosts_of, no_broker
+from tests.mover.cells import servers as servers
+from tests.mover.test_hosts import MOVE, begin_task, instances, moment
 from tests.mover.test_hosts import cells as cells
-from tests.mover.test_hosts import servers as servers
-from tests.private_server import DatabaseHost, PrivateServer
+from tests.private_server import PrivateServer
 
 Cells = tuple[CellHosts, dict[Side, PrivateServer]]
 OLD, NEW = "nova", "nova_cell2"
@@ -37,12 +38,7 @@ def moved(port: CellHosts) -> None:
 
 def again(servers: dict[Side, PrivateServer]) -> CellHosts:
     """Another run of recell's."""
-
-    def no_broker(side: Side) -> Any:
-        raise AssertionError("no broker is needed")
-
-    hosts = {side: DatabaseHost(f"db-{side}", server) for side, server in servers.items()}
-    return CellHosts(hosts, MOVE, OURS, NOVA, no_broker)
+    return CellHosts(hosts_of(servers), MOVE, OURS, NOVA, no_broker)
 
 
 def test_what_requests_write_comes_along_once(cells: Cells) -> None:

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from recell.errors import StepFailed, Unknowable
-from recell.mover import Move
 from recell.mover.feed import ForeignWriter
 from recell.mover.force import JournalLost
 from recell.mover.identity import ServerReplaced
 from recell.mover.journal import state_of
-from tests.mover import schema
-from tests.mover.deaths import PowerCut, begun, die_before_the_turn, server_of, write
+from tests.mover.deaths import PowerCut, die_before_the_turn, server_of, write
+from tests.mover.moves import Moves
 from tests.mover.relays import Rig, run
+from tests.mover.stages import begun
+from tests.mover.stages import stage as stage
 from tests.mover.test_relay import rig as rig
 from tests.mover.test_relay import sides as sides
-from tests.mover.test_switch import stage as stage
 from tests.mover.writers import fill
 from tests.private_server import Pair, PrivateServer
 
@@ -108,10 +108,6 @@ def test_an_old_server_put_back_to_before_the_turn(rig: Rig, stage: Stage) -> No
     assert rig.where(rig.connect()) == 72
 
 
-def moved(source: PrivateServer, target: PrivateServer) -> Move:
-    return Move(source.endpoint(), target.endpoint(), schema.scope(schema.read(source), schema.WHOLE))
-
-
 def another_second(server: PrivateServer) -> None:
     """What tells two files of one name apart is the second in which each was begun."""
     asked = "SELECT UNIX_TIMESTAMP()"
@@ -122,7 +118,7 @@ def another_second(server: PrivateServer) -> None:
 
 @pytest.mark.parametrize("which", ["source", "target"])
 def test_a_binlog_begun_anew_that_looks_the_same(
-    own: Callable[..., PrivateServer], clouds: Pair, which: str
+    own: Callable[..., PrivateServer], clouds: Pair, moves: Moves, which: str
 ) -> None:
     """Names, sizes and numbers of transactions come again where a server repeats what it did."""
     broken, whole = own(51), clouds[0]
@@ -130,12 +126,9 @@ def test_a_binlog_begun_anew_that_looks_the_same(
     fill(source, 11, 5)
     again = ("RESET MASTER", *["UPDATE services SET report_count = report_count + 1"] * 3)
     broken.sql(*again)
-    move = moved(source, target)
-    move.prepare()
-    move.copy()
+    moves.copied(source, target).close()
     state = state_of(target.endpoint())
     assert state is not None
-    move.close()
     file, _, offset = (state.proven if which == "source" else state.watched).rpartition(":")
     another_second(broken)
     broken.sql(*again)
@@ -144,60 +137,49 @@ def test_a_binlog_begun_anew_that_looks_the_same(
     assert broken.sql("SHOW MASTER STATUS")[0][0] == file
     name = re.escape(file)
     with pytest.raises(ServerReplaced, match=rf"db51.* was {name} of \d+ and is {name} of"):
-        moved(source, target).prepare()
-    moved(source, target).finish()
+        moves(source, target).prepare()
 
 
 @pytest.mark.parametrize("which", ["source", "target"])
-def test_each_file_is_known_by_its_beginning_also_those_that_came_later(clouds: Pair, which: str) -> None:
+def test_each_file_is_known_by_its_beginning_also_those_that_came_later(
+    clouds: Pair, moves: Moves, which: str
+) -> None:
     source, target = clouds
     fill(source, 11, 5)
-    move = moved(source, target)
-    try:
-        move.prepare()
-        move.copy()
-        move.follow()
-        before = state_of(target.endpoint())
-        for server in clouds:
-            another_second(server)
-            server.sql("FLUSH BINARY LOGS")
-        source.sql("UPDATE instances SET progress = 5")
-        move.catch_up(60, lag_s=10)
-        assert move.verify().equal
-        move.drain(60)
-        after = state_of(target.endpoint())
-        assert before is not None and after is not None
-        mark, known = ("proven", "begun") if which == "source" else ("watched", "watched_begun")
-        for state in (before, after):
-            file = getattr(state, mark).rpartition(":")[0]
-            assert re.fullmatch(rf"{re.escape(file)} of \d+", getattr(state, known)), state
-        assert getattr(before, known) != getattr(after, known)
-        move.close()
-        assert moved(source, target).prepare() == "drained"
-    finally:
-        move.finish()
+    move = moves.following(source, target)
+    before = state_of(target.endpoint())
+    for server in clouds:
+        another_second(server)
+        server.sql("FLUSH BINARY LOGS")
+    source.sql("UPDATE instances SET progress = 5")
+    move.catch_up(60, lag_s=10)
+    assert move.verify().equal
+    move.drain(60)
+    after = state_of(target.endpoint())
+    assert before is not None and after is not None
+    mark, known = ("proven", "begun") if which == "source" else ("watched", "watched_begun")
+    for state in (before, after):
+        file = getattr(state, mark).rpartition(":")[0]
+        assert re.fullmatch(rf"{re.escape(file)} of \d+", getattr(state, known)), state
+    assert getattr(before, known) != getattr(after, known)
+    move.close()
+    assert moves(source, target).prepare() == "drained"
 
 
-def test_users_wrote_at_the_target_while_recell_was_away(clouds: Pair) -> None:
+def test_users_wrote_at_the_target_while_recell_was_away(clouds: Pair, moves: Moves) -> None:
     """What the source has may be older: it is seen before anything is applied."""
     source, target = clouds
     fill(source, 11, 5)
-    move = moved(source, target)
-    move.prepare()
-    move.copy()
-    move.follow()
+    move = moves.following(source, target)
     assert move.verify().equal
     move.close()
     source.sql("UPDATE instances SET progress = 5")
     target.sql("UPDATE instances SET progress = 6")
-    again = moved(source, target)
-    try:
-        again.prepare()
-        with pytest.raises(ForeignWriter, match="changed instances id="):
-            again.follow()
-        with pytest.raises(ForeignWriter):
-            again.drain(60)
-        assert target.sql("SELECT DISTINCT progress FROM instances") == [(6,)]
-        assert again.status().phase == "following" and not again.status().applied
-    finally:
-        again.finish()
+    again = moves(source, target)
+    again.prepare()
+    with pytest.raises(ForeignWriter, match="changed instances id="):
+        again.follow()
+    with pytest.raises(ForeignWriter):
+        again.drain(60)
+    assert target.sql("SELECT DISTINCT progress FROM instances") == [(6,)]
+    assert again.status().phase == "following" and not again.status().applied

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -14,36 +15,18 @@ import pytest
 from recell.adapters.mysql.endpoint import Endpoint
 from recell.errors import Denied, StalePlan, StepFailed, Unsupported
 from recell.model.hosts import CellEnd
-from recell.model.moving import Login
-from recell.model.relay import Side
 from recell.model.v1 import Conversion, Importing, Neighbour
 from recell.mover.feed import ForeignWriter
 from recell.mover.v1 import CellsConversion
 from recell.planning.heal_v1 import overtaken
 from recell_bench.schemas import JUNO, STEIN, ddl, indexes, load
-from tests.private_server import DatabaseHost, PrivateServer
+from tests.mover.cells import NOVA, OURS, Servers, before_recell, hosts_of, no_broker
+from tests.mover.cells import servers as servers
+from tests.private_server import PrivateServer
 
-OURS, NOVA = Login("recell_0123abcd", "of its own"), Login("nova", "n'pw")
 API = "nova_api_cell"
 PATH = "api!cell1"
 URL = "rabbit://nova:s'%25cret@mq4:5672,nova:s'%25cret@mq5:5672//"
-Servers = dict[Side, PrivateServer]
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    made: Servers = {}
-    try:
-        sides: tuple[Side, Side] = ("old", "new")
-        for number, side in enumerate(sides, 1):
-            made[side] = PrivateServer(
-                "log-bin=binlog", "binlog-format=ROW", f"server-id={number}", "expire-logs-days=3",
-                "performance-schema=OFF",
-            )  # fmt: skip
-        yield made
-    finally:
-        for server in made.values():
-            server.stop()
 
 
 def instance(server: PrivateServer, database: str, number: int, uuid: str, **more: Any) -> None:
@@ -94,27 +77,14 @@ def conversion_of(release: str, api_server: str = "db2") -> Conversion:
 
 
 def port_to(servers: Servers, release: str) -> CellsConversion:
-    hosts = {side: DatabaseHost(f"db-{side}", server) for side, server in servers.items()}
     where = "db2" if servers["old"] is not servers["new"] else "db1"
-
-    def broker(side: Side) -> Any:
-        raise AssertionError("no broker is needed")
-
-    return CellsConversion(hosts, conversion_of(release, where), OURS, NOVA, broker)
+    return CellsConversion(hosts_of(servers), conversion_of(release, where), OURS, NOVA, no_broker)
 
 
 def made(servers: Servers, release: str) -> CellsConversion:
     """The child with rows, and the API cell as db sync leaves it, with rows of its own."""
-    old, new = servers["old"], servers["new"]
-    for server in servers.values():
-        for user in (NOVA.user, OURS.user):
-            for (host,) in server.sql(f"SELECT Host FROM mysql.user WHERE User = '{user}'"):
-                server.sql(f"DROP USER '{user}'@'{host}'")
-    new.sql(f"DROP DATABASE IF EXISTS {API}")
-    fill(old, release)
-    with old.connect() as root, root.cursor() as cursor:
-        cursor.execute("CREATE USER nova@'%%' IDENTIFIED BY %s", (NOVA.password,))
-        cursor.execute("GRANT ALL ON nova.* TO nova@'%'")
+    before_recell(servers, API, lambda old: fill(old, release))
+    new = servers["new"]
     port = port_to(servers, release)
     port.make("old", "recell")
     assert port.there("old") == {"recell", "nova", "database", "tables"}
@@ -195,8 +165,7 @@ def test_rows_come_with_their_path_and_are_kept_up_until_they_are_handed_over(
 
 
 def test_failed_builds_get_numbers_of_their_own(servers: Servers) -> None:
-    port = made(servers, STEIN)
-    try:
+    with closing(made(servers, STEIN)) as port:
         handed_over(port)
         new = servers["new"]
         rows = dict(new.sql("SELECT uuid, id FROM instances WHERE deleted = 0", database=API))
@@ -210,8 +179,6 @@ def test_failed_builds_get_numbers_of_their_own(servers: Servers) -> None:
         assert len(joined) == 7 and ("failed-2", "compute_x") in joined
         assert new.sql("SELECT code FROM instance_faults WHERE instance_uuid = 'failed-1'", database=API)
         assert port.agreement().alone == ()
-    finally:
-        port.close()
 
 
 def test_failed_builds_come_from_a_server_of_their_own_as_nova_reads_them(servers: Servers) -> None:
@@ -227,12 +194,8 @@ def test_failed_builds_come_from_a_server_of_their_own_as_nova_reads_them(server
         asked.append("cell0")
         return Endpoint("db3", "zero", "pw", "nova_cell0", 3306, unix_socket=str(zero.socket))
 
-    def broker(side: Side) -> Any:
-        raise AssertionError("no broker is needed")
-
-    hosts = {side: DatabaseHost(f"db-{side}", server) for side, server in servers.items()}
     conversion = replace(conversion_of(STEIN), cell0_at=("db3", 3306))
-    port = CellsConversion(hosts, conversion, OURS, NOVA, broker, cell0=cell0)
+    port = CellsConversion(hosts_of(servers), conversion, OURS, NOVA, no_broker, cell0=cell0)
     try:
         port.make("old", "recell")
         said = {v.id: v.what for v in port.troubles()}
@@ -276,15 +239,12 @@ def test_another_process_goes_on_where_one_was_killed(
     port.follow(quiet)
     port._kept.leave()  # a killed process says nothing either
     instance(servers["old"], "nova", 30, "meanwhile")
-    other = port_to(servers, release)
-    try:
+    with closing(port_to(servers, release)) as other:
         assert other.importing() == Importing("following", True)
         other.catch_up(60)
         assert names(servers["new"])["meanwhile"] == PATH
         other.drain(30)
         assert other.importing().phase == "drained"
-    finally:
-        other.close()
 
 
 def test_a_hand_over_that_was_taken_back_is_copied_anew(
@@ -401,14 +361,11 @@ def test_what_it_heard_while_recell_was_away_is_put_right_too(
     port.follow(quiet)
     port._kept.leave()
     hears(servers["new"])
-    other = port_to(servers, release)
-    try:
+    with closing(port_to(servers, release)) as other:
         other.catch_up(60)
         proven(other)
         other.hand_over()
         assert other.agreement().wrong == ()
-    finally:
-        other.close()
 
 
 def test_killed_between_hearing_of_it_and_putting_it_right(
@@ -424,37 +381,28 @@ def test_killed_between_hearing_of_it_and_putting_it_right(
     assert move._flow.sentry.reach(move._pair.end_of(move.target), 30)
     move._flow.follower._note_down(move._flow.follower._applying())
     port._kept.leave()
-    other = port_to(servers, release)
-    try:
+    with closing(port_to(servers, release)) as other:
         other.catch_up(60)
         proven(other)
         other.hand_over()
         assert other.agreement().wrong == ()
-    finally:
-        other.close()
 
 
 def test_what_only_the_api_cell_has_is_never_taken_for_something_heard(servers: Servers) -> None:
     new = servers["new"]
-    port = made(servers, JUNO)
-    try:
+    with closing(made(servers, JUNO)) as port:
         port.follow(quiet)
         instance(new, API, 70, "made-by-hand")
         with pytest.raises(ForeignWriter, match="another writer than recell changed instances id=70"):
             port.catch_up(60)
             proven(port)
         assert new.sql("SELECT id FROM instances WHERE uuid = 'made-by-hand'", database=API)
-    finally:
-        port.close()
-    port = made(servers, JUNO)
-    try:
+    with closing(made(servers, JUNO)) as port:
         port.follow(quiet)
         new.sql("UPDATE instance_types SET vcpus = 9 WHERE id = 7", database=API)
         with pytest.raises(ForeignWriter, match="another writer than recell changed instance_types id=7"):
             port.catch_up(60)
             proven(port)
-    finally:
-        port.close()
 
 
 def test_records_are_written_once_and_fit(cells: tuple[CellsConversion, Servers]) -> None:
@@ -566,8 +514,7 @@ def test_a_further_child_is_asked_whether_it_is_empty_and_gets_flavors_and_weigh
 
 
 def test_undo_is_told_what_it_would_lose_counts_quotas_and_leaves_no_trace(servers: Servers) -> None:
-    port = made(servers, JUNO)
-    try:
+    with closing(made(servers, JUNO)) as port:
         old, new = servers["old"], servers["new"]
         before = port.picture()
         handed_over(port)
@@ -602,8 +549,6 @@ def test_undo_is_told_what_it_would_lose_counts_quotas_and_leaves_no_trace(serve
         assert port.there("new") == set() and "recell" not in port.there("old")
         assert not new.sql(f"SHOW DATABASES LIKE '{API}'")
         assert "nova" in port.there("old"), "Nova's own account is nobody's to remove"
-    finally:
-        port.close()
 
 
 def test_an_api_cell_of_another_release_is_refused_before_rows_come(

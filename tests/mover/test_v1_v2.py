@@ -12,8 +12,9 @@ from recell.errors import StepFailed
 from recell.model.v1 import Importing, Settled
 from recell.mover.v1 import CellsConversion
 from recell_bench.schemas import STEIN
-from tests.mover.test_v1 import API, Servers, handed_over, instance, made
-from tests.mover.test_v1 import servers as servers
+from tests.mover.cells import Servers
+from tests.mover.cells import servers as servers
+from tests.mover.test_v1 import API, handed_over, instance, made
 
 CELL0 = "00000000-0000-0000-0000-000000000000"
 API_DATABASE = (
