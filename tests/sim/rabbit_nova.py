@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from recell.adapters.ports import RawMapping, UnitState, WaitingRoom
+from recell.adapters.ports import RawMapping, UnitState
 from recell.errors import StepFailed
 from recell.model.deployment import Broker, Deployment, NovaService, ProxyBackendServer, Role, ServiceRecord
 from recell.model.deployment import CellMapping as Mapping
@@ -20,7 +20,7 @@ from tests.sim.database import SimNova
 from tests.sim.proxy import SimProxy
 from tests.sim.rabbit import HOSTS, ClientHost, RabbitWorld
 from tests.sim.test_rabbit import URL, build, scan
-from tests.sim.world import CELL1, SimUnit
+from tests.sim.world import CELL1, SimUnit, SimWorld
 
 CLIENTS = {
     "ctl1": ("nova-conductor", "conductor"),
@@ -52,7 +52,7 @@ INIT_S, SERVES_S, REPORTS_S = 2.0, 3.0, 6.0
 class BusyNova(SimNova):
     """``tasks``: of one instance on each host, by host; a message about each waits, or was ``served``."""
 
-    def __init__(self, world: NovaRabbitWorld) -> None:
+    def __init__(self, world: SimWorld) -> None:
         super().__init__(world)
         self.known = world
         self.tasks: dict[str, str] = {}
@@ -107,11 +107,9 @@ class NovaRabbitWorld(RabbitWorld):
         self.rebooting = ""  # users ask for a reboot on each host at its nova-compute's "end" or "start"
         self.asked: dict[str, str] = {}  # host -> first host of the cluster at which the message waits
         self.looked: set[int] = set()
-        self.slow: dict[str, float] = {}  # host -> so much longer its nova-compute takes to start
         self.notify = False  # whether nova-compute's units are active only when they serve, as RDO's are
         self.down_s = 60.0  # service_down_time
         self.hung: set[int] = set()  # processes that report no more
-        self.rooms: set[str] = set()  # hosts to whose nova-compute nothing comes from its own queue
         self.begun: Counter[str] = Counter()  # host -> how often its nova-compute began
 
     def observe(self) -> None:
@@ -187,9 +185,6 @@ class NovaRabbitWorld(RabbitWorld):
             self.asked[host] = cluster(self, node)
             self.nova_.tasks[host] = "rebooting"
 
-    def waiting_room(self, host: str, unit: str, queues: Sequence[str]) -> WaitingRoom:
-        return SimRoom(self, host, unit, queues)
-
     def _reaches(self, api: str) -> None:
         """Its casts to computes go by the mapping that it read when it began."""
         believed = self.nodes[parse_url(self.hosts[api].api.config["cell1"]).hosts[0]]
@@ -214,34 +209,6 @@ class NovaRabbitWorld(RabbitWorld):
         found["mappings"] = self.database.rows
         found["proxies"] = {s.server: s.state for p in self.proxies.values() for s in p.servers()}
         return found
-
-
-class SimRoom:
-    """WaitingRoom of a nova-compute; recell's death ends it as well."""
-
-    def __init__(self, world: NovaRabbitWorld, host: str, unit: str, queues: Sequence[str]) -> None:
-        self.world, self.host, self.unit = world, host, unit
-        if list(queues) != [f"compute.{host}"]:
-            world._complain(f"a room for {', '.join(queues)}")
-
-    def __enter__(self) -> SimRoom:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.world.rooms.discard(self.host)
-
-    def hold(self) -> None:
-        self.world.point(f"before messages to nova-compute on {self.host} are held")
-        self.world.rooms.add(self.host)
-        self.world.point(f"messages to nova-compute on {self.host} are held")
-
-    def others(self) -> bool:
-        return self.world.hosts[self.host].units_[self.unit].active and self.world.serves(self.host)
-
-    def release(self) -> None:
-        self.world.point(f"before messages to nova-compute on {self.host} are let go")
-        self.world.rooms.discard(self.host)
-        self.world.point(f"messages to nova-compute on {self.host} are let go")
 
 
 class NovaHost(ClientHost):

@@ -212,10 +212,10 @@ def test_a_run_that_stops_while_a_compute_rises_leaves_no_task_aside(
     assert world.complaints == [] and world.nova_.tasks == {} and world.nova_.served == 2
 
 
-def but_for_forgotten(most: int) -> Callable[[NovaRabbitWorld], list[str]]:
-    """What users of a split suffer, beyond so many reboots where recell was killed."""
+def but_for_forgotten(most: int) -> Callable[[Any], list[str]]:
+    """What users of nova-computes that restart suffer, beyond so many reboots where recell was killed."""
 
-    def told(world: NovaRabbitWorld) -> list[str]:
+    def told(world: Any) -> list[str]:
         forgot = [c for c in world.complaints if "forgets a reboot" in c]
         return [
             *(c for c in world.complaints if c not in forgot),

@@ -46,6 +46,7 @@ from tests.sim.database import SimNova
 from tests.sim.moving import SimDatabases, SimMover, SimRelay
 from tests.sim.proxy import API_START_S as API_START_S
 from tests.sim.proxy import SimProxy as SimProxy
+from tests.sim.room import SimRoom
 
 T = TypeVar("T")
 
@@ -113,6 +114,8 @@ class SimWorld:
         self.changes: list[str] = []
         self.dead: set[str] = set()  # brokers that never answer again
         self.api_errors = 0
+        self.slow: dict[str, float] = {}  # host -> so much longer its nova-compute takes to start
+        self.rooms: set[str] = set()  # hosts to whose nova-compute nothing comes from its own queue
         self._pid = 1000
 
     # -- World ------------------------------------------------------------------------------------
@@ -169,7 +172,11 @@ class SimWorld:
         raise AssertionError("no cells v1 here")
 
     def waiting_room(self, host: str, unit: str, queues: Sequence[str]) -> WaitingRoom:
-        raise AssertionError("no RabbitMQ is moved here")
+        return SimRoom(self, host, unit, queues)
+
+    def serves(self, client: str) -> bool:
+        """Whether a nova-compute takes messages, if it runs."""
+        return self.time >= self.hosts[client].units_["nova-compute"].started_at + START_S
 
     def mover(self, ends: Ends, ours: Login, nova: Login) -> SimMover:
         if self.databases.mover is None or self.databases.mover.ours != ours:

@@ -19,7 +19,8 @@ from recell.preflight import rooms
 from recell.preflight.check import check
 from tests.sim.cloud import build
 from tests.sim.cloud import scan as scan_cloud
-from tests.sim.rabbit_nova import TEXT, NovaRabbitWorld, SimRoom, build_nova, scan_nova
+from tests.sim.rabbit_nova import TEXT, NovaRabbitWorld, build_nova, scan_nova
+from tests.sim.room import SimRoom
 from tests.sim.test_rabbit import layout
 from tests.sim.test_rabbit_nova import SPLIT
 

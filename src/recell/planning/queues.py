@@ -29,6 +29,11 @@ def own_queues(nova_host: str, queues: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({f"compute{mine}", *(q for q in queues if q.endswith(mine))}))
 
 
+def queues_of_compute(nova_host: str) -> tuple[str, ...]:
+    """:func:`own_queues` of one whose connections were not looked at; not every release has all of them."""
+    return own_queues(nova_host, [f"compute-alt.{nova_host}"])
+
+
 @dataclass(frozen=True)
 class Sides:
     """Node names of both sides. ``patterns``: of queues that nobody takes from and the new one gets."""

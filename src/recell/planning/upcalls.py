@@ -68,8 +68,8 @@ def remove_api_database(facts: Facts, draft: Draft) -> None:
             [DISABLE, *([UNSET] if s.api_database else [])],
             facts.cell.uuid,
             {"broker": facts.old.name, "vhost": facts.old_vhost},
-            "requests for its instances wait until it is back; of those sent just then Nova itself loses"
-            " reboots, and ends a stop or start that it carries out with an error in the instance's history",
+            "requests for its instances wait until it is back; if recell is killed just then, a reboot may be"
+            " forgotten, and a stop or start has to be asked for again",
         )
     shared = {(s.host, edited_file(s)) for s in facts.api_level}
     readers: dict[tuple[str, str], list[NovaService]] = {}

@@ -16,7 +16,7 @@ from recell.model.violation import Violation
 from recell.planning.v1 import plan_v1
 from recell.planning.v1_release import release_of
 from recell.planning.v1_serves import ec2_port
-from recell.preflight import live, rules
+from recell.preflight import live, rooms, rules
 
 ALIKE: tuple[Callable[[Deployment], Iterator[Violation]], ...] = (
     rules.services_run,
@@ -47,6 +47,7 @@ def check(
         found += live.check_brokers(world, plan)
         found += databases(world, plan)
         found += connections(world, plan)
+        found += rooms.check(world, plan)
         found += gates(world, plan)
     return sorted_out(found, layout.acknowledge)
 

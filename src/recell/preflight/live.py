@@ -18,7 +18,7 @@ from recell.model.urls import parse_url
 from recell.model.violation import Violation
 from recell.planning.changes import apply_changes
 from recell.planning.ini import get
-from recell.preflight import doors
+from recell.preflight import doors, rooms
 
 ROOM_BYTES = 64 * 1024 * 1024
 WAY_BACK_S = 86400.0
@@ -29,6 +29,7 @@ def check(world: World, deployment: Deployment, layout: Layout, plan: Plan) -> I
     rules = (
         _files, _edits, _room, _account, _new_files_are_new, _new_containers_are_new, _databases, _hosts,
         _lookups, _guests, _replicas, _ports, _doors,
+        rooms.check,
     )  # fmt: skip
     yield from _each(rules, world, plan)
 

@@ -10,7 +10,7 @@ from recell.adapters.ports import World
 from recell.errors import RecellError, Unreachable
 from recell.model.plan import Plan
 from recell.model.violation import Violation
-from recell.planning.queues import own_queues
+from recell.planning.queues import own_queues, queues_of_compute
 
 _AT_ONCE = 16
 
@@ -41,6 +41,8 @@ def _wanted(plan: Plan) -> Iterator[tuple[tuple[str, str], tuple[str, ...]]]:
     for step in plan.steps:
         if "bridge" in step.params:
             continue
+        if step.kind == "recycle-compute":
+            yield (step.where, str(step.params["unit"])), queues_of_compute(str(step.params["nova_host"]))
         if step.kind == "repoint":
             yield from _one(step.where, step.params)
         if step.kind == "repoint-wave":

@@ -1,12 +1,10 @@
-"""Restart a nova-compute for the sake of its configuration; its guests don't notice."""
+"""When a nova-compute may be ended: a moment in which it is at nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from recell.errors import StepFailed
-from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 from recell.steps.units import UnitStep
 
@@ -107,45 +105,3 @@ class ComputeMoments(UnitStep):
     def at_work(self) -> Callable[[], str]:
         """Made right before it is ended."""
         return self._compute().at_work(self.unit().started_at)
-
-
-class RecycleCompute(ComputeMoments):
-    """Wait until nothing is under way on the host, hold deliveries off, end it, start it.
-
-    What users ask meanwhile waits in the broker and then happens; but for a reboot: Nova itself
-    forgets one that was asked for while nova-compute was down (it clears the task state at start).
-    """
-
-    kind: ClassVar[str] = "recycle-compute"
-
-    def _serves(self) -> bool:
-        return self.consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])
-
-    def _topic(self) -> str:
-        return f"compute.{self.param('nova_host')}"
-
-    def look(self, toward: Direction) -> Finding:
-        unit = self.unit()
-        if self.fresh() and self._serves():
-            return Finding.done(f"{unit.name} serves {self._topic()}, newer than its configuration")
-        return (
-            Finding.not_done("older than its configuration")
-            if unit.running
-            else Finding.partial(f"{unit.name} is {unit.active}")
-        )
-
-    def act(self, toward: Direction) -> None:
-        name = str(self.param("unit"))
-        if not self.fresh() and self.unit().active not in ("inactive", "failed"):
-            self.await_quiet()
-            held = self.world.stop_rpc_server(
-                self.spec.where,
-                name,
-                str(self.param("broker")),
-                str(self.param("vhost")),
-                self.limit("stop_s"),
-                idle=self.at_work(),
-            )
-            self.deliveries_held(toward, held)
-        self.start_unit(name)
-        self.await_consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])

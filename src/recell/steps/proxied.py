@@ -27,10 +27,9 @@ class Proxied(BaseStep):
 
     Drained means: no new request is sent there, and those inside have been answered. A server that an
     operator has put into maintenance, or drained before recell did, takes none and stays so, in both
-    directions and however often. A pair of
-    these steps brackets a restart, so that undo, walking backward, meets them as a pair too. Where that
-    restart acts forward only, undo starts ``unit`` if a run was killed while it was down, and waits until it
-    answers at ``url``.
+    directions and however often. A pair of these steps brackets a restart, so that undo, walking backward,
+    meets them as a pair too. Where that restart acts forward only, undo starts ``unit`` if a run was killed
+    while it was down, and waits until it answers at ``url``.
     """
 
     kind: ClassVar[str] = "proxied"

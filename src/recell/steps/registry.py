@@ -9,7 +9,6 @@ from recell.steps.base import BaseStep, Context
 from recell.steps.broker_account import BrokerAccount
 from recell.steps.canary import CanaryGuest, CanaryProof
 from recell.steps.cell import CellSchema, CellThings, NewMapping, StartConsole
-from recell.steps.compute import RecycleCompute
 from recell.steps.containers import SiblingContainer
 from recell.steps.crossing import BridgedRepoint, RepointWave
 from recell.steps.database import DatabaseThings, FollowDatabase, Relayed, RelayStep
@@ -25,6 +24,7 @@ from recell.steps.rabbit import Blank, Conf, Handling, Join, Policies, Rehome
 from recell.steps.rabbit_bridge import Definitions, Span
 from recell.steps.rabbit_part import OldCookie, Part
 from recell.steps.records import RetireRecords
+from recell.steps.recycle import RecycleCompute
 from recell.steps.repoint import Repoint
 from recell.steps.switch import SwitchDatabase
 from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, RestartRpc, StartUnit
