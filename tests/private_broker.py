@@ -16,7 +16,7 @@ import pytest
 from recell.adapters.amqp import Amqp
 from recell.adapters.ports import Finished, UnitState
 from recell.adapters.rabbit_node import RabbitNode
-from recell.errors import Unreachable
+from recell.errors import RecellError
 from tests.private_server import free_ports
 
 _PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -60,7 +60,11 @@ class PrivateBroker:
             self._processes.append(subprocess.Popen(words, env=environment))
         with (self.directory / "out").open("wb") as out:
             node = subprocess.Popen(
-                [_PROGRAM], env=environment, cwd=self.directory, stdout=out, stderr=out,
+                [_PROGRAM],
+                env=environment,
+                cwd=self.directory,
+                stdout=out,
+                stderr=out,
                 start_new_session=True,
             )
         self._processes.insert(0, node)
@@ -69,7 +73,7 @@ class PrivateBroker:
             try:
                 self.connect().close()
                 break
-            except Unreachable:
+            except RecellError:  # it may also end a login that comes too early
                 if node.poll() is not None or time.monotonic() > until:
                     said = (self.directory / "out").read_text(errors="replace")[-2000:]
                     self.stop()

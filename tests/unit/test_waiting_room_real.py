@@ -21,6 +21,7 @@ from tests.private_broker import PrivateBroker
 PROPERTIES = b"\x90\x00" + b"\x10application/json" + b"\x02"
 OTHER = "compute-alt.cmp1"
 KINDS = ("classic", "mirrored", "quorum")
+DURABLE = 0b10
 HOLDER = """
 import sys, time
 from recell.adapters.amqp import Amqp
@@ -52,12 +53,21 @@ def broker() -> Iterator[PrivateBroker]:
 @pytest.fixture(params=KINDS)
 def queue(broker: PrivateBroker, request: pytest.FixtureRequest) -> str:
     """An empty one of each kind."""
-    name, amqp = f"{request.param}.cmp1", broker.connect()
-    amqp.delete(name)
-    durable = 0b10
+    name = f"{request.param}.cmp1"
     table = _short("x-queue-type") + b"S" + struct.pack(">I", 6) + b"quorum"
-    amqp._declare(name, durable, table if request.param == "quorum" else b"")
-    amqp.close()
+    arguments = table if request.param == "quorum" else b""
+    until = time.monotonic() + 120
+    while True:
+        amqp = broker.connect()
+        try:
+            amqp.delete(name)
+            amqp._declare(name, DURABLE, arguments)
+            break
+        except Unreachable:
+            # On a busy machine the members of a quorum queue may not find each other in RabbitMQ's own time.
+            assert time.monotonic() < until
+        finally:
+            amqp.close()
     return name
 
 

@@ -19,7 +19,7 @@ from recell.errors import RecellError
 __all__ = ["RabbitRoom"]
 
 PRIORITY = 1000
-"""recell's own shovels have 10."""
+"""recell's own shovels have 1."""
 HEARTBEAT_S = 10
 """RabbitMQ gives up on recell's machine after twice that."""
 _ATTEND_S = 0.1
