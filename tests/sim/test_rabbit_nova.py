@@ -17,13 +17,15 @@ from recell.model.rabbit import RabbitClient
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
 from recell.preflight.rabbit import check
-from recell.steps.aside import FENCE
+from recell.steps.aside import FENCE, Aside
+from recell.steps.crossing import BridgedRepoint
 from tests.sim.desk import Desk
 from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
 from tests.sim.rabbit_nova import CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, build_nova, scan_nova
 from tests.sim.rehearsing import observed
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_rabbit import layout
+from tests.sim.world import Killed
 
 SPLIT = TEXT.replace("  method: fresh\n", "").replace("[mq4]", "[mq4, mq5, mq6]")
 WIDE = TEXT.replace("[mq4]", "[mq4, mq5, mq6]")
@@ -326,6 +328,44 @@ def test_one_by_one_too_computes_that_start_stay_up_for_nova(desks: Any, name: s
         world.nova_.kept_up.clear()
         desk.go(way)
         assert world.complaints == [] and set(world.nova_.kept_up) == {"cmp1", "cmp2"}
+
+
+def test_one_that_begins_to_serve_while_it_is_looked_at_is_not_taken_for_one_that_starts(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run has begun it. It serves and reports between two questions, and whoever looks after the
+    bridge notices first: set aside now, its tasks would be met by their messages."""
+    world = build_nova()
+    desk = nova_desk(desks, world)
+    began, missing, point = Aside.begin, BridgedRepoint._missing, world.point
+    told: list[str] = []
+
+    def beginning(aside: Aside, cell: str, host: str, *more: Any) -> None:
+        told.append(host)
+        began(aside, cell, host, *more)
+
+    def late(step: BridgedRepoint, *asked: Any) -> set[str]:
+        found = missing(step, *asked)
+        if found and step.spec.where == "cmp1" and world.begun["cmp1"]:
+            while Aside(step.context).known():
+                world.wait(1.0)
+                step._crossing.reconcile()
+        return found
+
+    def dying(what: str) -> None:
+        if what == "start-later nova-compute":
+            world.kill_at = world.points + 1
+        point(what)
+
+    monkeypatch.setattr(world, "point", dying)
+    with pytest.raises(Killed):
+        desk.go("forward")
+    monkeypatch.setattr(world, "point", point)
+    monkeypatch.setattr(Aside, "begin", beginning)
+    monkeypatch.setattr(BridgedRepoint, "_missing", late)
+    desk.go("forward")
+    assert world.complaints == [] and world.begun == {"cmp1": 1, "cmp2": 1}
+    assert "cmp1" not in told
 
 
 def test_undo_restarts_no_compute_that_has_not_left(desks: Any) -> None:

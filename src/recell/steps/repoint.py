@@ -175,11 +175,14 @@ class Repoint(Renewed, Rises):
     def begin(self, toward: Direction) -> None:
         """It has ended, or begun anew by a run that was killed."""
         if self.is_compute():
-            mine = {c.name for found in self._mine().values() for c in found}
-            self.rise(toward, serves=self.unit().running and not self._missing(toward, mine))
+            self.rise(toward, partial(self._serves, toward))
             return
         self.between(toward)
         self.start_unit(str(self.param("unit")))
+
+    def _serves(self, toward: Direction) -> bool:
+        mine = {c.name for found in self._mine().values() for c in found}
+        return self.unit().running and not self._missing(toward, mine)
 
     def keeping(self, toward: Direction) -> AbstractContextManager[None]:
         brokers = [str(nodes[0][0]) for nodes in self.param("sides").values()]
