@@ -125,9 +125,13 @@ class Repoint(Renewed, Rises):
 
     def act(self, toward: Direction) -> None:
         if self.is_compute():
-            self._away.beside([partial(self.move, toward)])
+            self._away.beside([partial(self.move, toward)], *self.meanwhile())
         else:
             self.move(toward)
+
+    def meanwhile(self) -> tuple[Callable[[], object], ...]:
+        """What is done every second beside a nova-compute's move. Raises no error."""
+        return ()
 
     def move(self, toward: Direction) -> None:
         """:meth:`act`, for whoever keeps nova-computes up meanwhile."""
