@@ -25,9 +25,11 @@ YOUNG_S = 25.0
 
 @dataclass
 class Traffic:
-    """``waiting``: (first host of the cluster, queue) -> when each message was sent."""
+    """``waiting``: (first host of the cluster, queue) -> when each message was sent. ``patience_s``: how long
+    callers wait."""
 
     waiting: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    patience_s: float = PATIENCE_S
     delivered: int = 0
     ticked: float = 0.0
 
@@ -262,7 +264,7 @@ def tick(world: RabbitWorld) -> None:
         if here is None:
             continue
         if takers(world, here, queue):
-            late = [at for at in sent if now - at > PATIENCE_S]
+            late = [at for at in sent if now - at > traffic.patience_s]
             if late:
                 world._complain(f"{len(late)} messages for {queue} came too late")
             traffic.delivered += len(sent)

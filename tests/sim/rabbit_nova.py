@@ -47,6 +47,8 @@ ROLES: dict[str, Role] = {"nova-conductor": "conductor", "nova-compute": "comput
 
 INIT_S, SERVES_S, REPORTS_S = 2.0, 3.0, 6.0
 """After its start nova-compute looks at its instances' tasks, takes messages, and says that it is up."""
+ANEW_S = 10.0
+"""After it somebody restarts another process, which has new queues."""
 
 
 class BusyNova(SimNova):
@@ -111,11 +113,14 @@ class NovaRabbitWorld(RabbitWorld):
         self.down_s = 60.0  # service_down_time
         self.hung: set[int] = set()  # processes that report no more
         self.begun: Counter[str] = Counter()  # host -> how often its nova-compute began
+        self.anew = ""  # a host whose process begins anew, each time a nova-compute has been starting a while
+        self._met: set[int] = set()
 
     def observe(self) -> None:
         super().observe()
         self._are_up()
         self._computes_go_on()
+        self._begins_anew()
         for proxy in self.proxies.values():
             for server in proxy.table:
                 if server.state == "UP" and not proxy.takes(server):
@@ -166,6 +171,16 @@ class NovaRabbitWorld(RabbitWorld):
                 else:  # Nova leaves a task alone that it did not expect
                     self._complain(f"nova-compute on {host} forgets a reboot, for its task is {task}")
                     self.nova_.failed[host] += 1
+
+    def _begins_anew(self) -> None:
+        if not self.anew:
+            return
+        for host in self.begun:
+            unit = self.hosts[host].units_["nova-compute"]
+            if unit.active and self.time - unit.started_at > ANEW_S and unit.pid not in self._met:
+                self._met.add(unit.pid)
+                other = self.hosts[self.anew]
+                other.begin(other.units_[self.users[self.anew][0]])
 
     def _brought(self, host: str, left: str) -> bool:
         """A shovel takes it to the other cluster, before whoever else takes there."""

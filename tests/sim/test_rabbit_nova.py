@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recell.errors import Paused, StepFailed, Unsupported
+from recell.errors import Paused, StepFailed, Unreachable, Unsupported
 from recell.journal import Journal
 from recell.model.deployment import IN_WEB_SERVER, NOVA_UNREAD, PROXY_UNREAD, Deployment
 from recell.model.plan import Plan, dump_plan
@@ -17,13 +17,17 @@ from recell.model.rabbit import RabbitClient
 from recell.planning import runbook
 from recell.planning.rabbit import plan_rabbit
 from recell.preflight.rabbit import check
-from recell.steps.aside import FENCE
-from tests.sim.desk import Desk
+from recell.steps.aside import FENCE, Aside
+from recell.steps.crossing import BridgedRepoint
+from tests.sim import desk as desk_module
+from tests.sim.bridge import SimEnd
+from tests.sim.desk import LIMITS, Desk
 from tests.sim.killing import WAYS, killed_again_and_again, killed_everywhere
-from tests.sim.rabbit_nova import CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, build_nova, scan_nova
+from tests.sim.rabbit_nova import ANEW_S, CLIENTS, TEMPLATE, TEXT, NovaRabbitWorld, build_nova, scan_nova
 from tests.sim.rehearsing import observed
 from tests.sim.test_rabbit import desks as desks
 from tests.sim.test_rabbit import layout
+from tests.sim.world import Killed
 
 SPLIT = TEXT.replace("  method: fresh\n", "").replace("[mq4]", "[mq4, mq5, mq6]")
 WIDE = TEXT.replace("[mq4]", "[mq4, mq5, mq6]")
@@ -326,6 +330,94 @@ def test_one_by_one_too_computes_that_start_stay_up_for_nova(desks: Any, name: s
         world.nova_.kept_up.clear()
         desk.go(way)
         assert world.complaints == [] and set(world.nova_.kept_up) == {"cmp1", "cmp2"}
+
+
+LONG_S = 60.0
+"""So much longer a nova-compute with hundreds of guests takes to start than others."""
+
+
+def starting_long(world: NovaRabbitWorld, monkeypatch: pytest.MonkeyPatch) -> NovaRabbitWorld:
+    """An operator with such hosts lets callers wait, and recell. Others are restarted meanwhile."""
+    monkeypatch.setattr(desk_module, "LIMITS", {**LIMITS, "start_s": 3 * LONG_S})
+    world.slow = {host: LONG_S for host, (unit, _) in world.users.items() if unit == "nova-compute"}
+    world.traffic.patience_s, world.anew = 4 * LONG_S, "ctl2"
+    return world
+
+
+@pytest.mark.parametrize("name", ["fresh", "split"])
+@pytest.mark.parametrize("asked", ["end", "start"])
+@pytest.mark.parametrize(
+    "kill", [None, 6, 16, *(pytest.param(k, marks=pytest.mark.thorough) for k in range(1, 40, 3))]
+)
+def test_others_are_reached_while_a_compute_takes_long_to_start(
+    desks: Any, monkeypatch: pytest.MonkeyPatch, name: str, asked: str, kill: int | None
+) -> None:
+    """And those who begin meanwhile, whose queues the bridge has yet to learn."""
+    world = starting_long(build_nova(own_cookie=name != "split"), monkeypatch)
+    world.rebooting = asked
+    desk = nova_desk(desks, world, LAYOUTS[name])
+    if kill is not None:
+        desk.die_in("cmp1/nova-compute", kill)
+    for way in ("forward", "backward"):
+        desk.go(way)
+        assert world.complaints == [] and world.nova_.tasks == {} and world.asked == {}
+
+
+def test_a_broker_that_does_not_answer_meanwhile_ends_nobodys_start_and_is_asked_again(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = starting_long(build_nova(), monkeypatch)
+    asked, taken = [0], SimEnd.taken
+
+    def failing(end: SimEnd, vhosts: Sequence[str], account: str) -> Any:
+        unit = world.hosts["cmp1"].units_["nova-compute"]
+        if world.begun["cmp1"] and ANEW_S < world.time - unit.started_at < 2 * ANEW_S:
+            asked[0] += 1
+            raise Unreachable("mq1 does not answer", "See there")
+        return taken(end, vhosts, account)
+
+    monkeypatch.setattr(SimEnd, "taken", failing)
+    nova_desk(desks, world).go("forward")
+    assert world.complaints == [] and world.begun == {"cmp1": 1, "cmp2": 1}
+    assert 1 <= asked[0] < 2 * ANEW_S, "both clusters, every few seconds"
+
+
+def test_one_that_begins_to_serve_while_it_is_looked_at_is_not_taken_for_one_that_starts(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run has begun it. It serves and reports between two questions, and whoever looks after the
+    bridge notices first: set aside now, its tasks would be met by their messages."""
+    world = build_nova()
+    desk = nova_desk(desks, world)
+    began, missing, point = Aside.begin, BridgedRepoint._missing, world.point
+    told: list[str] = []
+
+    def beginning(aside: Aside, cell: str, host: str, *more: Any) -> None:
+        told.append(host)
+        began(aside, cell, host, *more)
+
+    def late(step: BridgedRepoint, *asked: Any) -> set[str]:
+        found = missing(step, *asked)
+        if found and step.spec.where == "cmp1" and world.begun["cmp1"]:
+            while Aside(step.context).known():
+                world.wait(1.0)
+                step._crossing.reconcile()
+        return found
+
+    def dying(what: str) -> None:
+        if what == "start-later nova-compute":
+            world.kill_at = world.points + 1
+        point(what)
+
+    monkeypatch.setattr(world, "point", dying)
+    with pytest.raises(Killed):
+        desk.go("forward")
+    monkeypatch.setattr(world, "point", point)
+    monkeypatch.setattr(Aside, "begin", beginning)
+    monkeypatch.setattr(BridgedRepoint, "_missing", late)
+    desk.go("forward")
+    assert world.complaints == [] and world.begun == {"cmp1": 1, "cmp2": 1}
+    assert "cmp1" not in told
 
 
 def test_undo_restarts_no_compute_that_has_not_left(desks: Any) -> None:

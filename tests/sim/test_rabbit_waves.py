@@ -19,7 +19,14 @@ from tests.sim.rabbit_nova import CLIENTS, TEXT, NovaRabbitWorld, build_nova, sc
 from tests.sim.test_bridge import scan_fresh
 from tests.sim.test_rabbit import build, layout
 from tests.sim.test_rabbit import desks as desks
-from tests.sim.test_rabbit_nova import SPLIT, _unplaced, but_for_forgotten, in_moves_of_computes
+from tests.sim.test_rabbit_nova import (
+    LONG_S,
+    SPLIT,
+    _unplaced,
+    but_for_forgotten,
+    in_moves_of_computes,
+    starting_long,
+)
 
 COMPUTES = ("cmp1", "cmp2", "cmp3", "cmp4", "cmp5")
 MANY = {**CLIENTS, **{name: ("nova-compute", f"compute.{name}") for name in COMPUTES}}
@@ -51,7 +58,8 @@ def test_there_and_back_in_waves_nobody_notices(desks: Any, name: str) -> None:
     desk = desk_of(desks, world, name)
     desk.go("forward")
     assert world.complaints == [] and dict(world.begun) == dict.fromkeys(COMPUTES, 1)
-    assert world.abreast.most == 4, "three hosts, and who keeps them up for Nova"
+    # Three hosts, who keeps them up for Nova, and who looks after the bridge where one is.
+    assert world.abreast.most == (4 if name == "split" else 5)
     assert all("mq4" in world.node_of(c, "nova-compute") for c in COMPUTES)
     changes = list(world.changes)
     desk.go("forward")
@@ -103,6 +111,35 @@ def test_killed_anywhere_in_a_wave_no_host_is_restarted_twice(
         within=in_moves_of_computes,
     )
     assert points > 40
+
+
+LONG = [
+    *(pytest.param(name, 1, marks=pytest.mark.thorough, id=f"{name}, everywhere") for name in LAYOUTS),
+    pytest.param("fresh", 67, id="fresh"),
+]
+
+
+@pytest.mark.parametrize(("name", "every"), LONG)
+@pytest.mark.parametrize(("first", "then"), WAYS)
+def test_killed_in_a_wave_that_takes_long_to_start_others_are_reached(
+    desks: Any, monkeypatch: pytest.MonkeyPatch, name: str, every: int, first: Sequence[str], then: str
+) -> None:
+    def begun() -> NovaRabbitWorld:
+        world = starting_long(world_of(name, rebooting="start"), monkeypatch)
+        world.down_s = 4 * LONG_S  # who had begun in another wave is kept up by nobody when recell has died
+        return world
+
+    killed_everywhere(
+        begun,
+        lambda world: desk_of(desks, world, name),
+        _unplaced,
+        first,
+        then,
+        every,
+        start=every // 3,
+        wrong=_wrong(1 if then == "forward" else 2, name != "split"),
+        within=in_moves_of_computes,
+    )
 
 
 @pytest.mark.parametrize(

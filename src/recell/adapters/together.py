@@ -13,7 +13,8 @@ __all__ = ["Once", "together"]
 
 T = TypeVar("T")
 
-_AT_ONCE = 16
+_AT_ONCE = 17
+"""Besides the first. A wave of sixteen hosts has two more beside it, and none waits until another ends."""
 
 
 def together(acts: Sequence[Callable[[], T]]) -> list[T]:

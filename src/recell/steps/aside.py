@@ -59,8 +59,9 @@ class Aside:
 
     def end(self, host: str) -> None:
         """It has risen, or is not waited for any longer."""
-        if host in self.known():
-            self._note(host, before=None)
+        with _ONE:
+            if host in self.known():
+                self._note(host, before=None)
 
     def take(self, host: str) -> bool:
         """What waits for this host now, as long as it rises. Noted before it is changed. Whether it rises."""

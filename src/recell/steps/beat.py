@@ -58,8 +58,9 @@ class Away:
         with self._lock:
             self._until.pop((cell, host), None)
 
-    def beside(self, acts: Sequence[Callable[[], T]]) -> list[T]:
-        """Side by side with each other and with the beat, which ends when they have. What each returns."""
+    def beside(self, acts: Sequence[Callable[[], T]], *meanwhile: Callable[[], object]) -> list[T]:
+        """Side by side with each other, with the beat, and with what is to be done every second
+        ``meanwhile``, each in a thread of its own; both end when the acts have. What each act returns."""
         going = [True] * len(acts)
         told: dict[int, T] = {}
 
@@ -69,14 +70,16 @@ class Away:
             finally:
                 going[number] = False
 
-        def beat() -> None:
+        def again(do: Callable[[], object]) -> None:
             while any(going):
-                self._beat()
+                do()
                 self._world.wait(POLL_S)
 
-        # The beat comes last: a rehearsal does one thing after the other, and waits for none.
+        # The acts come first: a rehearsal does one thing after the other, and waits for none.
         all_: list[Callable[[], None]] = [partial(run, n, act) for n, act in enumerate(acts)]
-        self._world.together([*all_, beat])
+        kept: tuple[Callable[[], object], ...] = (self._beat, *meanwhile)
+        all_ += [partial(again, do) for do in kept]
+        self._world.together(all_)
         return [told[number] for number in range(len(acts))]
 
     def _say(self) -> None:

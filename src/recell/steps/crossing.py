@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -18,7 +18,7 @@ from recell.planning.bridge import Side, other
 from recell.steps.base import BaseStep, Context
 from recell.steps.beat import Away
 from recell.steps.rabbit_bridge import SIDES, Bridge
-from recell.steps.repoint import Looks, Repoint
+from recell.steps.repoint import BETWEEN_S, Looks, Repoint
 from recell.steps.rising import Queue
 
 AWAY_S = 30.0
@@ -36,13 +36,27 @@ class Crossing:
         self.reconcile = Once(self._reconcile)
         self._stopped = Once(bridge.stopped)
         self._there = {side: Once(partial(bridge.taken_on, side)) for side in SIDES}
+        self._looked: float | None = None
 
     @property
     def is_open(self) -> bool:
         return self._bridge.is_open
 
     def _reconcile(self) -> bool:
-        return self._bridge.reconcile(dict(self._coming), dict(self._leaving))
+        try:
+            return self._bridge.reconcile(dict(self._coming), dict(self._leaving))
+        finally:
+            self._looked = self._bridge.world.clock()
+
+    def look_after(self) -> None:
+        """Where nobody has for a while: those who cross wait for minutes, for a quiet moment or for a start
+        with hundreds of guests, and other processes' new queues are to be reached meanwhile."""
+        now = self._bridge.world.clock()
+        if self._looked is None:
+            self._looked = now  # the step before has
+        if self.is_open and now - self._looked > BETWEEN_S:
+            with suppress(RecellError):  # tried again; whoever needs it to move on is told
+                self.reconcile()
 
     def expect(self, queues: Iterable[Queue], side: Side) -> None:
         """Somebody will take from them there in a moment."""
@@ -103,6 +117,9 @@ class BridgedRepoint(Repoint):
             if not self.is_compute():
                 self._crossing.expect(self._queues(), self._to(toward))
             self._crossing.reconcile()
+
+    def meanwhile(self) -> tuple[Callable[[], object], ...]:
+        return (self._crossing.look_after,)
 
     def _takers(self, toward: Direction) -> tuple[Counter[Queue], Side]:
         """How often it takes from each of its queues, on the side where it is."""
@@ -209,7 +226,9 @@ class RepointWave(BaseStep):
     def act(self, toward: Direction) -> None:
         left = [one for one, f in self._found(toward) if f.truth is not Truth.DONE]
         # A thread each: nobody's guests wait for another host's quiet moment, or for its longer start.
-        told = self._away.beside([partial(_trouble, partial(one.move, toward)) for one in left])
+        moves = [partial(_trouble, partial(one.move, toward)) for one in left]
+        meanwhile = (self._crossing.look_after,) if self._crossing else ()
+        told = self._away.beside(moves, *meanwhile)
         wrong = [error for error in told if error is not None]
         failed = [error for error in wrong if isinstance(error, StepFailed)]
         if failed:

@@ -72,7 +72,7 @@ class RecycleCompute(Rises):
                     idle=self.at_work(),
                 )
                 self.deliveries_held(toward, held)
-            self.rise(toward, serves=self._serves())
+            self.rise(toward, self._serves)
         self.await_consuming(str(self.param("broker")), str(self.param("vhost")), ["compute"])
 
     def _is_up(self) -> bool:

@@ -125,9 +125,13 @@ class Repoint(Renewed, Rises):
 
     def act(self, toward: Direction) -> None:
         if self.is_compute():
-            self._away.beside([partial(self.move, toward)])
+            self._away.beside([partial(self.move, toward)], *self.meanwhile())
         else:
             self.move(toward)
+
+    def meanwhile(self) -> tuple[Callable[[], object], ...]:
+        """What is done every second beside a nova-compute's move. Raises no error."""
+        return ()
 
     def move(self, toward: Direction) -> None:
         """:meth:`act`, for whoever keeps nova-computes up meanwhile."""
@@ -175,11 +179,14 @@ class Repoint(Renewed, Rises):
     def begin(self, toward: Direction) -> None:
         """It has ended, or begun anew by a run that was killed."""
         if self.is_compute():
-            mine = {c.name for found in self._mine().values() for c in found}
-            self.rise(toward, serves=self.unit().running and not self._missing(toward, mine))
+            self.rise(toward, partial(self._serves, toward))
             return
         self.between(toward)
         self.start_unit(str(self.param("unit")))
+
+    def _serves(self, toward: Direction) -> bool:
+        mine = {c.name for found in self._mine().values() for c in found}
+        return self.unit().running and not self._missing(toward, mine)
 
     def keeping(self, toward: Direction) -> AbstractContextManager[None]:
         brokers = [str(nodes[0][0]) for nodes in self.param("sides").values()]

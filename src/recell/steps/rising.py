@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 
@@ -102,11 +102,13 @@ class Rises(ComputeMoments):
 
     # -- its start -----------------------------------------------------------------------------------
 
-    def rise(self, toward: Direction, serves: bool) -> None:
+    def rise(self, toward: Direction, serves: Callable[[], bool]) -> None:
         """Start it, unless a run that was killed has. ``serves``: it takes from all its queues already."""
         aside, host = Aside(self.context), self._nova_host()
-        running = self.unit().running
-        if serves or not self.keeps_away(toward):
+        # Asked first: as soon as it serves, whoever looks after a bridge may end that.
+        begun = self._has_aside()
+        serving, running = serves(), self.unit().running
+        if serving or not self.keeps_away(toward):
             if not running:
                 self.start_unit(str(self.param("unit")))
             aside.end(host)
@@ -114,7 +116,7 @@ class Rises(ComputeMoments):
             return
         cell, own = str(self.param("cell")), self._own_queues()
         note = partial(aside.begin, cell, host, self._to(toward), own)
-        if not running or not self._has_aside():
+        if not running or not begun:
             note()
         self.keep_away(toward, running)
         if not running:
