@@ -284,9 +284,9 @@ def test_a_claim_waits_for_a_change_under_way(
     host: SshHost, sshd: Sshd, tmp_path: Path,
 ) -> None:
     host.claim(Fence("journal-a", 1))
-    begun, done = tmp_path / "begun", tmp_path / "done"
-    thread = threading.Thread(
-        target=_ignoring, args=(host, ["sh", "-c", f"touch {begun}; sleep 1; touch {done}"]))
+    begun, go, done = tmp_path / "begun", tmp_path / "go", tmp_path / "done"
+    change = f"touch {begun}; until [ -e {go} ]; do sleep 0.05; done; sleep 0.5; touch {done}"
+    thread = threading.Thread(target=_ignoring, args=(host, ["sh", "-c", change]))
     thread.start()
     while not begun.exists():
         time.sleep(0.01)
@@ -295,6 +295,7 @@ def test_a_claim_waits_for_a_change_under_way(
     other = SshHost("ctl1", sshd.address)
     with pytest.raises(Locked):
         other.claim(Fence("journal-a", 2, patience_s=0))
+    go.touch()
     other.claim(Fence("journal-a", 2))
     assert done.exists()
     other.close()
