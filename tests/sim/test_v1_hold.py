@@ -96,7 +96,7 @@ def test_users_wait_for_a_moment_and_how_long_is_told(desks: Any) -> None:
     order = [c for c in world.changes if "holds" in c or "fenced" in c or "leads" in c or "armed" in c]
     assert order == [
         "lb1 holds", "api1 holds", "lb1 armed new", "api1 armed new", "ctl1 fenced", "ctl2 fenced",
-        "lb1 leads to new", "api1 leads to new",
+        "lb1 leads to new", "api1 leads to new", "api1 leads consoles to new", "lb1 leads consoles to new",
     ]  # fmt: skip
     assert not any(world.fences.values()), "what serves the child is reached again"
     for host in ("ctl1", "ctl2"):

@@ -29,6 +29,7 @@ class HoldWorld(EarWorld):
     """Users go where each HAProxy's gate leads them, or wait there. ``doors``: of the gate's two sides."""
 
     doors = DOORS
+    before_consoles: tuple[str, ...] = ("ctl1", "ctl2")
 
     def __init__(self) -> None:
         self.gates: dict[tuple[str, str], SimGate] = {}
@@ -55,9 +56,23 @@ class HoldWorld(EarWorld):
 
     # -- where users are ---------------------------------------------------------------------------
 
+    def users_gates(self) -> list[SimGate]:
+        """Those before nova-api."""
+        return [g for g in self.gates.values() if g.installed and g.holding]
+
+    def consoles_led(self) -> set[Side]:
+        """Where consoles are led by those before their proxies; all of these must be there."""
+        gates = [g for g in self.gates.values() if g.installed and not g.holding]
+        for gate in gates:
+            names = gate.beside if gate.side == "new" else self.before_consoles
+            units = [u for n in names for u in self.hosts[n].units_.values() if u.role == "novncproxy"]
+            if not any(u.active for u in units):
+                self._complain(f"consoles are led to {', '.join(names)}, where no proxy runs")
+        return {g.side for g in gates}
+
     @property
     def serving(self) -> Side:
-        sides = {g.leads() for g in self.gates.values() if g.installed}
+        sides = {g.leads() for g in self.users_gates()}
         if len(sides) > 1 and not self.held:
             self._complain("one HAProxy leads to the child and another to the API cell")
         return "new" if sides == {"new"} else "old"
@@ -68,7 +83,7 @@ class HoldWorld(EarWorld):
 
     @property
     def held(self) -> bool:
-        return any(g.holds() for g in self.gates.values() if g.installed)
+        return any(g.holds() for g in self.users_gates())
 
     @held.setter
     def held(self, held: bool) -> None:
@@ -84,6 +99,7 @@ class HoldWorld(EarWorld):
 
     def observe(self) -> None:
         with _one_at_a_time:
+            self.consoles_led()
             if not self.held and self.shut(self.serving):
                 self._complain(f"users are led to the {self.serving} side, and refused by the fence")
             super().observe()
@@ -122,6 +138,8 @@ class SimGate:
     def __init__(self, world: HoldWorld, host: str, backend: str) -> None:
         self.world, self.host, self.backend = world, host, backend
         self.written = self.installed = self.renewed = False
+        self.holding = True
+        self.beside: tuple[str, ...] = ()
         self.side: Side = "old"
         self.toward: Side | None = None
         self.till = self.lease = 0.0
@@ -142,11 +160,14 @@ class SimGate:
     def _before(self, what: str) -> None:
         self.world.point(f"before {what} on {self.host}")
 
-    def trouble(self) -> str:
+    def trouble(self, *, holds: bool = True) -> str:
         return ""
 
-    def install(self, servers: Sequence[GateServer]) -> None:
-        assert {(s.address, s.port) for s in servers} == set(self.world.doors["new"].values())
+    def install(self, servers: Sequence[GateServer], *, holds: bool = True) -> None:
+        hosts = {a: h for side in DOORS.values() for h, (a, _) in side.items()}
+        if holds:
+            assert {(s.address, s.port) for s in servers} == set(self.world.doors["new"].values())
+        self.holding, self.beside = holds, tuple(hosts[s.address] for s in servers)
         self._before("teaching")
         if not self.written:
             self.written = True
@@ -213,9 +234,10 @@ class SimGate:
     def release(self, side: Side | None = None) -> None:
         self._before("releasing")
         if side is not None:
-            assert self.holds() or side == self.leads(), "users would be led over without a hold"
+            assert not self.holding or self.holds() or side == self.leads(), "users led over without a hold"
             self.side, self.toward = side, None
-            self.world.changes.append(f"{self.host} leads to {side}")
+            what = "" if self.holding else "consoles "
+            self.world.changes.append(f"{self.host} leads {what}to {side}")
         self.till, self.renewed = 0.0, False
         self._change("released")
         self.world.observe()

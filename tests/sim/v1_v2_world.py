@@ -54,6 +54,7 @@ class TreeWorld(HoldWorld):
     requests."""
 
     doors = DOORS
+    before_consoles = ("api1", "api2")
     cell0: set[str]
     mapped: dict[str, str | None]
     building: set[str]
@@ -72,7 +73,7 @@ class TreeWorld(HoldWorld):
 
     @property
     def serving(self) -> Side:
-        sides = {g.leads() for g in self.gates.values() if g.installed}
+        sides = {g.leads() for g in self.users_gates()}
         if len(sides) > 1 and not self.held:
             self._complain("one HAProxy leads to cells v1 and another to cells v2")
         return "old" if sides == {"new"} else "new"
@@ -82,6 +83,7 @@ class TreeWorld(HoldWorld):
         raise AssertionError("gates decide")
 
     def observe(self) -> None:
+        self.consoles_led()
         at: Side = "new" if self.serving == "old" else "old"
         if not self.held and (self.shut(at) or not any(self.answers(at, h) for h in self.doors[at])):
             self._complain(f"no nova-api of {'cells v2' if at == 'new' else 'cells v1'} answers its users")
@@ -298,6 +300,10 @@ def scan(world: V1World) -> Deployment:
         proxies=tuple(
             ProxyBackendServer("lb1", "nova-api", f"{h}-api", f"{a}:{p}", "up", h, "nova-api")
             for h, (a, p) in DOORS["old"].items()
+        ) + tuple(
+            ProxyBackendServer(
+                "lb1", "nova-novncproxy", f"{h}-api", f"{a}:6080", "up", h, "nova-novncproxy")
+            for h, (a, _) in DOORS["old"].items()
         ),
         cells=(
             CellV1("api", "api", "api", "api1", "nova-cells", "db2:3306/nova_api_cell", api,

@@ -94,9 +94,12 @@ def stein(**changes: Any) -> Deployment:
         records=(),
         proxies=tuple(
             ProxyBackendServer(
-                "lb1", backend, h, f"{addresses[h]}:{port}", "up", h if port == 8774 else "", unit
+                "lb1", backend, h, f"{addresses[h]}:{port}", "up", h if unit else "", unit
             )
-            for backend, port, unit in (("nova-api", 8774, "nova-api"), ("nova-api-metadata", 8775, ""))
+            for backend, port, unit in (
+                ("nova-api", 8774, "nova-api"), ("nova-api-metadata", 8775, ""),
+                ("nova-novncproxy", 6080, "nova-novncproxy"),
+            )
             for h in ("ctl1", "ctl2")
         ),
         writers=(),

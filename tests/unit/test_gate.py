@@ -523,3 +523,44 @@ def test_a_haproxy_without_lua_or_in_several_files_says_so(
     monkeypatch.undo()
     monkeypatch.setattr(HaproxySocket, "files", lambda self: [str(stand.host.config)] * 2)
     assert "in 2 files" in stand.gate.trouble()
+
+
+CONSOLES = """\
+frontend consoles
+  bind 127.0.0.1:{port}
+  mode tcp
+  tcp-request inspect-delay 100ms
+  default_backend nova-api
+
+backend nova-api
+  mode tcp
+  balance source
+  server ctl1 127.0.0.1:{old} check inter 500ms fall 4 rise 1
+"""
+
+
+def test_what_nobody_has_to_wait_for_is_led_where_tcp_passes_too(stands: Any) -> None:
+    stand: Stand = stands(CONSOLES)
+    assert "passes TCP on" in stand.gate.trouble()
+    with pytest.raises(Unsupported, match="passes TCP on"):
+        stand.gate.install(stand.servers)
+    assert stand.gate.trouble(holds=False) == ""
+    stand.gate.install(stand.servers, holds=False)
+    assert stand.get() == (200, "old")
+    stand.old.slow.clear()
+    early = stand.asked()  # as a console that is open
+    stand.until(lambda: (s := stand.gate.state()) is not None and s.inside == 1)
+    stand.gate.release("new")
+    assert stand.get() == (200, "new") and not early[0].done()
+    stand.old.slow.set()
+    assert early[0].result(LONG) == (200, "old")
+    with pytest.raises(StepFailed, match="new side"):
+        stand.gate.remove()
+    stand.gate.release("old")
+    assert stand.get() == (200, "old")
+    stand.gate.remove()
+    assert Path(stand.host.config).read_text() == stand.before and not stand.gate.left()
+    stand.gate.install(stand.servers, holds=False)
+    stand.gate.release("new")
+    stand.gate.conclude()
+    assert stand.get() == (200, "new") and not stand.gate.left()

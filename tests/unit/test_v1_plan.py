@@ -145,7 +145,7 @@ def test_the_moment_knows_every_door_and_both_sides_of_the_rpc_servers() -> None
     bare = replace(stein(), proxies=tuple(p for p in stein().proxies if p.server != "ctl2"))
     assert only(steps(bare), SWITCH).params["bare"] == [["ctl2", "10.1.0.3", 8774]]
     safe = {s.id: s.safe_point for s in found}
-    assert safe[SWITCH] == "lb1/nova-api-servers", "not left for a night before what is off stays off"
+    assert safe[SWITCH] == "lb1/nova-novncproxy-servers", "not left for a night before what is off stays off"
     assert safe["prove"] == "prove"
 
 
@@ -255,6 +255,45 @@ def test_one_server_for_everything_gets_siblings_and_no_file_twice() -> None:
     assert only(found, SWITCH).params["cells"] == [["ctl1", "nova-cells-api", "cells", "ctl1"]]
     assert options(only(found, "ctl1/child-config"))["cells/cells_config"] == "/etc/nova/cells.json"
     assert options(only(found, "ctl1/api-config"))["cells/cells_config"] == "/etc/nova/cells-api.json"
+
+
+CONSOLES = "lb1/nova-novncproxy-consoles"
+
+
+def test_consoles_are_led_where_their_tokens_are_known() -> None:
+    plan = plan_v1(stein(), layout_v1(), 0.0)
+    order = [s.id for s in plan.steps]
+    places = [order.index(one) for one in (
+        "api1/start-nova-novncproxy", "lb1/nova-novncproxy-servers", f"{CONSOLES}-back", SWITCH, CONSOLES,
+        "ctl1/retire-nova-novncproxy",
+    )]  # fmt: skip
+    assert places == sorted(places), "a proxy goes off when nobody is led to it any more"
+    beside = only(plan.steps, "lb1/nova-novncproxy-servers").params
+    assert beside["added"] == [["api1-api", "10.1.0.4", 6080], ["api2-api", "10.1.0.5", 6080]]
+    assert not beside["holds"] and only(plan.steps, f"{CONSOLES}-back").acts == "backward"
+    assert not [r for r in plan.remarks if "console" in r]
+
+
+def test_consoles_on_a_controller_are_led_when_its_proxy_has_changed() -> None:
+    text = CELLS_V1_EXAMPLE.replace("hosts: [api1, api2]", "hosts: [ctl1, api2]\n  port: 8784")
+    order = [s.id for s in steps(text=text)]
+    assert order.index("ctl1/start-nova-novncproxy-api") < order.index(CONSOLES)
+    both = CELLS_V1_EXAMPLE.replace("hosts: [api1, api2]", "hosts: [ctl1, ctl2]\n  port: 8784")
+    assert not [s for s in steps(text=both) if "consoles" in s.id], "the same addresses serve"
+
+
+def test_consoles_that_nobody_leads_are_named() -> None:
+    def said(deployment: Deployment) -> list[str]:
+        return [r for r in plan_v1(deployment, layout_v1(), 0.0).remarks if "consoles" in r]
+
+    bare = replace(stein(), proxies=tuple(p for p in stein().proxies if p.backend != "nova-novncproxy"))
+    (remark,) = said(bare)
+    assert "nova-novncproxy on ctl1, nova-novncproxy on ctl2: behind no HAProxy" in remark
+    assert "led to api1, api2" in remark
+    none = replace(stein(), services=tuple(
+        s for s in stein().services if s.role != "novncproxy" or s.host.startswith("ctl")))  # fmt: skip
+    (remark,) = said(none)
+    assert "api has no nova-novncproxy of its own: these consoles are away" in remark
 
 
 def test_who_stands_behind_no_proxy_is_told_what_users_see() -> None:

@@ -65,6 +65,29 @@ def test_everything_slow_comes_before_the_hold_and_the_tree_goes_off_after_it(tr
     assert {s.where for s in found} <= set(hosts_of(plan_tree(tree, layout_of(), 0.0)))
 
 
+def test_consoles_are_led_to_the_proxies_of_cells_v2(tree: Deployment) -> None:
+    found = steps(tree)
+    led = place(found, "lb1/nova-novncproxy-consoles")
+    assert place(found, "ctl2/start-nova-novncproxy-v2") < place(found, SWITCH) < led
+    assert led < place(found, "api1/retire-nova-novncproxy")
+    added = only(found, "lb1/nova-novncproxy-servers").params["added"]
+    assert added == [["ctl1-cell1", "10.1.0.2", 6080], ["ctl2-cell1", "10.1.0.3", 6080]]
+
+
+def test_a_proxy_of_cells_v2_waits_for_its_port(tree: Deployment) -> None:
+    cells = tuple(
+        replace(c, members=(*c.members, ("ctl1", "nova-novncproxy-api"))) if c.cell_type == "api" else c
+        for c in tree.cells
+    )
+    model = next(s for s in tree.services if s.host == "api1" and s.role == "novncproxy")
+    theirs = replace(model, host="ctl1", nova_host="ctl1", unit="nova-novncproxy-api", active=True)
+    shared = replace(tree, cells=cells, services=(*tree.services, theirs))
+    found = steps(shared)
+    free = place(found, "ctl1/retire-nova-novncproxy-api")
+    assert free < place(found, "ctl1/start-nova-novncproxy-v2") < place(found, "lb1/nova-novncproxy-consoles")
+    assert place(found, "ctl2/start-nova-novncproxy-v2") < place(found, SWITCH)
+
+
 def test_the_moment_knows_both_sides_doors_and_servers(tree: Deployment) -> None:
     switch = only(steps(tree), SWITCH).params
     assert switch["doors"] == {

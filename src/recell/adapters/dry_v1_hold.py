@@ -24,16 +24,17 @@ class DryGate:
         self._state: GateState | None = None
         self._removed = False
 
-    def trouble(self) -> str:
-        return self._real.trouble()
+    def trouble(self, *, holds: bool = True) -> str:
+        return self._real.trouble(holds=holds)
 
     def left(self) -> bool:
         return not self._removed and (self._state is not None or self._real.left())
 
-    def install(self, servers: Sequence[GateServer]) -> None:
+    def install(self, servers: Sequence[GateServer], *, holds: bool = True) -> None:
         if self.state() is None:
             names = ", ".join(s.name for s in servers)
-            self._record.add(self.host, f"teach HAProxy to hold {self.backend}, with {names} beside it")
+            what = "hold" if holds else "lead"
+            self._record.add(self.host, f"teach HAProxy to {what} {self.backend}, with {names} beside it")
             self._state, self._removed = GateState("old"), False
 
     def remove(self) -> None:

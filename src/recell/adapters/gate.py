@@ -97,22 +97,22 @@ class Gate:
 
     # -- teaching ----------------------------------------------------------------------------------
 
-    def trouble(self) -> str:
+    def trouble(self, *, holds: bool = True) -> str:
         try:
             path, text = self._home()
             if not self._knows_lua():
                 return f"HAProxy on {self.host} was built without Lua, so it can't hold requests"
-            gate_text.taught(text, self.backend, [GateServer("a", "127.0.0.1", 1)], self._lua(path))
+            gate_text.taught(text, self.backend, [GateServer("a", "127.0.0.1", 1)], self._lua(path), holds)
         except Unsupported as error:
             return error.sentence
         return ""
 
-    def install(self, servers: Sequence[GateServer]) -> None:
+    def install(self, servers: Sequence[GateServer], *, holds: bool = True) -> None:
         path, text = self._home()
         if not self._knows_lua():
             raise Unsupported(f"HAProxy on {self.host} was built without Lua, so it can't hold requests",
                               "Install one with it: haproxy -vv shows +LUA")
-        wanted = gate_text.taught(text, self.backend, servers, self._lua(path))
+        wanted = gate_text.taught(text, self.backend, servers, self._lua(path), holds)
         self._put(self._lua(path), self._program(path))
         if self._host.stat(self._lease(path)) is None:
             self._put(self._lease(path), record_text(_Record()))

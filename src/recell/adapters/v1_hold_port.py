@@ -22,13 +22,15 @@ class GatePort(Protocol):
     host: str
     backend: str
 
-    def trouble(self) -> str:
-        """Why this HAProxy can't hold requests, a sentence; "" when it can. Reads only."""
+    def trouble(self, *, holds: bool = True) -> str:
+        """Why this HAProxy can't hold requests, or without ``holds`` lead them, a sentence; "" when it can.
+        Reads only."""
         ...
 
-    def install(self, servers: Sequence[GateServer]) -> None:
+    def install(self, servers: Sequence[GateServer], *, holds: bool = True) -> None:
         """Teach HAProxy to hold, with these servers on the new side, and reload it. Requests go to the old
-        side; a gate that is there already keeps its own. Idempotent.
+        side; a gate that is there already keeps its own. Without ``holds``, for what only has to be led,
+        HAProxy may pass TCP on. Idempotent.
 
         :raises Unsupported: :meth:`trouble`. :raises StepFailed: HAProxy refuses the configuration, which
             is left as it was.

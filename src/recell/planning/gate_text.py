@@ -69,10 +69,11 @@ def leads_here(text: str, backend: str) -> bool:
     )
 
 
-def taught(text: str, backend: str, servers: Sequence[GateServer], lua: str) -> str:
+def taught(text: str, backend: str, servers: Sequence[GateServer], lua: str, holds: bool = True) -> str:
     """The configuration with a second backend beside ``backend``, and with a gate before both.
 
     :param lua: path of the gate's program.
+    :param holds: false where nobody will ever have to wait: then TCP may pass as well.
     :raises Unsupported: requests to this backend can't be told from others, or can't be held.
     """
     lines = untaught(text, backend).splitlines()
@@ -82,7 +83,7 @@ def taught(text: str, backend: str, servers: Sequence[GateServer], lua: str) -> 
         raise Unsupported(f"the backend {backend!r} has an unusual name", "Rename it")
     inserted: dict[int, list[str]] = {}
     entries = [s for s in sections if s.kind in ("frontend", "listen")]
-    held = sum(_enter(lines, s, s == home, backend, inserted) for s in entries)
+    held = sum(_enter(lines, s, s == home, backend, inserted, holds) for s in entries)
     if not held:
         raise Unsupported(
             f"no frontend of this HAProxy leads to {backend} in the same file",
@@ -196,8 +197,9 @@ def _home(sections: Sequence[_Section], backend: str) -> _Section:
 
 
 def _enter(
-    lines: Sequence[str], section: _Section, is_home: bool, backend: str, inserted: dict[int, list[str]]
-) -> bool:
+    lines: Sequence[str], section: _Section, is_home: bool, backend: str, inserted: dict[int, list[str]],
+    holds: bool,
+) -> bool:  # fmt: skip
     """The gate in one frontend; whether any of its requests go to the backend."""
     span = range(section.start + 1, section.end)
     routes = [(n, *_route(lines[n])) for n in span if _words(lines[n])[:1] == ["use_backend"]]
@@ -212,12 +214,13 @@ def _enter(
     mine = [r for r in routes if r[1] == backend]
     if not mine and not falls:
         return False
-    if not section.http:
+    if holds and not section.http:
         raise Unsupported(
             f"{section.kind} {section.name} of HAProxy passes TCP on, where requests can't be held",
             "Set mode http there",
         )
     action, beside = action_of(backend), new_backend(backend)
+    rule = "http-request" if section.http else "tcp-request content"
     new = f"{{ var(txn.{action}) -m str new }}"
     for number, _, word, condition in mine:
         inserted.setdefault(number, []).extend(
@@ -232,16 +235,16 @@ def _enter(
                 "Write its condition with if",
             )
         but = " or ".join(condition for _, _, _, condition in others)
-        gates = [f"    http-request lua.{action}{f' unless {but}' if but else ''}{_mark(backend)}"]
+        gates = [f"    {rule} lua.{action}{f' unless {but}' if but else ''}{_mark(backend)}"]
         inserted.setdefault(_after(lines, section), []).append(
             f"    use_backend {beside} if {new}{_mark(backend)}"
         )
     else:
         gates = [
-            f"    http-request lua.{action}{f' {word} {condition}' if word else ''}{_mark(backend)}"
+            f"    {rule} lua.{action}{f' {word} {condition}' if word else ''}{_mark(backend)}"
             for _, _, word, condition in mine
         ]
-    before = [n for n in span if _words(lines[n])[:1] in (["acl"], ["http-request"])]
+    before = [n for n in span if _words(lines[n])[:1] in (["acl"], rule.split()[:1])]
     at = before[-1] + 1 if before else section.start + 1
     inserted[at] = [*gates, *inserted.get(at, [])]
     return True

@@ -65,8 +65,16 @@ def _retire(step: PlanStep, undo: bool, path: str) -> Lines:
     return [(step.where, "Off, also after a reboot.", (_sh("systemctl", "disable", "--now", unit),))]
 
 
+def _consoles(step: PlanStep, undo: bool, path: str) -> Lines:
+    backend = str(step.params["backend"])
+    where = backend if undo else new_backend(backend)
+    words = f"Let the frontends of {backend}, which is for consoles, lead to {where}, and reload HAProxy."
+    return [(step.where, words, (_sh("systemctl", "reload", "haproxy"),))]
+
+
 KINDS: dict[str, Told] = {
     "v1-servers": _servers,
+    "v1-consoles": _consoles,
     "v1-switch": _switch,
     "v1-retire": _retire,
 }

@@ -18,7 +18,7 @@ RESTARTS = (
     "renew-api", "renew-rpc", "renew-console",
 )  # fmt: skip
 
-AFTER_SWITCH = ("v1-retire", "v1-child-api")
+AFTER_SWITCH = ("v1-retire", "v1-child-api", "v1-consoles")
 """Until they are through, a host that starts anew would bring back what the switch has ended."""
 
 

@@ -18,6 +18,7 @@ from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import commands, topology, v1_prepare
 from recell.planning.draft import CELL0, Draft
+from recell.planning.v1_consoles import Consoles
 from recell.planning.v1_facts import V1Facts, decide, main_file
 from recell.planning.v1_names import api_roles, api_unit, child_config, child_unit, numeric
 from recell.planning.v1_serves import metadata_url, served, users_url
@@ -47,10 +48,18 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
     v1_prepare.api_cell(facts, draft)
     v1_prepare.link(facts, draft)
     v1_prepare.state(facts, draft)
+    led = _consoles(facts)
+    led.beside(draft)
+    led.back(draft)
     _switch(facts, draft)
+    apart = not facts.shared
+    if apart:
+        led.over(draft)
     child_api(facts, draft)
     retire(facts, draft)
     v1_prepare.consoles(facts, draft, facts.shared)
+    if not apart:
+        led.over(draft)  # the API cell's begin where the child's have ended
     _conclude(facts, draft)
     return draft.plan(
         KIND,
@@ -62,6 +71,12 @@ def plan_v1(deployment: Deployment, layout: CellsV1Layout, made_at: float) -> Pl
         before=topology.before(deployment),
         after=_picture(facts),
     )
+
+
+def _consoles(facts: V1Facts) -> Consoles:
+    hosts = facts.layout.api.hosts
+    then = {role: [h for h in hosts if role in api_roles(facts, h)] for role in CONSOLES}
+    return Consoles(facts.deployment, facts.consoles, then, facts.layout.api.name, facts.layout.api.name)
 
 
 def _switch(facts: V1Facts, draft: Draft) -> None:
@@ -312,6 +327,7 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
             f"{units} serves EC2 as well, which the API cell's nova-api will not: requests for it are refused"
             " from the hold on. Lead its users to the Compute API before.",
         )
+    remarks += _consoles(facts).remarks()
     if facts.bare:
         remarks.insert(
             0,

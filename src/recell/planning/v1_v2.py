@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recell.model.deployment import Deployment, NovaService
+from recell.model.deployment import CONSOLES, Deployment, NovaService
 from recell.model.layout_v1_v2 import TreeLayout
 from recell.model.plan import ExpectedChange, Plan
 from recell.planning import commands, topology, v1_prepare
@@ -18,6 +18,7 @@ from recell.planning.changes import Change, describe
 from recell.planning.draft import CELL0, Draft
 from recell.planning.phases import keep_fanout
 from recell.planning.v1 import NOTICE, door, off
+from recell.planning.v1_consoles import Consoles
 from recell.planning.v1_facts import main_file
 from recell.planning.v1_names import numeric
 from recell.planning.v1_release import NOOP_QUOTA
@@ -36,8 +37,17 @@ def plan_tree(deployment: Deployment, layout: TreeLayout, made_at: float) -> Pla
     _files(facts, draft)
     _beside(facts, draft)
     _child_api(facts, draft)
+    led, apart = _consoles(facts), not _in_the_way(facts)
+    led.beside(draft)
+    led.back(draft)
     _switch(facts, draft)
+    if apart:
+        led.over(draft)
     _retire(facts, draft)
+    for s in _in_the_way(facts):
+        _console(facts, draft, s)
+    if not apart:
+        led.over(draft)
     _conclude(facts, draft)
     return draft.plan(
         KIND,
@@ -207,20 +217,36 @@ def _beside(facts: TreeFacts, draft: Draft) -> None:
             vhost=facts.new_vhost,
         )
     for s in facts.consoles:
-        draft.add(
-            f"{s.host}/start-{facts.unit(s)}",
-            "start-console",
-            s.host,
-            f"start {facts.unit(s)}: cells v2 keep tokens of consoles in the cell's own database",
-            undone="stopped and disabled",
-            estimate=20,
-            unit=facts.unit(s),
-            topics=[],
-            nova_host=s.nova_host,
-            reads=[facts.child_config(main_file(s))],
-            broker=facts.old.name,
-            vhost=facts.old_vhost,
-        )
+        if s not in _in_the_way(facts):
+            _console(facts, draft, s)
+
+
+def _console(facts: TreeFacts, draft: Draft, s: NovaService) -> None:
+    draft.add(
+        f"{s.host}/start-{facts.unit(s)}",
+        "start-console",
+        s.host,
+        f"start {facts.unit(s)}: cells v2 keep tokens of consoles in the cell's own database",
+        undone="stopped and disabled",
+        estimate=20,
+        unit=facts.unit(s),
+        topics=[],
+        nova_host=s.nova_host,
+        reads=[facts.child_config(main_file(s))],
+        broker=facts.old.name,
+        vhost=facts.old_vhost,
+    )
+
+
+def _in_the_way(facts: TreeFacts) -> tuple[NovaService, ...]:
+    """Proxies on a host where the API cell's has their port until it is off."""
+    busy = {(s.host, s.role) for s in facts.leaving}
+    return tuple(s for s in facts.consoles if (s.host, s.role) in busy)
+
+
+def _consoles(facts: TreeFacts) -> Consoles:
+    then = {role: [s.host for s in facts.consoles if s.role == role] for role in CONSOLES}
+    return Consoles(facts.deployment, facts.leaving, then, facts.child.name, facts.child.name)
 
 
 def _child_api(facts: TreeFacts, draft: Draft) -> None:
@@ -389,8 +415,7 @@ def _remarks(facts: TreeFacts) -> tuple[str, ...]:
         "Puppet, Ansible or kolla must learn the new files and units before their next run.",
     ]
     if facts.consoles:
-        named = ", ".join(f"{facts.unit(s)} on {s.host}" for s in facts.consoles)
-        remarks.append(f"Consoles are served by {named}: novncproxy_base_url must lead there.")
+        remarks += _consoles(facts).remarks()
     elif facts.leaving:
         remarks.append(
             f"No console proxy is installed beside {facts.child.name}'s conductors: consoles are away until"

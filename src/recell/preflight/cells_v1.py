@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from recell.adapters.ports import Consumer, World, processes_of
 from recell.errors import RecellError
@@ -183,10 +184,9 @@ def gates(world: World, plan: Plan) -> Iterator[Violation]:
     """HAProxy can hold requests, and hosts can shut the doors that users leave."""
     for step in plan.steps:
         if step.kind == "v1-servers":
-            backend = str(step.params["backend"])
-            yield from _troubled(
-                f"gate:{step.where}:{backend}", step.where, world.gate(step.where, backend).trouble
-            )
+            backend, holds = str(step.params["backend"]), bool(step.params.get("holds", True))
+            trouble = partial(world.gate(step.where, backend).trouble, holds=holds)
+            yield from _troubled(f"gate:{step.where}:{backend}", step.where, trouble)
         if step.kind in ("v1-switch", "v2-switch"):
             doors = [str(d[0]) for side in step.params["doors"].values() for d in side]
             for host in sorted({*doors, *(str(d[0]) for d in step.params["bare"])}):

@@ -30,7 +30,7 @@ from recell.steps.switch import SwitchDatabase
 from recell.steps.units import RenewApi, RenewConsole, RenewRpc, RestartApi, RestartRpc, StartUnit
 from recell.steps.v1 import V1Account, V1Config, V1Database, V1Record
 from recell.steps.v1_child import V1ChildRecord, V1Empty, V1Flavors, V1Join, V1Weights
-from recell.steps.v1_hold import V1ChildApi, V1Retire, V1Servers
+from recell.steps.v1_hold import V1ChildApi, V1Consoles, V1Retire, V1Servers
 from recell.steps.v1_rows import V1Follow, V1Link, V1Prove, V1Sync
 from recell.steps.v1_switch import V1Switch
 from recell.steps.v1_v2 import V2Adopt, V2Mappings, V2Switch
@@ -93,6 +93,7 @@ KINDS: dict[str, type[BaseStep]] = {
         V1ChildApi,
         V1ChildRecord,
         V1Config,
+        V1Consoles,
         V1Database,
         V1Empty,
         V1Flavors,

@@ -8,6 +8,7 @@ from recell.adapters.ports import UnitState
 from recell.adapters.v1_hold_port import GatePort
 from recell.errors import StepFailed
 from recell.model.gate import GateServer
+from recell.model.relay import Side
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
 from recell.steps.units import POLL_S, RestartApi
@@ -17,7 +18,7 @@ RPC_ROLES = ("conductor", "scheduler", "consoleauth", "cert", "cells")
 
 class V1Servers(BaseStep):
     """One HAProxy learns to hold requests to ``backend``, and has the API cell's ``servers`` (name, address,
-    port) beside it, to which nobody is led yet."""
+    port) beside it, to which nobody is led yet. ``holds``: false where nobody has to wait, as consoles."""
 
     kind: ClassVar[str] = "v1-servers"
 
@@ -36,12 +37,34 @@ class V1Servers(BaseStep):
     def act(self, toward: Direction) -> None:
         gate = self.gate()
         if toward == "forward":
-            gate.install([GateServer(str(n), str(a), int(p)) for n, a, p in self.param("added")])
+            added = [GateServer(str(n), str(a), int(p)) for n, a, p in self.param("added")]
+            gate.install(added, holds=bool(self.param("holds", True)))
         else:
             gate.remove()
 
     def finish(self) -> None:
         self.gate().conclude()
+
+
+class V1Consoles(BaseStep):
+    """New connections to ``backend``, of consoles, go where nova-api's requests go. Nobody waits."""
+
+    kind: ClassVar[str] = "v1-consoles"
+
+    def gate(self) -> GatePort:
+        return self.world.gate(self.spec.where, str(self.param("backend")))
+
+    def look(self, toward: Direction) -> Finding:
+        state = self.gate().state()
+        side = "old" if state is None else state.side
+        said = f"consoles are led to the {side} side"
+        return Finding.done(said) if side == _SIDES[toward] else Finding.not_done(said)
+
+    def act(self, toward: Direction) -> None:
+        self.gate().release(_SIDES[toward])
+
+
+_SIDES: dict[Direction, Side] = {"forward": "new", "backward": "old"}
 
 
 class V1Retire(BaseStep):

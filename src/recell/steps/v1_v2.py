@@ -126,11 +126,11 @@ class Mirrored:
         self._gate = gate
         self.host, self.backend = gate.host, gate.backend
 
-    def trouble(self) -> str:
-        return self._gate.trouble()
+    def trouble(self, *, holds: bool = True) -> str:
+        return self._gate.trouble(holds=holds)
 
-    def install(self, servers: Sequence[GateServer]) -> None:
-        self._gate.install(servers)
+    def install(self, servers: Sequence[GateServer], *, holds: bool = True) -> None:
+        self._gate.install(servers, holds=holds)
 
     def remove(self) -> None:
         self._gate.remove()

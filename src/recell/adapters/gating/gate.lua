@@ -86,7 +86,7 @@ local function side()
   return gate.side
 end
 
-core.register_action("@ACTION@", { "http-req" }, function(txn)
+core.register_action("@ACTION@", { "http-req", "tcp-req" }, function(txn)
   look()
   if held() then
     local began = now_ms()
