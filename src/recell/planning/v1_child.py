@@ -231,6 +231,8 @@ def _remarks(facts: ChildFacts) -> tuple[str, ...]:
         "Undo is refused while anybody has an instance there. It stays open until: recell finish.",
         "nova-cells of each side publishes on the other's RabbitMQ: both must be reachable from both.",
         f"Accounts may differ: {facts.child}'s services keep theirs, and each record names the neighbour's.",
+        f"Consoles: {facts.api.name} alone knows their tokens, so where computes of {facts.child} lead their"
+        " users to (novncproxy_base_url and its kin) has to be its console proxies.",
         "Puppet, Ansible or kolla must learn the new files and units before their next run.",
     ]
     if facts.release.shares_api_database and facts.release.number >= SEES_ALL_CELLS_SINCE:
