@@ -257,4 +257,14 @@ def test_nova_cells_fails_is_silent_or_away(connect: Callable[[], Amqp]) -> None
     with pytest.raises(StepFailed, match="could not service_get_all: CellTimeout: no answer"):
         CellsClient(client).services(30)
     thread.join()
+    for kind, known in (("CellNotFound", True), ("Unauthorized", False)):
+        failure = json.dumps({"class": kind, "message": "no cell2.", "module": "nova.exception"})
+        thread = threading.Thread(target=nova_cells, args=(server, lambda c: {"failure": failure}, False))  # noqa: B023
+        thread.start()
+        if known:
+            assert CellsClient(client).free_memory("cell2", 30) == -1, "another one may have read its records"
+        else:
+            with pytest.raises(StepFailed, match=r"get_capacities: Unauthorized: no cell2\. See"):
+                CellsClient(client).free_memory("cell2", 30)
+        thread.join()
     server.delete("cells")

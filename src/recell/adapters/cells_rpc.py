@@ -21,6 +21,7 @@ from recell.errors import StepFailed
 __all__ = ["CellsClient", "Envelope"]
 
 TOPIC = "cells"
+UNKNOWN_CELL = "CellNotFound"
 _POLL_S = 0.1
 _ANSWERS_MS = 300_000
 _CONTENT_TYPE, _CONTENT_ENCODING, _DELIVERY_MODE = 0x8000, 0x4000, 0x1000
@@ -54,8 +55,16 @@ class CellsClient:
         return frozenset(marked | set(_OF_A_CELL.findall(json.dumps(answer))))
 
     def free_memory(self, cell: str, limit_s: float) -> int:
-        """What it knows of a neighbour's free memory, MiB; -1 when it knows nothing."""
-        answer = self._call("get_capacities", "1.9", {"cell_name": cell}, limit_s)
+        """What it knows of a neighbour's free memory, MiB; -1 when it knows nothing.
+
+        Of several nova-cells each reads its records for itself, once a minute: one may not know of the
+        neighbour yet when another does."""
+        try:
+            answer = self._call("get_capacities", "1.9", {"cell_name": cell}, limit_s)
+        except _Answered as error:
+            if error.kind == UNKNOWN_CELL:
+                return -1
+            raise
         if not isinstance(answer, dict) or "ram_free" not in answer:
             return -1
         return int(answer["ram_free"].get("total_mb", 0))
@@ -94,11 +103,7 @@ class CellsClient:
                 if content.get("_msg_id") not in (None, number):
                     continue
                 if content.get("failure"):
-                    raise StepFailed(
-                        f"nova-cells on {self._broker.where} could not {method}:"
-                        f" {_first(content['failure'])}",
-                        "See its log, then: recell resume",
-                    )
+                    raise _Answered(self._broker.where, method, *_first(content["failure"]))
                 result = content.get("result") if content.get("result") is not None else result
                 if content.get("ending", True):
                     return result
@@ -149,10 +154,21 @@ def _properties() -> bytes:
     )
 
 
-def _first(failure: object) -> str:
-    """The exception's own words, out of what oslo.messaging sends of it."""
+class _Answered(StepFailed):
+    """nova-cells has answered with an error. ``kind``: the name of its class."""
+
+    def __init__(self, where: str, method: str, kind: str, words: str) -> None:
+        said = f"{kind}: {words}" if words else kind
+        super().__init__(
+            f"nova-cells on {where} could not {method}: {said}", "See its log, then: recell resume"
+        )
+        self.kind = kind
+
+
+def _first(failure: object) -> tuple[str, str]:
+    """The exception's class and own words, out of what oslo.messaging sends of it."""
     try:
         told = json.loads(str(failure))
-        return f"{told.get('class', 'an error')}: {str(told.get('message', ''))[:200]}"
+        return str(told.get("class", "an error")), str(told.get("message", ""))[:200].rstrip(". ")
     except (ValueError, AttributeError):
-        return "an error"
+        return "an error", ""
