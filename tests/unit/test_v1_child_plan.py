@@ -45,6 +45,15 @@ def test_all_is_ready_before_the_api_cell_knows_it_and_undo_begins_there(tree: D
     assert len(set(ids)) == len(ids)
 
 
+def test_what_changes_in_the_child_is_named_table_by_table(tree: Deployment) -> None:
+    def named(deployment: Deployment) -> set[tuple[str, str]]:
+        plan = plan_child(deployment, layout_v1(layout_text()), 0.0)
+        return {(c.database, c.table) for c in plan.expected_changes}
+
+    stein_ones = {("cell2", t) for t in ("cells", "services", "quota_usages")}
+    assert named(tree) == {*stein_ones, ("api", "cells")}
+
+
 def test_no_other_child_and_no_guests_host_of_one_is_touched(tree: Deployment) -> None:
     assert {s.where for s in steps(tree)} == {"db3", "ctl3", "ctl4", "cmp3", "api1", "api2"}
 

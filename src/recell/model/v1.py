@@ -10,6 +10,8 @@ from recell.model.cells_v1 import InstanceRow
 from recell.model.hosts import CellEnd, TwoCells
 from recell.model.relay import Side
 
+FLAVORS = ("instance_types", "instance_type_projects", "instance_type_extra_specs")
+"""Tables of flavors where each cell keeps them; a flavor before what belongs to it."""
 Node = tuple[str, int]
 """A broker's node as URLs name it: host and port."""
 

@@ -11,13 +11,11 @@ from recell.adapters.mysql.session import Session
 from recell.adapters.mysql.sql import columns, name
 from recell.adapters.v1_port import FlavorRows
 from recell.errors import StepFailed
-from recell.model.v1 import Conversion
+from recell.model.v1 import FLAVORS, Conversion
 from recell.model.violation import Violation
 
 __all__ = ["flavors", "live", "set_flavors", "set_weights", "troubles"]
 
-FLAVORS = ("instance_types", "instance_type_projects", "instance_type_extra_specs")
-"""A flavor before what belongs to it."""
 _WEIGHTS = ("weight_offset", "weight_scale")
 
 

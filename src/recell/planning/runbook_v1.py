@@ -6,6 +6,7 @@ import json
 import shlex
 
 from recell.model.plan import PlanStep
+from recell.model.v1 import FLAVORS
 from recell.planning.changes import describe
 from recell.planning.runbook_hosts import Lines, _sh, _sql, _text
 from recell.planning.runbook_rabbit import Told
@@ -162,11 +163,10 @@ def _prove(step: PlanStep, undo: bool, path: str) -> Lines:
 
 def _flavors(step: PlanStep, undo: bool, path: str) -> Lines:
     ends = step.params["conversion"]
-    tables = ("instance_types", "instance_type_projects", "instance_type_extra_specs")
     if undo:
         return [(step.where, "Nothing, where it has no instances.", ())]
     words = "Where these tables of the API cell have rows, make the child's the same, numbers included."
-    dump = _sh("mariadb-dump", "--single-transaction", str(ends["new"]["database"]), *tables)
+    dump = _sh("mariadb-dump", "--single-transaction", str(ends["new"]["database"]), *FLAVORS)
     load = _sh("ssh", str(ends["old"]["server"]), "mariadb", str(ends["old"]["database"]))
     return [(str(ends["new"]["server"]), words, (f"{dump} | {load}",))]
 

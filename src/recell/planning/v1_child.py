@@ -11,6 +11,7 @@ from typing import Any
 from recell.model.deployment import Deployment, NovaService
 from recell.model.layout_v1 import CellsV1Layout
 from recell.model.plan import ExpectedChange, Plan
+from recell.model.v1 import FLAVORS
 from recell.planning import topology, v1, v1_prepare
 from recell.planning.changes import Change
 from recell.planning.draft import Draft, unread_cells, where_it_counts
@@ -43,13 +44,25 @@ def plan_child(deployment: Deployment, layout: CellsV1Layout, made_at: float) ->
         deployment,
         layout.digest(),
         made_at,
-        changes=(
-            ExpectedChange(facts.child, "*", "*", "it becomes a child of the tree"),
-            ExpectedChange(facts.api.name, "cells", "*", f"the record of {facts.child}, and weights"),
-        ),
+        changes=_changes(facts),
         remarks=_remarks(facts),
         before=topology.before(deployment),
         after=_picture(facts),
+    )
+
+
+def _changes(facts: ChildFacts) -> tuple[ExpectedChange, ...]:
+    """Table by table: a row that another step changed must be found."""
+    child = {
+        "cells": f"the record of {facts.api.name}",
+        "services": "nova-cells reports there, and what is off no longer does",
+        "quota_usages": "the child counts no quota any more",
+    }
+    if not facts.release.shares_api_database:
+        child |= dict.fromkeys(FLAVORS, f"it gets the flavors of {facts.api.name}")
+    return (
+        *(ExpectedChange(facts.child, table, "*", why) for table, why in child.items()),
+        ExpectedChange(facts.api.name, "cells", "*", f"the record of {facts.child}, and weights"),
     )
 
 
