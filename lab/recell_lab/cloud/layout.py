@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recell_lab.cloud import confs, libvirt, stein, unitfiles
+from recell_lab.cloud import confs, libvirt, standins, stein, unitfiles
 from recell_lab.cloud.novaconf import nova_conf, scheduler_conf
 from recell_lab.cloud.parts import (
     LIB,
@@ -100,7 +100,7 @@ def _compute(cloud: Cloud) -> Part:
             text("/usr/libexec/guest-runner", unitfiles.RUNNER_SCRIPT, 0o755),
         ),
         ("guest-runner.socket", "nova-compute"),
-    )
+    ) + standins.vnc()
 
 
 # -- everything else -------------------------------------------------------------------------------

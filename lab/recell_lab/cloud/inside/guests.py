@@ -44,7 +44,7 @@ RUNNER = "/run/guest-runner.sock"
 RUNNER_TIMEOUT = 30.0  # seconds
 DEATH_TIMEOUT = 10.0  # seconds
 VCPUS, MEMORY_MB, DISK_GB = 64, 65536, 1000
-VNC_PORT = 5900  # nobody listens there, but a console's token is as good as a real one's
+VNC_PORT = 5900  # vnc-stand-in.socket, whichever the guest
 
 
 class Guest(NamedTuple):
