@@ -52,10 +52,10 @@ def up(cloud: Cloud, progress: Progress) -> None:
     lab.at_once(control, Host.start)
     for database, controllers, _ in _novas(cloud):
         _wait_for_conductors(hosts[database.name], controllers)
-    for service in ("keystone", "placement-api", "glance-api", "neutron-server"):
+    for service in ("keystone", "placement-api", "glance-api", "neutron-server", "cinder-stand-in"):
         url = public_url(service, "/")
         ready.wait(f"{service} answers", lambda url=url: answers(url), START_TIMEOUT)  # type: ignore[misc]
-    progress("the conductors are up; Keystone, Placement, Glance and Neutron answer")
+    progress("the conductors are up; Keystone, Placement, Glance, Neutron and Cinder's stand-in answer")
     lab.at_once(workers, Host.start)
     for database, controllers, computes in _novas(cloud):
         _map_computes(hosts[database.name], hosts[controllers[0].name], computes)

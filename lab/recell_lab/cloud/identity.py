@@ -13,12 +13,13 @@ IMAGE = "guest"
 IMAGE_SIZE = 1024 * 1024  # bytes
 PROJECT = "demo"
 
-# service type: (name of the endpoint's service, path of its URL, Keystone user of the service)
+# service type: (name of the endpoint's service, path of its URL, Keystone user of the service, if it has one)
 SERVICES = {
     "compute": ("nova-api", "/v2.1", "nova"),
     "placement": ("placement-api", "", "placement"),
     "image": ("glance-api", "", "glance"),
     "network": ("neutron-server", "", "neutron"),
+    "volumev3": ("cinder-stand-in", "/v3", ""),
 }
 
 # The password comes on stdin, for an argument could be seen by everybody on the host.
@@ -55,10 +56,11 @@ def fill(passwords: Passwords) -> None:
 
     service_project = create("project", name="service", domain_id="default")
     for kind, (service, path, user) in SERVICES.items():
-        password = getattr(passwords, f"user_{user}")
-        user_id = create("user", name=user, password=password, domain_id="default")
-        grant(service_project, user_id, "admin", "service")
-        service_id = create("service", name=user, type=kind)
+        if user:
+            password = getattr(passwords, f"user_{user}")
+            user_id = create("user", name=user, password=password, domain_id="default")
+            grant(service_project, user_id, "admin", "service")
+        service_id = create("service", name=user or service, type=kind)
         for interface in ("public", "internal", "admin"):
             create(
                 "endpoint",

@@ -42,7 +42,7 @@ def part_of(host: HostSpec, cloud: Cloud, passwords: Passwords) -> Part:
             return _nova(host, cloud, passwords) + (libvirt.part(cloud) if qemu else _compute(cloud))
         case "services":
             own = stein.services(cloud, passwords) if cloud.cells_v1 else _services(cloud, passwords)
-            return own + _consumer(cloud, passwords)
+            return own + _consumer(cloud, passwords) + standins.cinder()
         case "database" | "database_cell" | "database_cell2":
             return _database(host, cloud)
         case "rabbitmq" | "rabbitmq_api" | "rabbitmq_cell" | "rabbitmq_cell2":

@@ -45,7 +45,7 @@ def nova_conf(host: HostSpec, cloud: Cloud, passwords: Passwords, *, joined: boo
     ends = ends_of(host, cloud, passwords)
     sections = [Section("DEFAULT", _default(host, ends, controller=controller))]
     api = ends_of(cloud.controllers[0], cloud, passwords) if joined else ends
-    sections += _controller_sections(cloud, ends, api) if controller else _compute_sections()
+    sections += _controller_sections(cloud, ends, api) if controller else _compute_sections(passwords)
     if host.name == cloud.libvirt:
         kept = [one for one in sections[0].options if one.name != "compute_driver"]
         sections[0] = Section("DEFAULT", [*kept, *libvirt.default_options()])
@@ -241,8 +241,11 @@ def _controller_sections(cloud: Cloud, ends: Ends, api: Ends) -> list[Section]:
     ]
 
 
-def _compute_sections() -> list[Section]:
+def _compute_sections(passwords: Passwords) -> list[Section]:
+    region = option("os_region_name", topology.REGION, "Region of the endpoint.")
     return [
+        # What nova-compute does by itself has no user's token: ending guests that were deleted meanwhile.
+        Section("cinder", [*credentials("nova", passwords.user_nova), region]),
         Section(
             "vnc",
             [

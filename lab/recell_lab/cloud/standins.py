@@ -1,14 +1,18 @@
-"""Stand-ins for what the lab has no room for, each named as one: the VNC servers of hypervisors."""
+"""Stand-ins for what the lab has no room for, each named as one: Cinder, and hypervisors' VNC servers."""
 
 from __future__ import annotations
 
+from recell_lab.cloud import unitfiles
 from recell_lab.cloud.parts import INSIDE, LIB, Part, text
+from recell_lab.cloud.topology import PORTS, public_url
 from recell_lab.layer import HostFile
 from recell_lab.units import SYSTEM
 
 # A host's own: nothing in them is for an older one.
 PYTHON = "/usr/bin/python3"
 VNC_PORT = 5900
+CINDER = "cinder-stand-in"
+CINDER_STATE = f"/var/lib/{CINDER}"
 
 VNC_SOCKET = f"""\
 [Unit]
@@ -46,6 +50,24 @@ def vnc() -> Part:
             text(f"{SYSTEM}/vnc-stand-in@.service", VNC),
         ),
         ("vnc-stand-in.socket",),
+    )
+
+
+def cinder() -> Part:
+    """On the services' host. It needs no account: a token is checked by itself."""
+    command = [
+        PYTHON, f"{LIB}/cinder_stand_in.py", f"--port={PORTS[CINDER]}", f"--state={CINDER_STATE}",
+        f"--keystone={public_url('keystone', '/v3')}", f"--glance={public_url('glance-api')}",
+    ]  # fmt: skip
+    unit = unitfiles.service("Stand-in for OpenStack Block Storage", "nova", command)
+    return Part(
+        (
+            HostFile(LIB, None),
+            program("cinder_stand_in.py"),
+            HostFile(CINDER_STATE, None, 0o755, "nova:nova"),
+            text(f"{SYSTEM}/{CINDER}.service", unit),
+        ),
+        (CINDER,),
     )
 
 

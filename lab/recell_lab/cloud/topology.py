@@ -21,6 +21,7 @@ PORTS = {
     "placement-api": 8778,
     "glance-api": 9292,
     "neutron-server": 9696,
+    "cinder-stand-in": 8776,
 }
 DATABASE_PORT = 3306
 BROKER_PORT = 5672

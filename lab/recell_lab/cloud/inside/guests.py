@@ -5,8 +5,9 @@ Laid down on every compute host as nova/virt/guests.py and used with
 (guest-runner) to start `guest@UUID.service`, as it would ask libvirtd for a domain, so restarting
 nova-compute touches no guest. What runs is read from /proc, never remembered.
 
-Two files per guest under STATE:
+Files of a guest under STATE:
 UUID.json is its definition (there while the guest is defined on this host);
+UUID.volumes says which volumes are attached to it here: {volume's uuid: device}, none while there are none;
 UUID.jsonl is its journal: one line per thing that happened to it here, never deleted. A line has
 time (seconds since the epoch), op, request_id (of the API request that caused it, or null), pid
 and start (clock ticks since the host's kernel booted; both null when the guest is off).
@@ -14,6 +15,7 @@ and start (clock ticks since the host's kernel booted; both null when the guest 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -27,12 +29,16 @@ from typing import Any, NamedTuple
 import nova.conf
 import os_resource_classes as orc  # type: ignore[import-not-found]
 from nova import exception
-from nova.compute import power_state
+from nova.compute import power_state, task_states
 from nova.console import type as console_type
 from nova.objects import fields, migrate_data
 from nova.virt import driver, hardware
 from oslo_context import context as thread_context  # type: ignore[import-not-found]
 
+try:
+    from nova.image.glance import API as ImageAPI
+except ImportError:  # Stein and older have it elsewhere
+    from nova.image import API as ImageAPI
 try:
     from nova.virt.node import get_local_node_uuid
 except ImportError:  # older than 2023.1: Nova gives each node a uuid of its own choice
@@ -43,7 +49,9 @@ STATE = Path("/var/lib/nova/guests")
 RUNNER = "/run/guest-runner.sock"
 RUNNER_TIMEOUT = 30.0  # seconds
 DEATH_TIMEOUT = 10.0  # seconds
+MAPPING = "block_device_mapping"  # of block_device_info
 VCPUS, MEMORY_MB, DISK_GB = 64, 65536, 1000
+IMAGE_BYTES = 4096  # of a snapshot
 VNC_PORT = 5900  # vnc-stand-in.socket, whichever the guest
 
 
@@ -104,8 +112,28 @@ class Guests:
 
     def undefine(self, guest: Guest) -> None:
         """Forget a guest (its journal stays)."""
+        self.keep_volumes(guest.uuid, {})
         with suppress(FileNotFoundError):
             self._definition(guest.uuid).unlink()
+
+    def volumes(self, uuid: str) -> dict[str, str]:
+        """Device by volume, of those that are attached to a guest."""
+        try:
+            found = json.loads((self._state / f"{uuid}.volumes").read_text())
+        except FileNotFoundError:
+            return {}
+        return {str(volume): str(device) for volume, device in found.items()}
+
+    def keep_volumes(self, uuid: str, attached: Mapping[str, str]) -> None:
+        """Write down which volumes are attached, whole or not at all."""
+        path = self._state / f"{uuid}.volumes"
+        if not attached:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            return
+        temporary = path.with_suffix(".volumes-new")
+        temporary.write_text(json.dumps(attached))
+        temporary.replace(path)
 
     def start(self, guest: Guest) -> Guest:
         """Start a guest's process unless it runs."""
@@ -283,17 +311,82 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
     def _run(self, guest: Guest, operation: str, context: Any, **more: str) -> None:
         self._guests.note(self._guests.start(guest), operation, context, **more)
 
+    # -- volumes -----------------------------------------------------------------------------------
+
+    def get_volume_connector(self, instance: Any) -> dict[str, Any]:
+        return {
+            "host": self._host,
+            "ip": CONF.my_ip,
+            "platform": "x86_64",
+            "os_type": "linux",
+            "multipath": False,
+            "initiator": f"iqn.2026-01.org.example:{self._host}",
+        }
+
+    def attach_volume(
+        self, context: Any, connection_info: Any, instance: Any, mountpoint: str, *args: Any, **kwargs: Any
+    ) -> None:
+        guest, volume = self._known(instance), self._volume(connection_info)
+        attached = {**self._guests.volumes(guest.uuid), volume: mountpoint}
+        self._guests.keep_volumes(guest.uuid, attached)
+        self._guests.note(guest, "attach_volume", context, volume=volume, device=mountpoint)
+
+    def detach_volume(
+        self, context: Any, connection_info: Any, instance: Any, mountpoint: str, *args: Any, **kwargs: Any
+    ) -> None:
+        volume = self._volume(connection_info)
+        attached = self._guests.volumes(instance.uuid)
+        if attached.pop(volume, None) is None:
+            raise exception.DiskNotFound(location=f"{volume} at {mountpoint} of {instance.uuid}")
+        self._guests.keep_volumes(instance.uuid, attached)
+        self._guests.note(self._known(instance), "detach_volume", context, volume=volume, device=mountpoint)
+
+    @staticmethod
+    def _volume(connection_info: Any) -> str:
+        return str(connection_info.get("serial") or connection_info["data"]["volume_id"])
+
+    def _plug(self, uuid: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """What a call says of all volumes of a guest holds; one that says nothing of them changes nothing.
+
+        Where among the arguments block_device_info comes differs between releases: it is the one of its kind.
+        """
+        told = [one for one in (*args, *kwargs.values()) if isinstance(one, dict) and MAPPING in one]
+        if told:
+            attached = [one for one in told[0][MAPPING] or () if one.get("connection_info")]
+            self._guests.keep_volumes(
+                uuid, {self._volume(one["connection_info"]): str(one["mount_device"]) for one in attached}
+            )
+
+    # -- snapshots ---------------------------------------------------------------------------------
+
+    def snapshot(
+        self, context: Any, instance: Any, image_id: str, update_task_state: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """The image holds the guest's definition: one can see whose it is."""
+        guest = self._known(instance)
+        update_task_state(task_state=task_states.IMAGE_PENDING_UPLOAD)
+        about = {"disk_format": "raw", "container_format": "bare", "properties": {"image_state": "available"}}
+        content = json.dumps(guest._asdict()).encode().ljust(IMAGE_BYTES)
+        update_task_state(
+            task_state=task_states.IMAGE_UPLOADING, expected_state=task_states.IMAGE_PENDING_UPLOAD
+        )
+        ImageAPI().update(context, image_id, about, io.BytesIO(content), purge_props=False)
+        self._guests.note(guest, "snapshot", context, image=image_id)
+
     # -- a guest's life ----------------------------------------------------------------------------
 
     def spawn(self, context: Any, instance: Any, *args: Any, power_on: bool = True, **kwargs: Any) -> None:
         guest = self._define(instance)
+        self._plug(guest.uuid, args, kwargs)
         if power_on:
             self._run(guest, "spawn", context)
         else:
             self._guests.note(guest, "define", context)
 
     def power_on(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
-        self._run(self._known(instance), "power_on", context)
+        guest = self._known(instance)
+        self._plug(guest.uuid, args, kwargs)
+        self._run(guest, "power_on", context)
 
     def power_off(self, instance: Any, timeout: int = 0, retry_interval: int = 0) -> None:
         guest = self._known(instance)
@@ -312,10 +405,13 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
         # As with libvirt, a hard reboot also brings back a guest that is not even defined.
         guest = self._guests.get(instance.uuid) or self._define(instance)
         self._guests.stop(guest)
+        if reboot_type.lower() == "hard":  # a soft one is the guest's own affair
+            self._plug(guest.uuid, args, kwargs)
         self._run(guest, "reboot", context, type=reboot_type.lower())
 
     def resume_state_on_host_boot(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
         guest = self._guests.get(instance.uuid) or self._define(instance)
+        self._plug(guest.uuid, args, kwargs)
         self._run(guest, "resume_on_host_boot", context)
 
     def destroy(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
@@ -344,6 +440,7 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
     ) -> str:
         guest = self._known(instance)
         self._guests.stop(guest)
+        self._guests.keep_volumes(guest.uuid, {})
         self._guests.note(guest, "migrate_out", context, dest=dest)
         return "[]"
 
@@ -356,6 +453,7 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         guest = self._define(instance)
+        self._plug(guest.uuid, args, kwargs)
         if self._wanted_on(args, kwargs):
             self._run(guest, "migrate_in", context, source=migration.source_compute)
         else:
@@ -379,6 +477,7 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         guest = self._define(instance)
+        self._plug(guest.uuid, args, kwargs)
         if self._wanted_on(args, kwargs):
             self._run(guest, "revert_migration", context)
         else:
@@ -430,7 +529,9 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
         migrate_data: Any,
     ) -> Any:
         # The destination's process waits for the state, as `qemu -incoming` does.
-        self._run(self._define(instance), "live_migrate_in", context)
+        guest = self._define(instance)
+        self._plug(guest.uuid, (block_device_info,), {})
+        self._run(guest, "live_migrate_in", context)
         return migrate_data
 
     def live_migration(
