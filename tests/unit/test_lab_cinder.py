@@ -289,6 +289,7 @@ def test_the_cloud_has_it_behind_haproxy_and_in_keystones_catalogue(nova: str) -
     assert f"server svc1 {topology.SERVICES.ip}:{port} check" in (balancer.content or b"").decode()
     service, path, user = identity.SERVICES["volumev3"]
     assert (service, path, user) == ("cinder-stand-in", "/v3", "")
+    assert "stand-in" in identity.CATALOGUED["volumev3"][1]
     for host, has in ((cloud.computes[0], True), (cloud.controllers[0], False)):
         files_of = layout.part_of(host, cloud, passwords).files
         conf = next(file for file in files_of if file.path == "/etc/nova/nova.conf")

@@ -22,6 +22,9 @@ SERVICES = {
     "volumev3": ("cinder-stand-in", "/v3", ""),
 }
 
+# Nova of Pike to Rocky looks for this name, too.
+CATALOGUED = {"volumev3": ("cinderv3", "stand-in for OpenStack Block Storage")}
+
 # The password comes on stdin, for an argument could be seen by everybody on the host.
 BOOTSTRAP = (
     "read -r OS_BOOTSTRAP_PASSWORD; export OS_BOOTSTRAP_PASSWORD; exec keystone-manage "
@@ -60,7 +63,8 @@ def fill(passwords: Passwords) -> None:
             password = getattr(passwords, f"user_{user}")
             user_id = create("user", name=user, password=password, domain_id="default")
             grant(service_project, user_id, "admin", "service")
-        service_id = create("service", name=user or service, type=kind)
+        name, description = CATALOGUED.get(kind, (user, ""))
+        service_id = create("service", name=name, type=kind, description=description)
         for interface in ("public", "internal", "admin"):
             create(
                 "endpoint",
