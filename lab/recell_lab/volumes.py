@@ -22,6 +22,7 @@ from recell_lab.cloud import identity
 from recell_lab.cloud.rest import Session, request
 from recell_lab.cloud.topology import public_url
 from recell_lab.console import ConsoleError
+from recell_lab.errors import LabError
 
 NOVA, CINDER, GLANCE = "compute", "volumev3", "image"
 FLAVOR = "1"
@@ -94,8 +95,11 @@ class Kept:
 
     @classmethod
     def of(cls, text: str) -> Kept:
-        """Of what text() gave."""
-        return cls(**json.loads(text))
+        """Of what text() gave. Raises LabError for anything else."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise LabError("that file is none that `recell-lab volumes --keep` wrote") from error
 
 
 class Trial:
@@ -480,16 +484,18 @@ def in_words(counts: Counts) -> list[str]:
 
 
 class RealWorld:
-    """:class:`World`: the lab's, for the user of the project demo. out: lines are appended to it."""
+    """:class:`World`: the lab's, for the user of the project demo. out: lines are appended to it.
+
+    Raises LabError when there is no lab."""
 
     def __init__(self, out: Path) -> None:
+        hosts = [host for host in lab.all_hosts() if host.spec.role.startswith("computes")]
         secrets = json.loads((state.STATE_DIR / "secrets.json").read_text())
         self._session = Session("demo", secrets["passwords"]["user_demo"], identity.PROJECT)
         self._urls = {
             NOVA: public_url("nova-api", "/v2.1"), CINDER: public_url("cinder-stand-in", "/v3"),
             GLANCE: public_url("glance-api"),
         }  # fmt: skip
-        hosts = [host for host in lab.all_hosts() if host.spec.role.startswith("computes")]
         self._guests = {host.spec.name: host.upper() / GUESTS for host in hosts}
         self._out = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 

@@ -18,6 +18,7 @@ from recell_lab.cloud import rest
 from recell_lab.cloud.inside import cinder_stand_in as cinder
 from recell_lab.commands import volumes as volumes_command
 from recell_lab.console import ConsoleError
+from recell_lab.errors import LabError
 from recell_lab.volumes import Attached, Kept, Reply, Trial
 
 USER = cinder.User("u", "demo", False)
@@ -306,6 +307,10 @@ def test_the_command_keeps_looks_and_goes_round(tmp_path: Path, monkeypatch: pyt
     assert json.loads(summary.read_text())["operations"]["is as it was"] == 2
     assert run().exit_code == 0 and _ends(cloud) == (2, 3, 1)
     assert run("--keep", str(kept), "--until-stopped").exit_code == 2
+    (tmp_path / "else.json").write_text("[]")
+    said = run("--kept", str(tmp_path / "else.json"))
+    assert isinstance(said.exception, LabError) and "--keep" in str(said.exception)
+    assert run("--kept", str(tmp_path / "none.json")).exit_code == 2
     cloud.faults.add("no host")
     said = run()
     assert said.exit_code == 1 and "BAD  attach" in said.output and json.loads(summary.read_text())["bad"]

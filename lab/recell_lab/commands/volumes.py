@@ -15,6 +15,7 @@ from recell_lab import volumes
 from recell_lab.volumes import Kept, RealWorld, Trial
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+THERE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.command()
@@ -23,7 +24,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--until-stopped", is_flag=True, help="Round after round, until SIGTERM; ends the last one.")
 @click.option("--keep", type=FILE, help="Leave volumes, a guest booted from one and a snapshot, and write"
                                         " down which.")
-@click.option("--kept", type=FILE, help="Look whether what --keep wrote down is as it was.")
+@click.option("--kept", type=THERE, help="Look whether what --keep wrote down is as it was.")
 def command(
     out: Path, summary: Path | None, until_stopped: bool, keep: Path | None, kept: Path | None
 ) -> None:
