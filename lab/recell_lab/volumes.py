@@ -28,6 +28,7 @@ NOVA, CINDER, GLANCE = "compute", "volumev3", "image"
 FLAVOR = "1"
 ANSWER_S = 90.0  # longer than nova-api waits for nova-compute
 LIMIT_S = 180.0
+LEFT_S = 10.0
 POLL_S = 1.0
 OLD_S = 480.0  # Nova's tokens are good for 600 s
 GONE = 404
@@ -66,7 +67,8 @@ class World(Protocol):
 @dataclass
 class Counts:
     """Of a run. failed, lost: of requests and of operations, in words; reopened: consoles that opened with
-    a second URL only; old: those that were opened with a URL of a round before."""
+    a second URL only; old: those that were opened with a URL of a round before; twice: volumes that cells v1
+    had attached twice."""
 
     requests: int = 0
     operations: dict[str, int] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Counts:
     consoles: int = 0
     old: int = 0
     reopened: int = 0
+    twice: int = 0
     rounds: int = 0
 
     @property
@@ -376,8 +379,22 @@ class Trial:
             self._is_attached(guest, volume)
         self._delete_server(guest)
         with self._operation("is free again", volume):
-            self._until(lambda: self._not_available(volume))
+            began = self.world.now()
+            self._until(lambda: self._not_free(guest, volume, began))
         self._delete_volume(volume)
+
+    def _not_free(self, guest: str, volume: str, began: float) -> str:
+        """Of a guest that is gone: in cells v1 two attachments are made at its boot. nova-api of the API cell
+        makes one, and nova-cells of the child another, with which nova-compute goes on. Nobody ever ends the
+        first (seen in Stein). It is ended here, as its owner would have to, and counted."""
+        missing = self._not_available(volume)
+        if missing and self.world.now() - began > LEFT_S:
+            listed = self._ask(CINDER, "GET", f"/attachments?volume_id={volume}").body["attachments"]
+            left = [one for one in listed if one["volume_id"] == volume]
+            if [(one["instance"], one["status"]) for one in left] == [(guest, "reserved")]:
+                self._ask(CINDER, "DELETE", f"/attachments/{left[0]['id']}")
+                self.counts.twice += 1
+        return missing
 
     def _as_it_was(self, guest: str, host: str, volumes: Attached) -> None:
         with self._operation("is as it was", guest):
@@ -479,6 +496,7 @@ def in_words(counts: Counts) -> list[str]:
         f"{sum(counts.operations.values()):6} operations, {len(counts.lost)} lost ({each})",
         f"{counts.consoles:6} consoles opened, {counts.old} of them with a URL of the round before;"
         f" {counts.reopened} with a second URL only",
+        f"{counts.twice:6} volumes that a guest was booted from had been attached twice by cells v1",
         *(f"BAD  {why}" for why in (*counts.failed, *counts.lost)),
     ]
 

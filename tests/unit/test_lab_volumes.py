@@ -138,6 +138,8 @@ class Cloud:
         self.files[guest], self.nova[guest] = {}, {}
         for disk in asked.get("block_device_mapping_v2", ()):
             assert self.cinder.volumes[disk["uuid"]]["bootable"]
+            if "cells v1" in self.faults:
+                self.cinder.attach(ADMIN, {"volume_uuid": disk["uuid"], "instance_uuid": guest})
             self._attach(guest, disk["uuid"])
         return Reply(202, {"server": {"id": guest}}, request_id=f"req-{self._made}")
 
@@ -152,7 +154,8 @@ class Cloud:
 
     def _free(self, volume: str) -> None:
         for one in self.cinder.of(volume):
-            self.cinder.detach(ADMIN, one["id"])
+            if one["status"] == "attached" or "cells v1" not in self.faults:
+                self.cinder.detach(ADMIN, one["id"])
 
 
 @pytest.fixture
@@ -187,6 +190,17 @@ def test_rounds_do_everything_and_leave_nothing(make: Make) -> None:
     # The third round is on the first guest again: its old URL is opened as well.
     assert (counts.consoles, counts.old) == (4, 1)
     assert cloud.opened[0] == cloud.opened[2] != cloud.opened[3]
+
+
+def test_the_attachment_that_cells_v1_leave_is_ended_and_counted_apart(make: Make) -> None:
+    cloud, trial = make("cells v1")
+    trial.begin()
+    for _ in range(2):
+        trial.round()
+    trial.tidy()
+    assert _ends(cloud) == (0, 0, 0) and not trial.counts.bad
+    assert trial.counts.twice == 2
+    assert any("2 volumes that a guest was booted from" in line for line in volumes.in_words(trial.counts))
 
 
 def test_all_of_it_is_written_and_a_report_reads_what_is_novas(make: Make, tmp_path: Path) -> None:

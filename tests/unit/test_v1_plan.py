@@ -257,6 +257,16 @@ def test_one_server_for_everything_gets_siblings_and_no_file_twice() -> None:
     assert options(only(found, "ctl1/api-config"))["cells/cells_config"] == "/etc/nova/cells-api.json"
 
 
+def test_what_boots_from_volumes_come_to_is_said() -> None:
+    def said(version: str) -> list[str]:
+        plan = plan_v1(replace(stein(), nova_version=version), layout_v1(), 0.0)
+        return [r for r in plan.remarks if "Boots from a volume" in r]
+
+    assert "stays reserved" in said("19.3.2")[0] and "stays reserved" in said("17.0.13")[0]
+    assert said("16.1.8")[0].endswith("The boot fails.")
+    assert said("15.1.5") == []
+
+
 CONSOLES = "lb1/nova-novncproxy-consoles"
 
 

@@ -27,6 +27,8 @@ KIND = "cells-v1"
 SWITCH = "hold/switch"
 KEY_PAIRS = {"Kilo": "Kilo's nova-compute and nova-api look", "Liberty": "Liberty's nova-compute looks"}
 """Juno's don't ask, Mitaka's go on without it, and from Newton on the API database has them."""
+RESERVES_AT_BOOT = 16
+"""Pike: until then a volume is taken by nova-compute. From Queens on an attachment may be made instead."""
 NOTICE = "requests wait at the load balancer, none is refused"
 
 
@@ -284,6 +286,18 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
             0,
             "Stein's nova-api fails (500) at every list of servers that is asked for with microversion 2.69"
             " or later where cells v1 are enabled. Nova never mended that: lead such clients to 2.68 before.",
+        )
+    if facts.release.number >= RESERVES_AT_BOOT:
+        remarks.append(
+            "Boots from a volume that exists: nova-api of an API cell takes the volume, and the child takes"
+            " it once more. "
+            + (
+                "The boot fails."
+                if facts.release.number == RESERVES_AT_BOOT
+                else "With Cinder's API 3.44 or later the guest boots, and when it is deleted its volume"
+                " stays reserved until somebody deletes the attachment that is left; with an older Cinder the boot"
+                " fails."
+            )
         )
     if facts.proxied:
         remarks.insert(

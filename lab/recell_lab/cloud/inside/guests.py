@@ -285,7 +285,8 @@ class GuestDriver(driver.ComputeDriver):  # type: ignore[misc]
 
     def get_vnc_console(self, context: Any, instance: Any) -> Any:
         self._known(instance)
-        return console_type.ConsoleVNC(host=CONF.vnc.server_proxyclient_address, port=VNC_PORT)
+        # A string, as libvirt's is: nova-consoleauth of old releases compares it with one.
+        return console_type.ConsoleVNC(host=CONF.vnc.server_proxyclient_address, port=str(VNC_PORT))
 
     def _known(self, instance: Any) -> Guest:
         guest = self._guests.get(instance.uuid)
