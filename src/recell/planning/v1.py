@@ -295,8 +295,8 @@ def _remarks(facts: V1Facts) -> tuple[str, ...]:
                 "The boot fails."
                 if facts.release.number == RESERVES_AT_BOOT
                 else "With Cinder's API 3.44 or later the guest boots, and when it is deleted its volume"
-                " stays reserved until somebody deletes the attachment that is left; with an older Cinder the boot"
-                " fails."
+                " stays reserved until somebody deletes the attachment that is left; with an older Cinder the"
+                " boot fails."
             )
         )
     if facts.proxied:
