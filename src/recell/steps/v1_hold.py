@@ -11,7 +11,7 @@ from recell.model.gate import GateServer
 from recell.model.relay import Side
 from recell.model.step import Direction, Finding
 from recell.steps.base import BaseStep
-from recell.steps.units import POLL_S, RestartApi
+from recell.steps.units import POLL_S, RestartApi, at_rest
 
 RPC_ROLES = ("conductor", "scheduler", "consoleauth", "cert", "cells")
 
@@ -117,11 +117,14 @@ class V1Retire(BaseStep):
 
     def _end(self, name: str, toward: Direction) -> None:
         if self.param("role") in RPC_ROLES and self.param("broker"):
+            hangs = self.param("role") == "cells"  # it would be waited for until systemd kills it
             held = self.world.stop_rpc_server(
                 self.spec.where, name, str(self.param("broker")), str(self.param("vhost")),
-                self.limit("stop_s"), lost=self.is_lost(str(self.param("broker"))),
+                self.limit("stop_s"), idle=at_rest if hangs else None,
+                lost=self.is_lost(str(self.param("broker"))),
             )  # fmt: skip
-            self.deliveries_held(toward, held)
+            if not hangs:  # nobody has anything to say to nova-cells any more
+                self.deliveries_held(toward, held)
         else:
             self.host.systemctl("stop", name)
 
