@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast examples come says something of the machine, and nothing of recell.
+settings.register_profile("recell", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("recell")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,10 +22,13 @@ from recell.model.deployment import dump_deployment
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import dump_plan
 from recell.model.step import Finding
+from recell.planning.v1 import SWITCH
 from recell.preflight import consistency
 from recell.preflight.check import check
 from recell.report.mended import told_of_mended
 from recell.steps.units import StartUnit
+from recell.steps.v1 import BEGUN_AT
+from recell.steps.v1_rows import BEFORE_S
 from tests.sim.desk import desks as desks
 from tests.sim.killing import WAYS, killed_everywhere, whole
 from tests.sim.rehearsing import by_hand, observed
@@ -265,6 +268,39 @@ def test_a_task_is_left_while_the_cells_do_not_answer_each_other(
     with pytest.raises(VerifyFailed, match="guest-1"):
         desk.go("forward")
     assert world.api.rows["guest-1"].task == "rebooting"
+
+
+def test_what_changed_around_the_switch_is_asked_for_and_no_more(desks: Any) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    began = world.time
+    desk.go("forward")
+    journal = Journal.open(desk.path, read_only=True)
+    switched = journal.recall(SWITCH, BEGUN_AT)
+    journal.close()
+    assert began < switched < world.time and world.asked_since == switched - BEFORE_S
+
+
+def test_a_nova_cells_that_is_busy_is_asked_again(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    answering, for_ever = SimV1.answering, True
+    asked: list[float] = []
+
+    def answers(self: SimV1, limit_s: float) -> frozenset[str]:
+        if world.importing.phase == "live":
+            asked.append(world.time)
+            if for_ever or len(asked) % 3:
+                raise StepFailed("nova-cells on mq4 could not service_get_all: RemoteError: QueuePool limit")
+        return answering(self, limit_s)
+
+    monkeypatch.setattr(SimV1, "answering", answers)
+    with pytest.raises(StepFailed, match="QueuePool"):
+        desk.go("forward")
+    assert len(asked) > 2
+    for_ever = False
+    desk.go("forward")
+    assert well(world)
 
 
 def test_a_row_that_is_written_between_the_last_look_and_the_mending_is_left(desks: Any) -> None:

@@ -100,6 +100,7 @@ class V1World(SimWorld):
         self.told: dict[str, int] = {}
         self.requests = 0
         self.room_known = False
+        self.asked_since = 0.0
         self.quiet_s = 60.0  # since anybody wrote a row
         self.after: dict[str, Callable[[], None]] = {}  # what happens once, after a change
         self.handed_at = 0.0
@@ -518,10 +519,11 @@ class SimV1:
     def answering(self, limit_s: float) -> frozenset[str]:
         return frozenset({self.conversion.path}) if self._linked() else frozenset()
 
-    def ask_for_instances(self) -> int:
+    def ask_for_instances(self, since: float) -> int:
         self.world.point("before instances are asked for")
         if not self._linked():
             raise StepFailed("nobody serves cells")
+        self.world.asked_since = since
         self._change("instances asked for")
         self.world.observe()
         return 1

@@ -238,9 +238,10 @@ def test_nova_cells_answers(connect: Callable[[], Amqp], exchange: bool) -> None
         thread.join()
     assert asked[2]["args"] == {"cell_name": "cell1"}
     thread = answered(None)
-    CellsClient(client).sync("p1")
+    CellsClient(client).sync("p1", 1795372743.9)
     thread.join()
-    assert asked[4]["args"] == {"project_id": "p1", "updated_since": None, "deleted": False}
+    since = "2026-11-22T18:39:03Z"
+    assert asked[4]["args"] == {"project_id": "p1", "updated_since": since, "deleted": False}
     server.delete("cells")
 
 

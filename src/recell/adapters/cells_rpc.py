@@ -69,9 +69,11 @@ class CellsClient:
             return -1
         return int(answer["ram_free"].get("total_mb", 0))
 
-    def sync(self, project: str | None) -> None:
-        """Let children send every live instance of a project."""
-        self._send("sync_instances", "1.1", {"project_id": project, "updated_since": None, "deleted": False})
+    def sync(self, project: str | None, since: float) -> None:
+        """Let children send every live instance of a project that was changed since then (seconds since the
+        epoch): each is a message of its own, and all of them come at once."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
+        self._send("sync_instances", "1.1", {"project_id": project, "updated_since": when, "deleted": False})
 
     def _send(self, method: str, version: str, args: dict[str, Any], reply: str = "") -> str:
         message = Envelope(method, version, args, reply)

@@ -175,7 +175,7 @@ class DryV1:
     def answering(self, limit_s: float) -> frozenset[str]:
         return frozenset({self._conversion.path})
 
-    def ask_for_instances(self) -> int:
+    def ask_for_instances(self, since: float) -> int:
         self._note("new", "ask for every instance")
         return 0
 

@@ -203,9 +203,9 @@ class V1Port(Protocol):
         and one up. Empty when none did in time."""
         ...
 
-    def ask_for_instances(self) -> int:
-        """Tell nova-cells of the API cell to let its children send every live instance (`sync_instances`),
-        one project after the other. How many projects."""
+    def ask_for_instances(self, since: float) -> int:
+        """Tell nova-cells of the API cell to let its children send every live instance that was changed since
+        then (`sync_instances`; seconds since the epoch), project by project. How many projects."""
         ...
 
     def room(self, limit_s: float) -> int:

@@ -447,7 +447,7 @@ class CellsConversion(Databases):
         with self._cells() as cells:
             return cells.services(limit_s)
 
-    def ask_for_instances(self) -> int:
+    def ask_for_instances(self, since: float) -> int:
         with self._entered("old") as session:
             rows = session.query(
                 "SELECT DISTINCT project_id FROM instances WHERE deleted = 0 ORDER BY project_id"
@@ -455,7 +455,7 @@ class CellsConversion(Databases):
         self._permit()
         with self._cells() as cells:
             for (project,) in rows:
-                cells.sync(None if project is None else str(project))
+                cells.sync(None if project is None else str(project), since)
         return len(rows)
 
     def room(self, limit_s: float) -> int:

@@ -142,7 +142,10 @@ def _sync(step: PlanStep, undo: bool, path: str) -> Lines:
             " in each cell), and make it in the child too."
         )
         return [(step.where, words, ())]
-    words = "As an administrator of Nova let the child send every instance: POST /os-cells/sync_instances."
+    words = (
+        "As an administrator of Nova let the child send what changed lately: POST /os-cells/sync_instances,"
+        " with updated_since."
+    )
     return [(step.where, words, ())]
 
 

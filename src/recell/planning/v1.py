@@ -225,9 +225,11 @@ def _conclude(facts: V1Facts, draft: Draft) -> None:
         "sync-instances",
         "v1-sync",
         facts.layout.api.hosts[0],
-        f"ask {facts.child} to send every instance once (sync_instances), and see that both sides agree",
+        f"ask {facts.child} to send what changed around the switch once more (sync_instances), and see that"
+        " both sides agree on every instance",
         undone=f"see that nothing would be lost that only {facts.layout.api.name} has",
         estimate=30,
+        switch=SWITCH,
         conversion=facts.conversion().to_json(),
     )
     draft.add(

@@ -21,6 +21,8 @@ from recell.steps.database import recells_login
 from recell.steps.files import FileStep
 
 SIDES: tuple[Side, Side] = ("old", "new")
+BEGUN_AT = "begun-at"
+"""What a switch remembers: when it began to lead users over, seconds since the epoch."""
 LISTENING = (
     ("DEFAULT", "my_ip"),
     ("DEFAULT", "my_block_storage_ip"),

@@ -10,9 +10,9 @@ from recell.errors import StepFailed, Unknowable, VerifyFailed
 from recell.model.step import Direction, Finding
 from recell.steps.base import Anew, note_file
 from recell.steps.files import FileStep
-from recell.steps.units import POLL_S
 from recell.steps.v1 import SIDES, V1Record, V1Step, with_entry
 from recell.steps.v1_mend import ANSWER_S
+from recell.steps.v1_rows import neighbour
 
 CELLS = "cells"
 FORGET_S = 75.0
@@ -244,21 +244,14 @@ class V1Join(Anew, V1Step):
         return
 
     def prove(self, toward: Direction) -> str:
-        port, conversion, began = self.port(), self.conversion, self.world.clock()
-        wrong = self._wrong_records()
-        room = -1
-        while not wrong:
-            answered = conversion.path in port.answering(ANSWER_S)
-            room = port.room(ANSWER_S) if answered else -1
-            if room >= 0:
-                break
-            if self.world.clock() - began > self.limit("start_s"):
-                wrong.append(
-                    f"{conversion.new.name} knows of no room in {conversion.old.name} for boots"
-                    if answered
-                    else f"{conversion.path} does not answer"
-                )
-            self.world.wait(POLL_S)  # records are read again once a minute, and capacities are told
+        conversion = self.conversion
+        wrong, room = self._wrong_records(), -1
+        if not wrong:
+            answered, room = neighbour(self)
+            if not answered:
+                wrong.append(f"{conversion.path} does not answer")
+            elif room < 0:
+                wrong.append(f"{conversion.new.name} knows of no room in {conversion.old.name} for boots")
         if wrong:
             raise VerifyFailed(
                 f"{self.id}: {'; '.join(wrong)}",

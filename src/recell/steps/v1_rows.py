@@ -11,11 +11,13 @@ from recell.model.relay import other
 from recell.model.step import Direction, Finding
 from recell.model.v1 import Agreement
 from recell.steps.units import POLL_S, at_rest
-from recell.steps.v1 import SIDES, V1Step
+from recell.steps.v1 import BEGUN_AT, SIDES, V1Step
 from recell.steps.v1_mend import ANSWER_S, MENDED, Mender, told
 
 LOOK_S = 2.0
 PROOF_S = 30.0
+BEFORE_S = 600.0
+"""Clocks of Nova's hosts and of recell's may differ: well more than they do."""
 """How long a proof waits for what may be on its way."""
 TOPIC = "cells"
 _NAMED = 5
@@ -149,8 +151,8 @@ class V1Follow(V1Step):
 
 
 class V1Sync(V1Step):
-    """Forward: the child sends every instance once, what its updates left wrong is mended where that can be
-    proven, and both sides agree. Backward: nothing would be lost that only the API cell has."""
+    """Forward: the child sends what changed around ``switch``, what its updates left wrong is mended where
+    that can be proven, and both sides agree. Backward: nothing would be lost that only the API cell has."""
 
     kind: ClassVar[str] = "v1-sync"
 
@@ -177,14 +179,18 @@ class V1Sync(V1Step):
                     "Bring it to the child (recell sync), or delete it, then: recell undo",
                 )
             return
-        projects = port.ask_for_instances()
+        # Rows from before were copied and proven equal. What is asked for comes at once, and of thousands
+        # nova-cells' connections to its database run out: nothing of users' would get through meanwhile.
+        begun = self.context.journal.recall(str(self.param("switch", "")), BEGUN_AT)
+        since = (self.world.clock() if begun is None else float(begun)) - BEFORE_S
+        projects = port.ask_for_instances(since)
         found = agreed(self, Mender(self))
         # What the child's conductors committed since they count no quota is in nobody's usage.
         port.recount("new")
         mended = told(self.recall(MENDED, []))
         self.remember(
             "agreed",
-            f"{projects} projects asked; {found.rows} instances on both sides agree"
+            f"{projects} projects asked for what changed lately; {found.rows} instances on both sides agree"
             + (f"; {mended}" if mended else ""),
         )
 
@@ -292,13 +298,10 @@ class V1Prove(V1Step):
                     wrong.append(
                         f"the records of {conversion.at(side).name} name {', '.join(known) or 'nobody'}"
                     )
-        if conversion.path not in port.answering(ANSWER_S):
+        answered, room = neighbour(self)
+        if not answered:
             wrong.append(f"{conversion.path} does not answer")
-        room, began = port.room(ANSWER_S), self.world.clock()
-        while room < 0 and self.world.clock() - began < self.limit("start_s"):
-            self.world.wait(POLL_S)  # the child tells of it once a minute
-            room = port.room(ANSWER_S)
-        if room < 0:
+        elif room < 0:
             wrong.append(f"{conversion.new.name} knows of no room in {conversion.old.name} for boots")
         if wrong:
             raise VerifyFailed(
@@ -309,6 +312,29 @@ class V1Prove(V1Step):
             f" in {conversion.new.name} alone; {conversion.path} answers and has {room} MiB free"
             + (f"; {mended}" if (mended := told(self.recall(MENDED, []))) else "")
         )
+
+
+def neighbour(step: V1Step) -> tuple[bool, int]:
+    """Whether the child answers the API cell, and the room that is known of there, MiB. It waits for both:
+    records are read again and room is told of once a minute, and a nova-cells that is busy fails at times.
+
+    :raises StepFailed: it answered with an error until the time was over.
+    """
+    port, began = step.port(), step.world.clock()
+    while True:
+        answered, room, failed = False, -1, None
+        try:
+            answered = step.conversion.path in port.answering(ANSWER_S)
+            room = port.room(ANSWER_S) if answered else -1
+        except StepFailed as error:
+            failed = error
+        if room >= 0:
+            return True, room
+        if step.world.clock() - began > step.limit("start_s"):
+            if failed is not None:
+                raise failed
+            return answered, room
+        step.world.wait(POLL_S)
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any], keys: list[str]) -> list[str]:

@@ -34,7 +34,7 @@ from recell.model.relay import Side, other
 from recell.model.step import Direction, Finding
 from recell.steps.moment import Moment
 from recell.steps.units import POLL_S, at_rest
-from recell.steps.v1 import V1Step
+from recell.steps.v1 import BEGUN_AT, V1Step
 
 CATCH_UP_S = 1800.0
 REST = 0.6
@@ -176,6 +176,8 @@ class V1Switch(V1Step):
     def act(self, toward: Direction) -> None:
         goal: Side = "new" if toward == "forward" else "old"
         self.remember("begun", True)
+        if toward == "forward" and self.side() != goal:
+            self.remember(BEGUN_AT, self.world.clock())
         self._free()
         if self.side() == "new" and self._heard() == "shut":
             self._ear().open()
