@@ -22,13 +22,16 @@ from recell.model.deployment import dump_deployment
 from recell.model.layout_v1 import CELLS_V1_EXAMPLE
 from recell.model.plan import dump_plan
 from recell.model.step import Finding
+from recell.model.v1 import Agreement
 from recell.planning.v1 import SWITCH
 from recell.preflight import consistency
 from recell.preflight.check import check
 from recell.report.mended import told_of_mended
+from recell.steps import Context, bind, v1_rows
 from recell.steps.units import StartUnit
-from recell.steps.v1 import BEGUN_AT
+from recell.steps.v1 import BEGUN_AT, V1Step
 from recell.steps.v1_rows import BEFORE_S
+from tests.sim.desk import LIMITS
 from tests.sim.desk import desks as desks
 from tests.sim.killing import WAYS, killed_everywhere, whole
 from tests.sim.rehearsing import by_hand, observed
@@ -279,6 +282,32 @@ def test_what_changed_around_the_switch_is_asked_for_and_no_more(desks: Any) -> 
     switched = journal.recall(SWITCH, BEGUN_AT)
     journal.close()
     assert began < switched < world.time and world.asked_since == switched - BEFORE_S
+
+
+def test_what_is_overtaken_while_the_proof_is_taken_is_mended_but_never_by_verify(
+    desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fresh()
+    desk = desks(world, plan(world))
+    agreed, steps = v1_rows.agreed, list[str]()
+
+    def then_overtaken(step: V1Step, *more: Any, **limits: Any) -> Agreement:
+        found = agreed(step, *more, **limits)
+        steps.append(step.id)
+        if steps[-1] == "prove" and steps.count("prove") % 2:  # its act is through, its proof follows
+            world.api.rows["guest-1"].task = "reboot_started"
+        return found
+
+    monkeypatch.setattr(v1_rows, "agreed", then_overtaken)
+    desk.go("forward")
+    assert steps.count("prove") == 2 and world.api.rows["guest-1"].task is None
+    world.api.rows["guest-1"].task = "reboot_started"
+    journal = Journal.open(desk.path, read_only=True)
+    context = Context(world, journal, desk.plan.id, desk.plan.fingerprints, LIMITS, frozenset())
+    with pytest.raises(VerifyFailed, match="guest-1"):
+        bind(desk.plan, context)[-1].prove("forward")
+    journal.close()
+    assert world.api.rows["guest-1"].task == "reboot_started"
 
 
 def test_a_nova_cells_that_is_busy_is_asked_again(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:

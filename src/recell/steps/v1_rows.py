@@ -235,6 +235,7 @@ class V1Prove(V1Step):
     proven."""
 
     kind: ClassVar[str] = "v1-prove"
+    _mends = False
 
     @property
     def lasting(self) -> bool:
@@ -259,8 +260,9 @@ class V1Prove(V1Step):
 
     def act(self, toward: Direction) -> None:
         if not self._remembers:
-            # Users have gone on since the step before.
+            # Users have gone on since the step before, and do so while it is proven.
             agreed(self, Mender(self))
+            self._mends = True
             return
         if toward == "forward":
             self.remember("picture", self._picture())
@@ -287,7 +289,8 @@ class V1Prove(V1Step):
 
     def _proven(self) -> str:
         port, conversion = self.port(), self.conversion
-        found = agreed(self, limit_s=PROOF_S)
+        # recell verify, which asks for a proof alone, writes nothing.
+        found = agreed(self, Mender(self)) if self._mends else agreed(self, limit_s=PROOF_S)
         wrong = []
         if port.importing().phase != "live":
             wrong.append("rows are still copied, so Nova does not keep both sides yet")
