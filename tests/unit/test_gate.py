@@ -539,6 +539,14 @@ backend nova-api
 """
 
 
+def test_the_second_backend_is_in_its_home_s_mode_whatever_other_defaults_say() -> None:
+    front = CONSOLES.replace("  mode tcp\n", "")
+    text = f"defaults\n  mode tcp\n{front.format(port=1, old=2)}\ndefaults\n  mode http\n"
+    made = taught(text, "nova-api", [GateServer("api1", "127.0.0.1", 3)], "/x.lua", holds=False)
+    assert made.split("backend nova-api-recell\n")[1].splitlines()[0].strip() == "mode tcp"
+    assert untaught(made, "nova-api") == text
+
+
 def test_what_nobody_has_to_wait_for_is_led_where_tcp_passes_too(stands: Any) -> None:
     stand: Stand = stands(CONSOLES)
     assert "passes TCP on" in stand.gate.trouble()

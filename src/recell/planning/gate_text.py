@@ -277,7 +277,11 @@ def _after(lines: Sequence[str], section: _Section) -> int:
 
 def _second(lines: Sequence[str], home: _Section, servers: Sequence[GateServer]) -> Iterator[str]:
     model: list[str] = []
-    for number in range(home.start + 1, home.end):
+    span = range(home.start + 1, home.end)
+    if not any(_words(lines[number])[:1] == ["mode"] for number in span):
+        # It stands at the file's end, where other defaults may hold.
+        yield f"    mode {'http' if home.http else 'tcp'}"
+    for number in span:
         words = _words(lines[number])
         if not words or words[0] in ("id", "guid"):
             continue
