@@ -11,10 +11,11 @@ import pytest
 from recell.errors import VerifyFailed
 from recell.model.relay import Side
 from recell.model.step import Truth
+from recell.mover.apply import Applier
 from recell.mover.identity import ServerReplaced
 from tests.mover.deaths import PowerCut, die_before_the_turn, numbers, server_of, write
 from tests.mover.moves import Moves
-from tests.mover.relays import Rig
+from tests.mover.relays import Rig, until
 from tests.mover.stages import begun
 from tests.mover.stages import stage as stage
 from tests.mover.test_relay import rig as rig
@@ -88,8 +89,10 @@ def test_an_old_server_that_lost_the_proof_with_its_binlog_stops_it(
     assert rig.where(rig.connect()) == 72 and numbers(server_of(rig, "new")) == {1}
 
 
+@pytest.mark.parametrize("proven", [True, False])
 def test_a_target_that_died_is_compared_again_before_the_proof(
-    clouds: Pair, own: Callable[..., PrivateServer], moves: Moves
+    clouds: Pair, own: Callable[..., PrivateServer], moves: Moves,
+    monkeypatch: pytest.MonkeyPatch, proven: bool,
 ) -> None:
     source, target = clouds[0], own(38)
     fill(source, 5, 5)
@@ -98,8 +101,14 @@ def test_a_target_that_died_is_compared_again_before_the_proof(
     move.follow()
     move.catch_up(120, lag_s=10)
     assert move.verify().equal
+    prove = Applier.prove
+    if not proven:  # only a drain proves: what the target lost was still to be proven
+        monkeypatch.setattr(
+            Applier, "prove", lambda self, **how: None if "going" in how else prove(self, **how))
     source.sql("UPDATE instances SET progress = 55")
     move.catch_up(120, lag_s=10)
+    if proven:
+        until(lambda: not move.status().unproven)
     cut()
     with pytest.raises(VerifyFailed, match="since one of the servers died"):
         move.drain(120)

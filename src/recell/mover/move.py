@@ -212,6 +212,7 @@ class Move:
             keys += settled or 0
             if settled is not None and not follower.unproven_keys and not len(self.members.work):
                 break
+            self._be_sure()  # what a server lost when it died never gets equal
             if time.monotonic() - began > limit_s:
                 raise self._not_equal(follower, end)
             time.sleep(0.005)
