@@ -15,13 +15,12 @@ from recell.adapters.bridge_port import BridgeEnd, Ferry
 from recell.adapters.ports import ConnectionInfo, Consumer, CutNode, QueueInfo, RabbitNodePort
 from recell.errors import StepFailed, Unreachable
 from recell.model.rabbit import NodeView, Policy, QueueHome
-from recell.model.urls import parse_url
 from recell.planning.apart import unit_name
 from recell.planning.bridge import Shores
 from recell.planning.ini import get
 from tests.sim.abreast import Abreast, T
 from tests.sim.bridge import SimEnd, SimFerry, Traffic, cluster, lasting, own_queues, tick
-from tests.sim.world import SimHost, SimUnit, SimWorld
+from tests.sim.world import SimHost, SimUnit, SimWorld, host_of
 
 HOSTS = {"mq1": "keep", "mq2": "keep", "mq3": "keep", "mq4": "new", "mq5": "new", "mq6": "new"}
 OLD_COOKIE = b"OLDCOOKIE"
@@ -175,7 +174,7 @@ class RabbitWorld(SimWorld):
 
     def node_of(self, client: str, unit: str) -> str:
         config = self.hosts[client].units_[unit].config
-        return f"rabbit@{parse_url(config['transport_url']).hosts[0]}"
+        return f"rabbit@{host_of(config['transport_url'])}"
 
     def stop_rpc_server(self, host: str, unit: str, *more: Any, **words: Any) -> float:
         self.point(f"hold off {unit}")

@@ -20,7 +20,7 @@ from tests.sim.database import SimNova
 from tests.sim.proxy import SimProxy
 from tests.sim.rabbit import HOSTS, ClientHost, RabbitWorld
 from tests.sim.test_rabbit import URL, build, scan
-from tests.sim.world import CELL1, SimUnit, SimWorld
+from tests.sim.world import CELL1, SimUnit, SimWorld, host_of
 
 CLIENTS = {
     "ctl1": ("nova-conductor", "conductor"),
@@ -194,7 +194,7 @@ class NovaRabbitWorld(RabbitWorld):
         """A nova-api casts to it, on the cluster where its cell's mapping leads."""
         if self.rebooting == when and host not in self.asked and host not in self.nova_.tasks:
             api = ("web1", "web2")[len(self.asked) % 2]
-            node = self.nodes[parse_url(self.hosts[api].api.config["cell1"]).hosts[0]]
+            node = self.nodes[host_of(self.hosts[api].api.config["cell1"])]
             if f"compute.{host}" not in node.queues:
                 self._complain(f"a reboot on {host} finds no queue on {node.name}")
             self.asked[host] = cluster(self, node)
@@ -202,7 +202,7 @@ class NovaRabbitWorld(RabbitWorld):
 
     def _reaches(self, api: str) -> None:
         """Its casts to computes go by the mapping that it read when it began."""
-        believed = self.nodes[parse_url(self.hosts[api].api.config["cell1"]).hosts[0]]
+        believed = self.nodes[host_of(self.hosts[api].api.config["cell1"])]
         for client, (unit, _) in self.users.items():
             if unit != "nova-compute":
                 continue

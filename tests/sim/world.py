@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 from recell.adapters.bridge_port import BridgeEnd, Ferry
@@ -57,6 +58,27 @@ class Killed(BaseException):
     """recell's process is gone; not an Exception, as SIGKILL is none."""
 
 
+# Asked over and over, of the same few: a simulated way is gone thousands of times.
+@cache
+def host_of(url: str) -> str:
+    """The first host of a broker's URL."""
+    return parse_url(url).hosts[0]
+
+
+@cache
+def _role(argv: tuple[str, ...]) -> str:
+    for word in argv:
+        for role in ("scheduler", "conductor", "consoleauth", "cells", "novncproxy", "compute", "api"):
+            if word.endswith(f"nova-{role}"):
+                return role
+    return ""
+
+
+@cache
+def _argv(line: str) -> tuple[str, ...]:
+    return tuple(shlex.split(line))
+
+
 @dataclass
 class SimFile:
     content: bytes
@@ -79,11 +101,7 @@ class SimUnit:
 
     @property
     def role(self) -> str:
-        for word in self.loaded:
-            for role in ("scheduler", "conductor", "consoleauth", "cells", "novncproxy", "compute", "api"):
-                if word.endswith(f"nova-{role}"):
-                    return role
-        return ""
+        return _role(self.loaded)
 
 
 @dataclass
@@ -294,7 +312,7 @@ class SimWorld:
         )
 
     def broker_named(self, url: str) -> str:
-        return self.broker_of_host[parse_url(url).hosts[0]]
+        return self.broker_of_host[host_of(url)]
 
     def picture(self) -> dict[str, Any]:
         """The state that must be equal, however one got there: no times, no process ids."""
@@ -384,7 +402,7 @@ class SimHost:
             if path:
                 for line in self.files[path].content.decode().splitlines():
                     if line.startswith("ExecStart="):
-                        argv = tuple(shlex.split(line.removeprefix("ExecStart=")))
+                        argv = _argv(line.removeprefix("ExecStart="))
         return argv
 
     def unit(self, name: str) -> UnitState:
