@@ -142,13 +142,17 @@ def test_the_layout_of_the_demo_plans_where_the_tree_stands() -> None:
 class FakeTree:
     """Nova's cells scheduler: of the children that fit and are heard of, the one that is known as the
     roomiest; what is known is up to a minute old. ``stubborn``: a child that gets all boots in any case;
-    ``torn``: one guest of each wave is elsewhere."""
+    ``torn``: one guest of each wave is elsewhere; ``evened``: after so many waves users take what the other
+    child has more."""
 
-    def __init__(self, rooms: Mapping[str, int], *, stubborn: str = "", torn: bool = False) -> None:
+    def __init__(
+        self, rooms: Mapping[str, int], *, stubborn: str = "", torn: bool = False, evened: int = 0
+    ) -> None:
         self.free = dict(rooms)
         self.known = dict(rooms)
         self.stubborn = stubborn
         self.torn = torn
+        self.evened = evened
         self.time = 0.0
         self.told_at = 0.0
         self.off_since: float | None = None
@@ -167,6 +171,8 @@ class FakeTree:
             self.guests[name][child] += count - self.torn
             self.guests[name][FIRST if child == CELL else CELL] += self.torn
             self.free[child] -= count
+        if len(self.guests) <= self.evened:
+            self.free = dict.fromkeys(self.free, min(self.free.values()))
 
     def found(self, name: str) -> dict[str, int]:
         return self.guests[name]
@@ -211,6 +217,22 @@ def test_a_child_that_gets_all_boots_and_a_wave_in_two_places_are_told() -> None
     ours = trial(FakeTree({FIRST: 900, CELL: 950}, torn=True))
     ours.spread()
     assert any("asked for at once, and are" in said for said in ours.wrong)
+
+
+@pytest.mark.parametrize("evened", [1, 3])
+def test_users_who_even_out_what_a_wave_took_stop_nothing(evened: int) -> None:
+    ours = trial(FakeTree({FIRST: 900, CELL: 950}, evened=evened))
+    ours.spread()
+    assert ours.wrong == []
+    assert {w.went for w in ours.waves if w.expected} == {FIRST, CELL}
+
+
+def test_a_wave_that_the_api_cell_never_hears_of_is_told() -> None:
+    tree = FakeTree({FIRST: 900, CELL: 950})
+    tree.told_at = 1e9
+    ours = trial(tree)
+    ours.spread()
+    assert any(f"after a wave went to {CELL}" in said for said in ours.wrong)
 
 
 def test_a_mute_child_gets_none_and_then_some_again() -> None:
