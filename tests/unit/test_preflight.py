@@ -127,6 +127,14 @@ def test_a_planted_trap_is_found_and_nothing_else(plant: Plant, text: str, want:
     assert all(v.remedy and v.what and "\n" not in v.what for v in found)
 
 
+@pytest.mark.parametrize(("age_s", "want"), [(5.0, {"unseen:nova-scheduler:ctl1"}), (45.0, set())])
+def test_a_service_that_was_stopped_just_now_is_no_stranger(age_s: float, want: set[str]) -> None:
+    off = each("scheduler", active=False)(record(seconds_since_report=age_s)(healthy()))
+    found = [v for v in check(off, layout()) if v.severity == "stop" and v.id.startswith("unseen:")]
+    assert {v.id for v in found} == want
+    assert all("is off there" in v.what and "wait a minute" in v.remedy for v in found)
+
+
 def test_what_the_operator_knows_can_be_acknowledged() -> None:
     text = LAYOUT + "acknowledge: ['cron:ctl1:/etc/cron.d/nova', 'no:such']\n"
     found = check(writer("cron", "/etc/cron.d/nova")(healthy()), layout(text))
