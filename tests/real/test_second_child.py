@@ -27,7 +27,7 @@ def picture() -> dict[str, str]:
              " systemctl list-units 'nova-*' --no-legend --plain | awk '{print $1, $3, $4}'")  # fmt: skip
     records = {"db1": "nova", "db2": "nova_api_cell", "db3": "nova"}
     sql = "SELECT name, deleted, transport_url FROM {}.cells ORDER BY id"
-    return {host: on(host, "sh", "-c", words) for host in ("api1", "api2", "ctl1", "ctl3", "cmp5")} | {
+    return {host: on(host, "sh", "-c", words) for host in ("api1", "api2", "ctl1", "ctl3", "cmp3")} | {
         host: on(host, "mariadb", "-N", "-e", sql.format(database)) for host, database in records.items()
     }
 
