@@ -346,20 +346,21 @@ def records(deployment: Deployment, layout: Layout | None = None) -> Iterator[Vi
                 f"{r.binary} on {r.host} has not reported for {r.seconds_since_report:.0f} s",
                 "Start it, or delete its record (openstack compute service delete)",
             )
-    known = {(s.nova_host, f"nova-{s.role}"): False for s in deployment.services}
-    known |= {(s.nova_host, f"nova-{s.role}"): True for s in deployment.services if s.active}
+    known = {(s.nova_host, f"nova-{s.role}") for s in deployment.services}
+    running = {(s.nova_host, f"nova-{s.role}") for s in deployment.services if s.active}
     for r in deployment.records:
-        runs = known.get((r.host, r.binary))
+        here = (r.host, r.binary) in known
         # Six reports fit into Nova's own patience: one that is off and has missed three was stopped just now.
-        stopped = runs is False and r.seconds_since_report > deployment.silent_after_s / 2
+        stopped = here and r.seconds_since_report > deployment.silent_after_s / 2
         if (
             r.binary not in WSGI_RECORDS
             and r.seconds_since_report < limit
-            and not (runs or stopped)
+            and (r.host, r.binary) not in running
+            and not stopped
             and r.binary.startswith("nova-")
         ):
             found, mend = "was not found on any host of the inventory", "Add its host to the inventory"
-            if runs is not None:
+            if here:
                 found = f"is off there, though its last report is {r.seconds_since_report:.0f} s old"
                 mend = "If it was stopped just now, wait a minute; else add the host that reports in its name"
             yield Violation(

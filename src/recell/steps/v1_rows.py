@@ -16,9 +16,9 @@ from recell.steps.v1_mend import ANSWER_S, MENDED, Mender, told
 
 LOOK_S = 2.0
 PROOF_S = 30.0
+"""How long a proof waits for what may be on its way."""
 BEFORE_S = 600.0
 """Clocks of Nova's hosts and of recell's may differ: well more than they do."""
-"""How long a proof waits for what may be on its way."""
 TOPIC = "cells"
 _NAMED = 5
 
